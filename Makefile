@@ -1,0 +1,50 @@
+# `make demo` runs the main job, `make test` passes the tests; both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-faults check lint-protos gen lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv with everything in it
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
+	$(BIN)/playbook-runs demo
+
+test: setup ## all tests
+	$(BIN)/pytest -q
+
+test-faults: setup ## the fault suite at full size: everything that may break is broken
+	FAULTS=full $(BIN)/pytest -q tests/faults
+
+check: setup ## lint, types, generated code, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/gen.py --check
+	$(BIN)/lint-imports --no-cache
+
+lint-protos: setup ## buf lint over protos/ (needs npm)
+	$(BIN)/python tools/gen.py --image $(VENV)/protos.binpb
+	npx --yes @bufbuild/buf@1.75.0 lint $(VENV)/protos.binpb --config buf.yaml --path playbooks
+
+gen: setup ## regenerate gen/ from protos/
+	$(BIN)/python tools/gen.py
+
+lock: setup ## resolve requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --extra devstack --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

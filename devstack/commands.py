@@ -1,0 +1,141 @@
+"""`playbook-runs up` and `playbook-runs token`."""
+
+import signal
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from devstack.datadir import DataDir, Secrets, default_data_dir
+from devstack.errors import StackError
+
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", metavar="D", help=f"Where data, secrets and logs are kept.  [default: {default_data_dir()}]"
+    ),
+]
+
+
+class Auth(StrEnum):
+    """Who may call a stack."""
+
+    JWT = "jwt"
+    DISABLED = "disabled"
+
+
+class Role(StrEnum):
+    """What a token allows."""
+
+    OWNER = "OWNER"
+    EDITOR = "EDITOR"
+    VIEWER = "VIEWER"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command()(up)
+    app.command()(token)
+
+
+def up(
+    *,
+    data_dir: DataDirOption = None,
+    runs_port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Port of runs-service.")] = 50051,
+    executor_port: Annotated[
+        int, typer.Option(metavar="N", min=1, max=65535, help="Port of executor-service.")
+    ] = 50052,
+    no_broker: Annotated[
+        bool, typer.Option("--no-broker", help="No Valkey: runs execute inline, one call each.")
+    ] = False,
+    auth: Annotated[
+        Auth,
+        typer.Option(help="jwt: callers need a token, see `playbook-runs token`. disabled: anybody on this machine."),
+    ] = Auth.JWT,
+) -> None:
+    """Run the whole stack on this machine: PostgreSQL, Valkey and both services.
+
+    Nothing has to be installed, and nothing listens beyond this machine.
+    A line with `ready` is printed once both services answer. Ctrl-C stops
+    everything; the data is there again the next time.
+
+    Suggestions come from OpenAI when OPENAI_API_KEY is set, and else from
+    a template writer that needs no key.
+
+    Example: playbook-runs up --data-dir ./stack --runs-port 60051
+    """
+    from devstack.stack import Stack, StackOptions
+
+    _exit_on_signals()
+    stack = Stack(
+        StackOptions(
+            data_dir=data_dir or default_data_dir(),
+            runs_port=runs_port,
+            executor_port=executor_port,
+            broker=not no_broker,
+            auth=auth.value,
+        )
+    )
+    try:
+        with stack:
+            typer.echo(
+                f"ready: runs-service at {stack.runs_target}, executor-service at {stack.executor_target}; "
+                f"data and logs in {stack.data_dir.path}; Ctrl-C stops it"
+            )
+            stack.watch()
+    except StackError as error:
+        _fail(error)
+
+
+def token(
+    *,
+    project: Annotated[str, typer.Option(metavar="P", help="The project's id; '*' for every project.")],
+    role: Annotated[
+        Role,
+        typer.Option(
+            help="VIEWER reads; EDITOR also makes previews and drafts; OWNER also applies and writes the catalog."
+        ),
+    ],
+    user: Annotated[str, typer.Option(metavar="U", help="The user's id, as runs will show it.")] = "local-user",
+    hours: Annotated[float, typer.Option(metavar="H", min=0, help="How long it is valid.")] = 12.0,
+    data_dir: DataDirOption = None,
+    secret: Annotated[
+        str,
+        typer.Option(metavar="S", help="Sign with this AUTH_JWT_SECRET instead of the stack's: for docker compose."),
+    ] = "",
+) -> None:
+    """Print a token for the stack in a data folder.
+
+    \b
+    Example, with grpcurl:
+      TOKEN=$(playbook-runs token --project shop-1 --role OWNER)
+      grpcurl -plaintext -H "authorization: Bearer $TOKEN" \\
+        -d '{"project_id": "shop-1"}' \\
+        127.0.0.1:50051 playbooks.runs.v1.RunsService/ListRuns
+    """
+    try:
+        secrets = Secrets(jwt_secret=secret) if secret else DataDir(data_dir or default_data_dir()).secrets()
+    except StackError as error:
+        _fail(error)
+    typer.echo(secrets.token({project: role.value}, user=user, lifetime=timedelta(hours=hours)))
+
+
+def _exit_on_signals() -> None:
+    """Make SIGINT, SIGTERM and SIGHUP end the process in order, with exit code 0; only the first one counts."""
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        for name in names:
+            signal.signal(name, signal.SIG_IGN)
+        raise SystemExit(0)
+
+    for name in names:
+        signal.signal(name, leave)
+
+
+def _fail(error: StackError) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(1)

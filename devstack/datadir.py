@@ -1,0 +1,136 @@
+"""The folder a stack lives in: its secrets, its data, its logs, and where it is found."""
+
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from devstack.errors import StackError
+from devstack.lock import Lock, is_running
+
+TOKEN_LIFETIME = timedelta(hours=12)
+
+
+def default_data_dir() -> Path:
+    """Return where a stack lives if nobody says otherwise: in the user's data folder."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "playbook-runs"
+
+
+def _random() -> str:
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True, repr=False)
+class Secrets:
+    """What the parts of a stack know each other by: random, made once for a data folder."""
+
+    jwt_secret: str = field(default_factory=_random)
+    postgres_password: str = field(default_factory=_random)
+    runs_password: str = field(default_factory=_random)
+    executor_password: str = field(default_factory=_random)
+    valkey_password: str = field(default_factory=_random)
+
+    def token(self, projects: Mapping[str, str], *, user: str, lifetime: timedelta = TOKEN_LIFETIME) -> str:
+        """Return a JWT for `user` with a role (OWNER, EDITOR, VIEWER) in each of `projects` (`*`: in all)."""
+        import jwt
+
+        claims = {"sub": user, "exp": datetime.now(UTC) + lifetime, "projects": dict(projects)}
+        return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """Where a running stack is found. No secrets."""
+
+    pid: int
+    auth: str  # jwt or disabled
+    runs_targets: list[str]  # HOST:PORT of each replica
+    executor_targets: list[str]
+    postgres_port: int
+    valkey_port: int | None  # None: it runs without a broker
+
+
+class DataDir:
+    """The folder of one stack, for its owner's eyes only.
+
+    ```
+    secrets.json         see Secrets
+    stack.json           see StackInfo; there while the stack runs
+    lock                 held while any process of the stack runs
+    postgres/  valkey/   data
+    logs/                one file per process, of the last run
+    ```
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        self.postgres = self.path / "postgres"
+        self.valkey = self.path / "valkey"
+        self._logs = self.path / "logs"
+        self._secrets = self.path / "secrets.json"
+        self._info = self.path / "stack.json"
+
+    def log(self, name: str) -> Path:
+        """Return the log file of the process `name`."""
+        return self._logs / f"{name}.log"
+
+    def occupy(self) -> Lock:
+        """Make the folder if need be, lock it, and clear the logs of the last run.
+
+        Raises StackError if a stack runs in it, or if it cannot be written.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = Lock(self.path / "lock")
+            self._logs.mkdir(exist_ok=True)
+            for old in self._logs.glob("*.log"):
+                old.unlink()
+            # No PostgreSQL of an earlier stack is left; should something else have its pid now, it would not start.
+            (self.postgres / "postmaster.pid").unlink(missing_ok=True)
+        except OSError as error:
+            raise StackError(f"{self.path} cannot be used: {error.strerror}; choose another with --data-dir") from error
+        return lock
+
+    def secrets(self) -> Secrets:
+        """Return the folder's secrets. Raises StackError if no stack was ever started in it."""
+        try:
+            return Secrets(**json.loads(self._secrets.read_text()))
+        except FileNotFoundError:
+            raise StackError(f"there is no stack in {self.path}; start one there with `playbook-runs up`") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise StackError(f"{self._secrets} cannot be read: {error}") from error
+
+    def make_secrets(self) -> Secrets:
+        """Return the folder's secrets, made now if there are none. Only for who occupies the folder."""
+        if not self._secrets.exists():
+            _write(self._secrets, dataclasses.asdict(Secrets()))
+        return self.secrets()
+
+    def publish(self, info: StackInfo) -> None:
+        """Let others find the stack."""
+        _write(self._info, dataclasses.asdict(info))
+
+    def withdraw(self) -> None:
+        """Undo `publish`."""
+        self._info.unlink(missing_ok=True)
+
+    def info(self) -> StackInfo | None:
+        """Return where the stack is found, or None if none runs here."""
+        try:
+            info = StackInfo(**json.loads(self._info.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return info if is_running(info.pid) else None  # a killed stack could not withdraw
+
+
+def _write(file: Path, content: object) -> None:
+    """Write `content` as JSON, all or nothing, readable by the owner only."""
+    draft = file.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(file)

@@ -1,0 +1,60 @@
+"""The right to use a data folder, held by all processes of one stack together."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from devstack.errors import StackError
+from devstack.process import poll
+
+LEFTOVERS_TIMEOUT = 20.0  # seconds for the processes of a killed stack to end
+
+
+class Lock:
+    """A lock on `file`, held until `release`, and beyond that by every process that inherited its descriptor.
+
+    So whoever comes after a killed stack waits until the last process of that one has let go of the data. Raises
+    StackError, with the process id, when the holder is not about to end.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._file = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+        try:
+            poll(self._acquired, LEFTOVERS_TIMEOUT, lambda: f"processes of a killed stack still use {file.parent}")
+        except BaseException:
+            self.release()
+            raise
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor to hand on to the processes that share the lock."""
+        return self._file.fileno()
+
+    def release(self) -> None:
+        """Let go; a second time does nothing."""
+        self._file.close()
+
+    def _acquired(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = self._path.read_text()
+            if holder.isdigit() and is_running(int(holder)):
+                raise StackError(f"a stack is running in {self._path.parent} already, with pid {holder}") from None
+            return False
+        return True
+
+
+def is_running(pid: int) -> bool:
+    """Say whether there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True

@@ -1,0 +1,97 @@
+"""The product's two services, each replica a process of its own."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from subprocess import Popen
+from typing import Literal
+
+from devstack.datadir import DataDir
+from devstack.errors import StackError
+from devstack.ports import HOST
+from devstack.process import Process, poll, spawn
+
+MIGRATE_TIMEOUT = 60.0  # seconds
+HEALTH_TIMEOUT = 1.0  # seconds
+Kind = Literal["runs", "executor"]
+
+# What a service gets of our own environment: the system's, and the settings that are the caller's to choose. The
+# rest (databases, addresses, secrets) is the stack's.
+INHERITED = {
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    "ENABLE_QUEUE_PROCESSORS",
+}
+INHERITED_PREFIXES = ("AI_", "OPENAI_", "LOG_", "RUNS_", "EXECUTOR_")
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return what services get of this process's environment."""
+    return {
+        name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+
+
+class Service(Process):
+    """One replica of runs_service or executor_service, on a loopback `port`, with the environment `env`.
+
+    When we are killed it is killed too: the services are made to survive that, so nothing need be waited for.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        port: int,
+        env: Mapping[str, str],
+        data: DataDir,
+        replica: int = 1,
+        keep_open: Iterable[int],
+    ) -> None:
+        name = f"{kind}-service" if replica == 1 else f"{kind}-service-{replica}"
+        super().__init__(name, data.log(name), keep_open=keep_open)
+        self.kind = kind
+        self.port = port
+        self.env = {**env, f"{kind.upper()}_LISTEN": self.target}
+
+    @property
+    def target(self) -> str:
+        """The address clients connect to."""
+        return f"{HOST}:{self.port}"
+
+    def command(self) -> list[str | Path]:
+        """Return the command that serves."""
+        return [sys.executable, "-m", f"{self.kind}_service"]
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the settings."""
+        return self.env
+
+    def is_ready(self) -> bool:
+        """Ask its health check."""
+        from servicekit.health_probe import is_serving
+
+        return is_serving(self.target, HEALTH_TIMEOUT)
+
+
+def migrate(services: Iterable[Service]) -> None:
+    """Bring the schemas of `services` up to date, all at the same time. Raises StackError naming who could not."""
+    running: dict[Service, Popen[bytes]] = {}
+    try:
+        for service in services:
+            running[service] = spawn([*service.command(), "migrate"], env=service.env, log=service.log)
+        poll(
+            lambda: all(process.poll() is not None for process in running.values()),
+            MIGRATE_TIMEOUT,
+            lambda: f"migrations did not end within {MIGRATE_TIMEOUT:.0f} s",
+        )
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+    for service, process in running.items():
+        if process.returncode != 0:
+            raise StackError(
+                f"the migration of {service.name} failed with exit code {process.returncode}; {service.log_end}"
+            )

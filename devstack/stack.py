@@ -1,0 +1,215 @@
+"""The whole product on one machine: PostgreSQL, Valkey and replicas of both services."""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NoReturn, Self
+
+from devstack.datadir import DataDir, Secrets, StackInfo, default_data_dir
+from devstack.errors import StackError
+from devstack.lock import Lock
+from devstack.ports import free_ports, require_free
+from devstack.postgres import Postgres
+from devstack.process import Process, stop_all, wait_all_ready
+from devstack.provision import DATABASE, provision
+from devstack.services import Kind, Service, inherited_environment, migrate
+from devstack.valkey import Valkey
+
+WATCH_INTERVAL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What a stack shall be like. As it stands: one replica of each service, on free ports, data kept."""
+
+    data_dir: Path = field(default_factory=default_data_dir)
+    runs_port: int | None = None  # of the first replica; None: a free one. Further replicas get free ones
+    executor_port: int | None = None
+    runs_replicas: int = 1
+    executor_replicas: int = 1
+    broker: bool = True  # False: no Valkey, runs execute inline
+    auth: Literal["jwt", "disabled"] = "jwt"
+    durable: bool = True  # False: faster, and data is lost when the machine goes down
+    env: Mapping[str, str] = field(default_factory=dict)  # for both services; overrides what the stack sets itself
+    runs_env: Mapping[str, str] = field(default_factory=dict)  # for runs_service, overrides `env`
+    executor_env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stack:
+    """A stack, running between `start` and `stop`, or within a `with` block.
+
+        with Stack(StackOptions(data_dir=folder)) as stack:
+            channel = grpc.insecure_channel(stack.runs_target)
+            token = stack.token("shop-1", "OWNER")
+
+    Its parts can be stopped, killed and started again one by one: `stack.runs[0].kill()`. All of them end with this
+    process. On Linux they end, more precisely, with the *thread* that started them: start a stack, and any part of
+    it, from the main thread or one that lives as long.
+    """
+
+    postgres: Postgres
+    valkey: Valkey | None
+    runs: list[Service]
+    executors: list[Service]
+    secrets: Secrets
+
+    def __init__(self, options: StackOptions | None = None) -> None:
+        self.options = options or StackOptions()
+        self.data_dir = DataDir(self.options.data_dir)
+        self._running = contextlib.ExitStack()
+
+    @property
+    def runs_target(self) -> str:
+        """The address, HOST:PORT, of the first runs_service."""
+        return self.runs[0].target
+
+    @property
+    def executor_target(self) -> str:
+        """The address, HOST:PORT, of the first executor_service."""
+        return self.executors[0].target
+
+    @property
+    def processes(self) -> list[Process]:
+        """All processes, in the order in which they are started."""
+        return [*([self.valkey] if self.valkey else []), self.postgres, *self.executors, *self.runs]
+
+    def token(self, project: str, role: str, user: str = "local-user") -> str:
+        """Return a token for `user` with `role` (OWNER, EDITOR, VIEWER) in `project` (`*`: in all projects)."""
+        return self.secrets.token({project: role}, user=user)
+
+    def database_url(self, service: Literal["runs", "executor"]) -> str:
+        """Return the URL by which a service reaches its schema."""
+        password = self.secrets.runs_password if service == "runs" else self.secrets.executor_password
+        return self.postgres.url(user=f"{service}_service", password=password, database=DATABASE)
+
+    def start(self) -> None:
+        """Start everything and return when both services serve.
+
+        Raises StackError, with everything stopped again, when something cannot start: the data folder is in use, a
+        port is taken, a process ended.
+        """
+        with contextlib.ExitStack() as running:
+            lock = self.data_dir.occupy()
+            running.callback(lock.release)
+            self._assemble(lock)
+            running.callback(self._stop_processes)
+            self._start_stores()
+            migrate([self.runs[0], self.executors[0]])
+            self._start_services()
+            running.callback(self.data_dir.withdraw)
+            self.data_dir.publish(self._info())
+            self._running = running.pop_all()
+
+    def stop(self) -> None:
+        """Stop everything, services first. A second time does nothing."""
+        self._running.close()
+
+    def watch(self) -> NoReturn:
+        """Stay until a process of the stack ends by itself, and raise StackError saying which and why."""
+        while True:
+            for process in self.processes:
+                if process.died:
+                    raise StackError(process.death_notice())
+            time.sleep(WATCH_INTERVAL)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _assemble(self, lock: Lock) -> None:
+        """Put the parts together; nothing runs yet."""
+        options, data = self.options, self.data_dir
+        self.secrets = data.make_secrets()
+        postgres_port, valkey_port = free_ports(2)
+        self.postgres = Postgres(
+            data.postgres,
+            port=postgres_port,
+            password=self.secrets.postgres_password,
+            log=data.log("postgres"),
+            durable=options.durable,
+            keep_open=[lock.descriptor],
+        )
+        self.valkey = None
+        if options.broker:
+            self.valkey = Valkey(
+                data.valkey,
+                port=valkey_port,
+                password=self.secrets.valkey_password,
+                log=data.log("valkey"),
+                keep_open=[lock.descriptor],
+            )
+        shared = {
+            **inherited_environment(),
+            "AUTH_MODE": options.auth,
+            "AUTH_JWT_SECRET": self.secrets.jwt_secret,
+            **({"BROKER_URL": self.valkey.url} if self.valkey else {}),
+        }
+
+        def replicas(kind: Kind, count: int, port: int | None, env: Mapping[str, str]) -> list[Service]:
+            first = port and require_free(port, f"--{kind}-port")
+            ports = [*([first] if first else []), *free_ports(count)][:count]
+            return [
+                Service(kind, port=port, env=env, data=data, replica=replica, keep_open=[lock.descriptor])
+                for replica, port in enumerate(ports, start=1)
+            ]
+
+        self.executors = replicas(
+            "executor",
+            options.executor_replicas,
+            options.executor_port,
+            {**shared, "EXECUTOR_DATABASE_URL": self.database_url("executor"), **options.env, **options.executor_env},
+        )
+        self.runs = replicas(
+            "runs",
+            options.runs_replicas,
+            options.runs_port,
+            {
+                **shared,
+                "RUNS_DATABASE_URL": self.database_url("runs"),
+                "EXECUTOR_TARGET": _any_of(self.executors),
+                **options.env,
+                **options.runs_env,
+            },
+        )
+
+    def _start_stores(self) -> None:
+        stores = [process for process in (self.valkey, self.postgres) if process]
+        for store in stores:
+            store.start()
+        wait_all_ready(stores)
+        provision(
+            self.postgres.url(),
+            {"runs_service": self.secrets.runs_password, "executor_service": self.secrets.executor_password},
+        )
+
+    def _start_services(self) -> None:
+        services = [*self.executors, *self.runs]
+        for service in services:
+            service.start()
+        wait_all_ready(services)
+
+    def _stop_processes(self) -> None:
+        stop_all([*self.runs, *self.executors])
+        stop_all([self.postgres, *([self.valkey] if self.valkey else [])])
+
+    def _info(self) -> StackInfo:
+        return StackInfo(
+            pid=os.getpid(),
+            auth=self.options.auth,
+            runs_targets=[service.target for service in self.runs],
+            executor_targets=[service.target for service in self.executors],
+            postgres_port=self.postgres.port,
+            valkey_port=self.valkey.port if self.valkey else None,
+        )
+
+
+def _any_of(services: Sequence[Service]) -> str:
+    """Return a gRPC target that reaches the first of `services` that answers."""
+    targets = ",".join(service.target for service in services)
+    return targets if len(services) == 1 else f"ipv4:{targets}"

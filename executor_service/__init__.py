@@ -1,0 +1,1 @@
+"""Executes runs: the service behind runs_service."""

@@ -1,0 +1,1 @@
+"""Suggestions for products, written by an AI provider or without one."""

@@ -1,0 +1,62 @@
+"""The provider that the settings ask for."""
+
+import logging
+from typing import Final, Literal
+
+from pydantic import SecretStr
+
+from executor_service.ai.limiter import RequestLimiter
+from executor_service.ai.offline import OfflineProvider
+from executor_service.ai.provider import SuggestionProvider
+from executor_service.ai.retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL: Final = "gpt-6-luna"
+DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
+
+
+def build_provider(
+    *,
+    provider: Literal["openai", "offline"] | None = None,
+    model: str | None = None,
+    api_key: SecretStr | None = None,
+    base_url: str | None = None,
+    concurrency: int = 16,
+    timeout_seconds: float = 60.0,
+    retry: RetryPolicy | None = None,
+) -> SuggestionProvider:
+    """Return the process's provider. Without `provider`: openai if there is a key, else offline, with a warning.
+
+    `concurrency` bounds the requests under way at once, `timeout_seconds` each of them. Empty strings count as unset.
+    Raises `ValueError`, naming the variable, when openai is chosen and its settings cannot work.
+    """
+    key = api_key.get_secret_value().strip() if api_key else ""
+    if provider is None and not key:
+        logger.warning(
+            "No OPENAI_API_KEY: suggestions are put together from the product's own text, without AI. "
+            "Set OPENAI_API_KEY to have them written by a model, or AI_PROVIDER=offline to choose this knowingly."
+        )
+    if provider == "offline" or (provider is None and not key):
+        return OfflineProvider()
+    if not key:
+        raise ValueError("OPENAI_API_KEY is not set, but AI_PROVIDER=openai needs it (AI_PROVIDER=offline does not)")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError("OPENAI_API_KEY contains blanks or characters that no API key has")
+    base_url = base_url or DEFAULT_BASE_URL
+    if not base_url.startswith(("http://", "https://")):
+        raise ValueError("OPENAI_BASE_URL must begin with http:// or https://")
+
+    from executor_service.ai.openai_provider import OpenAIProvider
+
+    model = model or DEFAULT_MODEL
+    return OpenAIProvider(
+        model=model,
+        api_key=SecretStr(key),
+        base_url=base_url,
+        limiter=RequestLimiter(concurrency),
+        retry=retry or RetryPolicy(),
+        timeout_seconds=timeout_seconds,
+        # The default model thinks for seconds about a title unless told not to; others may not know the parameter.
+        reasoning_effort="none" if model == DEFAULT_MODEL else None,
+    )

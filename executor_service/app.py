@@ -1,0 +1,159 @@
+"""The composition root: the only place that constructs things."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from playbooks.executor.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
+from playbooks.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
+
+from executor_service.ai.factory import build_provider
+from executor_service.ai.provider import SuggestionProvider
+from executor_service.catalog import Catalog
+from executor_service.estimate import Estimator
+from executor_service.executor import Executor, Heartbeat, Work
+from executor_service.follow import Follower
+from executor_service.inbox import JOBS_QUEUE, Inbox
+from executor_service.library import Library
+from executor_service.permissions import PERMISSIONS
+from executor_service.playbooks.apply import Apply
+from executor_service.playbooks.generate import Generate
+from executor_service.records import Job, RunType
+from executor_service.reporter import EVENTS_QUEUE, OutboxSweeper, Reporter
+from executor_service.servicer import CatalogServicer, ExecutorServicer
+from executor_service.settings import ExecutorSettings
+from executor_service.stops import DeadlineKeeper, Stops
+from executor_service.suggestions import Suggestions
+from servicekit import migrations
+from servicekit.broker import Consumer, Publisher
+from servicekit.clock import Clock, SystemClock
+from servicekit.database import Database
+from servicekit.lifecycle import running, stop_signal
+from servicekit.metrics import Metrics
+from servicekit.server import Registration, Server
+
+logger = logging.getLogger(__name__)
+
+NAME = "executor-service"
+HOLD_BACK = 1.5  # seconds; runs_service tells of cancels within a second of reaching us
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
+    """Serve until the process is told to stop. Raises SystemExit when the port is taken, or the settings of the AI
+    provider cannot work."""
+    async with serving(settings, clock):
+        await stop_signal()
+        logger.info("stopping")
+
+
+def migrate(settings: ExecutorSettings) -> None:
+    """Bring the schema up to date. Raises sqlalchemy.exc.OperationalError when there is no database."""
+    migrations.upgrade(settings.database_url, MIGRATIONS)
+
+
+@asynccontextmanager
+async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> AsyncIterator[Server]:
+    """Enter a running executor.
+
+    At the end it takes no more messages, tells health checks, lets running work end or hands it back, ends the
+    calls, and publishes what is left to tell.
+    """
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    if settings.metrics_listen:
+        metrics.serve(settings.metrics_listen)
+
+    async with AsyncExitStack() as stack:
+        database = Database(
+            settings.database_url, pool_size=settings.executor_database_pool_size, application_name=NAME
+        )
+        stack.push_async_callback(database.close)
+        provider = _provider(settings)
+        stack.push_async_callback(provider.close)
+        publisher = Publisher(settings.queue_url, settings.queue(EVENTS_QUEUE), metrics) if settings.queue_url else None
+        if publisher:
+            stack.push_async_callback(publisher.close)
+
+        reporter = Reporter(database, publisher)
+        suggestions = Suggestions(
+            database,
+            provider,
+            reporter,
+            clock,
+            batch_size=settings.ai_batch_size,
+            concurrency=settings.ai_concurrency,
+        )
+        generate: Work = Generate(database, provider, suggestions, clock)
+        apply: Work = Apply(database, clock)
+
+        def work(job: Job) -> Work:
+            return apply if job.run_type is RunType.APPLY else generate
+
+        owner = str(uuid4())
+        executor = Executor(
+            database,
+            reporter,
+            work,
+            owner=owner,
+            concurrency=settings.executor_concurrency,
+            lease_seconds=settings.executor_lease_seconds,
+            grace_seconds=settings.executor_grace_seconds,
+            clock=clock,
+            hold_back_seconds=HOLD_BACK,
+        )
+        stops = Stops(database, reporter, abandon=executor.abandon)
+        heartbeat = Heartbeat(database, executor, owner=owner, lease_seconds=settings.executor_lease_seconds)
+        inbox = Inbox(database, wake=executor.wake)
+        catalog = Catalog(database, clock)
+        server = Server(
+            settings,
+            [
+                Registration(
+                    "playbooks.executor.v1.ExecutorService",
+                    ExecutorServicer(
+                        inbox,
+                        Follower(database, reporter),
+                        stops,
+                        library=Library(database),
+                        estimator=Estimator(database, provider, catalog),
+                        clock=clock,
+                    ),
+                    add_ExecutorServiceServicer_to_server,
+                ),
+                Registration(
+                    "playbooks.executor.v1.CatalogService",
+                    CatalogServicer(catalog),
+                    add_CatalogServiceServicer_to_server,
+                ),
+            ],
+            PERMISSIONS,
+            metrics,
+        )
+
+        # Started in this order, stopped in the reverse one.
+        await stack.enter_async_context(running(reporter, OutboxSweeper(database, reporter)))
+        stack.push_async_callback(server.stop, grace=1.0)
+        await stack.enter_async_context(running(heartbeat, executor.endings, executor, DeadlineKeeper(stops)))
+        await server.start()
+        stack.push_async_callback(server.drain)
+        if settings.queue_url:
+            consumer = Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics)
+            await stack.enter_async_context(running(consumer))
+        yield server
+
+
+def _provider(settings: ExecutorSettings) -> SuggestionProvider:
+    try:
+        return build_provider(
+            provider=settings.ai_provider,
+            model=settings.ai_model,
+            api_key=settings.openai_api_key,
+            base_url=settings.openai_base_url,
+            concurrency=settings.ai_concurrency,
+            timeout_seconds=settings.ai_timeout_seconds,
+        )
+    except ValueError as error:
+        raise SystemExit(str(error)) from error

@@ -1,0 +1,82 @@
+"""Projects and their products, as people write and read them."""
+
+from collections.abc import Sequence
+
+from executor_service import quota
+from executor_service.paging import Page, PageRequest
+from executor_service.playbooks.playbook import playbook
+from executor_service.quota import Allowance
+from executor_service.records import Product, Project
+from executor_service.store import catalog as store
+from executor_service.store import usage
+from executor_service.store.catalog import PutCounts
+from servicekit.clock import Clock
+from servicekit.database import Database
+from servicekit.errors import Reason, ServiceError
+
+
+def project_not_found(project_id: str) -> ServiceError:
+    """Return the error of a call about a project that does not exist."""
+    return ServiceError(
+        Reason.PROJECT_NOT_FOUND,
+        f"there is no project {project_id!r}; create it with CatalogService.PutProject",
+        metadata={"project_id": project_id},
+    )
+
+
+class Catalog:
+    """The catalog. Every method may raise ServiceError."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def put_project(self, project: Project) -> Allowance:
+        """Create a project, or set its plan and limit; return its allowance of today."""
+        async with self._database.transaction() as connection:
+            await store.put_project(connection, project)
+        return await self.allowance(project)
+
+    async def project(self, project_id: str) -> Project:
+        """Return a project. Raises PROJECT_NOT_FOUND."""
+        async with self._database.autocommit() as connection:
+            project = await store.find_project(connection, project_id)
+        if project is None:
+            raise project_not_found(project_id)
+        return project
+
+    async def allowance(self, project: Project) -> Allowance:
+        """Return what the project may ask of the AI today."""
+        now = self._clock.now()
+        async with self._database.autocommit() as connection:
+            used = await usage.used(connection, project.id, now.date())
+        return Allowance(quota.daily_limit(project), used, quota.next_reset(now))
+
+    async def put_products(self, project_id: str, products: Sequence[Product]) -> PutCounts:
+        """Create or replace products, all or none. Raises PROJECT_NOT_FOUND."""
+        async with self._database.transaction() as connection:
+            if not await store.share_project(connection, project_id):
+                raise project_not_found(project_id)
+            return await store.put_products(connection, project_id, products)
+
+    async def delete_products(self, project_id: str, product_ids: Sequence[str]) -> int:
+        """Delete products; return how many were there. Raises PROJECT_NOT_FOUND."""
+        async with self._database.transaction() as connection:
+            if not await store.share_project(connection, project_id):
+                raise project_not_found(project_id)
+            return await store.delete_products(connection, project_id, product_ids)
+
+    async def products(self, project_id: str, playbook_id: str, *, limit: int, page_token: str) -> Page[Product]:
+        """Return a page of products by id; with `playbook_id` only the affected ones. Raises PROJECT_NOT_FOUND."""
+        request = PageRequest(["ListProducts", project_id, playbook_id], limit, page_token)
+        after = request.after
+        await self.project(project_id)
+        async with self._database.autocommit() as connection:
+            rows = await store.list_products(
+                connection,
+                project_id,
+                playbook=playbook(playbook_id) if playbook_id else None,
+                after=after,
+                limit=request.size + 1,
+            )
+        return request.page(rows, lambda product: product.id)

@@ -1,0 +1,43 @@
+"""Following one execution up to its end, whichever process works on it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from executor_service.records import State
+from executor_service.reporter import Reporter
+from executor_service.store import executions
+from servicekit.database import Database
+
+POLL = 0.5  # seconds between looks at the row while nothing is heard: another process may have the run
+
+
+class Follower:
+    """Tells how executions go on."""
+
+    def __init__(self, database: Database, reporter: Reporter) -> None:
+        self._database = database
+        self._reporter = reporter
+
+    async def follow(self, run_id: UUID, tell: Callable[[State], Awaitable[None]]) -> None:
+        """Tell the execution's state as it is now and after each change, up to the terminal one.
+
+        Raises ServiceError. The execution does not depend on anybody following it.
+        """
+        with self._reporter.subscription(run_id) as changes:  # before the first look, so that nothing falls between
+            state = await self._read(run_id)
+            await tell(state)
+            while not state.status.is_terminal:
+                try:
+                    async with asyncio.timeout(POLL):
+                        next_state = await changes.get()
+                except TimeoutError:
+                    next_state = await self._read(run_id)
+                if next_state.number > state.number:
+                    state = next_state
+                    await tell(state)
+
+    async def _read(self, run_id: UUID) -> State:
+        async with self._database.autocommit() as connection:
+            (state,) = await executions.states(connection, [run_id])
+        return state

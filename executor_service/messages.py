@@ -1,0 +1,182 @@
+"""Between protos and records: everything that builds one out of the other."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from playbooks.executor.v1.catalog_service_pb2 import Product, Project
+from playbooks.executor.v1.executor_service_pb2 import AiDailyLimit
+from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
+from playbooks.runs.v1.run_pb2 import Draft, DraftItem, Run, RunItem, RunProgress, RunResult
+
+from executor_service import records
+from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
+from executor_service.playbooks.rules import Rules
+from executor_service.quota import Allowance
+from executor_service.records import Job, RunType, State
+
+DEFAULT_SAMPLE_SIZE = 3  # products
+
+
+class UnreadableJob(ValueError):
+    """A job that this executor cannot execute: it is damaged, or of another version."""
+
+
+# Jobs and events
+
+
+def job(message: RunJob) -> Job:
+    """Read a job. Raises UnreadableJob."""
+    if message.run_type not in Run.Type.values() or not message.run_type:
+        raise UnreadableJob(f"run type {message.run_type} is not known here")
+    if not message.project_id:
+        raise UnreadableJob("project_id is missing")
+    if "\0" in message.project_id + message.scope_id + message.rules_hash:
+        raise UnreadableJob("a field has a NUL character, which PostgreSQL cannot store")
+    try:
+        run_id = UUID(message.run_id)
+        target = playbook(message.playbook_id)
+    except (ValueError, UnknownPlaybookError) as error:
+        raise UnreadableJob(str(error)) from error
+    meta = message.meta
+    created_at = message.created_at.ToDatetime(tzinfo=UTC) if message.HasField("created_at") else datetime.now(UTC)
+    return Job(
+        run_id=run_id,
+        project_id=message.project_id,
+        playbook=target,
+        run_type=RunType(Run.Type.Name(message.run_type)),
+        scope_id=message.scope_id,
+        rules_hash=message.rules_hash,
+        sample_size=meta.sample_size if meta.HasField("sample_size") else DEFAULT_SAMPLE_SIZE,
+        rules=Rules.from_message(meta.rules) if meta.HasField("rules") else None,
+        request_id=message.request_id,
+        created_at=created_at,
+        deadline=message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None,
+        body=message.SerializeToString(),
+    )
+
+
+def job_from(body: bytes) -> Job:
+    """Read a job as the inbox keeps it. Raises UnreadableJob."""
+    try:
+        return job(RunJob.FromString(body))
+    except DecodeError as error:
+        raise UnreadableJob(str(error)) from error
+
+
+def event(state: State) -> RunEvent:
+    """Return what runs_service is told of an execution."""
+    return RunEvent(
+        run_id=str(state.run_id),
+        number=state.number,
+        status=Run.Status.Value(state.status.value),
+        attempt=state.attempt,
+        progress=RunProgress(completed=state.completed, total=state.total),
+        ai_used=state.ai_used if state.status.is_terminal else False,
+        draft_id=str(state.draft_id or ""),
+        scope_id=state.scope_id,
+        rules_hash=state.rules_hash,
+        result=None if state.result is None else RunResult(**state.result),
+        error_code=state.error_code,
+        error_message=state.error_message,
+        started_at=_timestamp(state.started_at),
+        finished_at=_timestamp(state.finished_at),
+    )
+
+
+# Catalog
+
+
+def project(record: records.Project, allowance: Allowance) -> Project:
+    """Return a project with its AI usage."""
+    return Project(
+        project_id=record.id,
+        plan=Project.Plan.Value(record.plan.value),
+        ai_daily_limit=record.ai_daily_limit,
+        ai_usage=ai_daily_limit(allowance),
+    )
+
+
+def ai_daily_limit(allowance: Allowance) -> AiDailyLimit:
+    """Return an allowance as clients read it."""
+    return AiDailyLimit(
+        limit=allowance.limit,
+        used=allowance.used,
+        remaining=allowance.remaining,
+        resets_at=_timestamp(allowance.resets_at),
+    )
+
+
+def product(record: records.Product) -> Product:
+    """Return a product as clients read it."""
+    return Product(
+        id=record.id,
+        external_id=record.external_id,
+        title=record.title,
+        description=record.description,
+        seo_title=record.seo_title,
+        seo_description=record.seo_description,
+    )
+
+
+def product_record(message: Product) -> records.Product:
+    """Read a product."""
+    return records.Product(
+        id=message.id,
+        external_id=message.external_id,
+        title=message.title,
+        description=message.description,
+        seo_title=message.seo_title,
+        seo_description=message.seo_description,
+    )
+
+
+# Drafts
+
+
+def draft(whole: records.WholeDraft, now: datetime) -> Draft:
+    """Return a draft with its items, as it is at `now`."""
+    record = whole.draft
+    field = playbook(record.key.playbook_id).field
+    message = Draft(
+        id=str(record.id),
+        project_id=record.key.project_id,
+        playbook_id=record.key.playbook_id,
+        scope_id=record.key.scope_id,
+        rules_hash=record.key.rules_hash,
+        status=Draft.Status.Value(record.status_at(now).value),
+        items=[
+            DraftItem(
+                product_id=item.product_id,
+                field=field,
+                raw_suggestion=item.raw_suggestion,
+                final_suggestion=item.final_suggestion,
+                rule_warnings=item.rule_warnings,
+            )
+            for item in whole.items
+        ],
+        expires_at=_timestamp(record.expires_at),
+        created_at=_timestamp(record.created_at),
+        updated_at=_timestamp(record.updated_at),
+        model=record.model,
+    )
+    message.counts.affected_total = record.affected_total
+    message.counts.draft_generated = record.draft_generated
+    message.counts.no_suggestion_count = record.no_suggestion_count
+    return message
+
+
+def run_item(record: records.RunItem) -> RunItem:
+    """Return what an APPLY did with a product."""
+    return RunItem(
+        product_id=record.product_id, status=RunItem.Status.Value(record.status.value), message=record.message
+    )
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp

@@ -1,0 +1,1 @@
+"""What a playbook is: its affected products, their scope, and the rules for suggestions. Pure code."""

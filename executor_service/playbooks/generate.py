@@ -1,0 +1,141 @@
+"""PREVIEW_GENERATE and DRAFT_GENERATE: suggestions for affected products, kept as a draft."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_service.ai.provider import SuggestionProvider
+from executor_service.executor import Effect
+from executor_service.playbooks import checks
+from executor_service.playbooks.playbook import is_blank
+from executor_service.playbooks.rules import Rules, apply, rules_hash
+from executor_service.records import (
+    Draft,
+    DraftItem,
+    DraftKey,
+    DraftStatus,
+    Job,
+    Lease,
+    Outcome,
+    Project,
+    RunType,
+    Status,
+    Wanted,
+)
+from executor_service.store import catalog, drafts, suggestions
+from executor_service.suggestions import Suggestions
+from servicekit.clock import Clock
+from servicekit.database import Database
+from servicekit.failpoints import FailPoint, reached
+
+DRAFT_LIFETIME = timedelta(days=7)  # from the last write
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a run is about to do, as checked."""
+
+    project: Project
+    scope_id: str
+    rules: Rules
+    wanted: Sequence[Wanted]
+
+
+class Generate:
+    """Work of the runs that make drafts."""
+
+    def __init__(self, database: Database, provider: SuggestionProvider, asker: Suggestions, clock: Clock) -> None:
+        self._database = database
+        self._provider = provider
+        self._asker = asker
+        self._clock = clock
+
+    async def perform(self, lease: Lease, job: Job) -> Effect:
+        """Get the suggestions that are missing; then the draft can be written at once."""
+        plan = await self._plan(job)
+        texts = await self._asker.get(lease, job, plan.project, plan.wanted)
+
+        async def write_draft(connection: AsyncConnection) -> Outcome:
+            return await self._write_draft(connection, job, plan, texts)
+
+        return write_draft
+
+    async def _plan(self, job: Job) -> _Plan:
+        async with self._database.autocommit() as connection:
+            project = await checks.find_project(connection, job)
+            checks.require_plan(project)
+            scope_id, _ = await checks.current_scope(connection, job, expected=_stated_scope(job))
+            rules = await self._rules(connection, job)
+            wanted = await suggestions.wanted(
+                connection,
+                job.project_id,
+                job.playbook,
+                model=self._provider.model,
+                prompt_version=self._provider.prompt_version,
+                limit=job.sample_size if job.run_type is RunType.PREVIEW_GENERATE else None,
+            )
+        return _Plan(project, scope_id, rules, wanted)
+
+    async def _rules(self, connection: AsyncConnection, job: Job) -> Rules:
+        """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""
+        if job.rules is not None or job.run_type is RunType.PREVIEW_GENERATE:
+            checks.require_rules(job, job.rules or Rules())
+        if job.run_type is RunType.PREVIEW_GENERATE:
+            return job.rules or Rules()
+        of_scope = await drafts.of_scope(connection, job.project_id, job.playbook, job.scope_id)
+        return Rules.from_json(checks.draft_to_complete(job, of_scope, self._clock.now()).rules)
+
+    async def _write_draft(
+        self, connection: AsyncConnection, job: Job, plan: _Plan, texts: Mapping[str, str]
+    ) -> Outcome:
+        await catalog.lock_project(connection, job.project_id)
+        _, affected = await checks.current_scope(connection, job, expected=plan.scope_id)
+        items = [_item(plan.rules, wanted.product_id, texts.get(wanted.product_id, "")) for wanted in plan.wanted]
+        usable = sum(not is_blank(item.final_suggestion) for item in items)
+        now = self._clock.now()
+        draft = Draft(
+            id=uuid4(),
+            key=DraftKey(job.project_id, job.playbook.id, plan.scope_id, rules_hash(plan.rules)),
+            rules=plan.rules.normalized(),
+            status=_status(job, asked=len(items), usable=usable),
+            affected_total=affected,
+            draft_generated=usable,
+            no_suggestion_count=len(items) - usable,
+            model=self._provider.model,
+            created_at=now,
+            updated_at=now,
+            expires_at=now + DRAFT_LIFETIME,
+        )
+        draft_id = await drafts.put(connection, draft, items, run_id=job.run_id)
+        reached(FailPoint.EXECUTOR_IN_DRAFT)
+        return Outcome(
+            Status.SUCCEEDED,
+            draft_id=draft_id,
+            scope_id=draft.key.scope_id,
+            rules_hash=draft.key.rules_hash,
+            result={
+                "affected_total": draft.affected_total,
+                "draft_generated": draft.draft_generated,
+                "no_suggestion_count": draft.no_suggestion_count,
+            },
+            total=len(items),
+        )
+
+
+def _stated_scope(job: Job) -> str | None:
+    # A preview may leave it out: then any scope will do.
+    return None if job.run_type is RunType.PREVIEW_GENERATE and not job.scope_id else job.scope_id
+
+
+def _item(rules: Rules, product_id: str, raw: str) -> DraftItem:
+    ruled = apply(rules, raw)
+    return DraftItem(product_id, raw, ruled.text, ruled.warnings)
+
+
+def _status(job: Job, *, asked: int, usable: int) -> DraftStatus:
+    if asked and not usable:
+        return DraftStatus.FAILED
+    return DraftStatus.PARTIAL if job.run_type is RunType.PREVIEW_GENERATE else DraftStatus.READY

@@ -1,0 +1,40 @@
+"""The playbooks: which products each works on, and which field it fills."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# What counts as nothing in a product's field. An explicit list, because Python's str.strip() and PostgreSQL's
+# btrim() disagree about whitespace: SQL takes this very string, `btrim(field, :blanks) = ''`, as a parameter (in an
+# E'' literal PostgreSQL reads \v as the letter v).
+BLANKS = " \t\n\r\f\v\u00a0"
+
+
+class UnknownPlaybookError(LookupError):
+    """There is no such playbook: use missing_seo_title or missing_seo_description."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playbook:
+    """One playbook. Its affected products are those whose `field` is missing or blank."""
+
+    id: str
+    field: Literal["seo_title", "seo_description"]
+    noun: str  # for messages to people
+
+
+MISSING_SEO_TITLE = Playbook("missing_seo_title", "seo_title", "SEO title")
+MISSING_SEO_DESCRIPTION = Playbook("missing_seo_description", "seo_description", "SEO description")
+PLAYBOOKS = (MISSING_SEO_TITLE, MISSING_SEO_DESCRIPTION)
+
+
+def playbook(playbook_id: str) -> Playbook:
+    """Return the playbook of that id; raise UnknownPlaybookError for any other id."""
+    for candidate in PLAYBOOKS:
+        if candidate.id == playbook_id:
+            return candidate
+    raise UnknownPlaybookError(f"There is no playbook {playbook_id!r}: use {' or '.join(p.id for p in PLAYBOOKS)}.")
+
+
+def is_blank(text: str | None) -> bool:
+    """Whether a field holds nothing but BLANKS, exactly as the store's SQL sees it."""
+    return not (text or "").strip(BLANKS)

@@ -1,0 +1,171 @@
+"""ExecutorService and CatalogService: between gRPC and the rest. Unpack, call, pack."""
+
+from typing import Any
+from uuid import UUID
+
+import grpc
+from playbooks.executor.v1 import catalog_service_pb2 as catalog_pb
+from playbooks.executor.v1 import executor_service_pb2 as executor_pb
+from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceServicer
+from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
+from playbooks.executor.v1.job_pb2 import RunJob
+
+from executor_service import messages, records
+from executor_service.catalog import Catalog
+from executor_service.estimate import Estimator
+from executor_service.follow import Follower
+from executor_service.inbox import Inbox
+from executor_service.library import Library
+from executor_service.messages import UnreadableJob
+from executor_service.playbooks.playbook import playbook
+from executor_service.playbooks.rules import Rules
+from executor_service.records import Plan, State
+from executor_service.stops import Stops
+from servicekit.clock import Clock
+from servicekit.errors import Reason, ServiceError
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ExecutorServicer(ExecutorServiceServicer):
+    """Executes runs, and knows what they made."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        follower: Follower,
+        stops: Stops,
+        *,
+        library: Library,
+        estimator: Estimator,
+        clock: Clock,
+    ) -> None:
+        self._inbox = inbox
+        self._stops = stops
+        self._follower = follower
+        self._library = library
+        self._estimator = estimator
+        self._clock = clock
+
+    async def ExecuteRun(self, request: executor_pb.ExecuteRunRequest, context: Context) -> None:  # type: ignore[override]
+        """Take the run in and tell its events."""
+        job = _job(request.job, "job")
+
+        async def tell(state: State) -> None:
+            await context.write(executor_pb.ExecuteRunResponse(event=messages.event(state)))
+
+        await self._inbox.accept([job])
+        await self._follower.follow(job.run_id, tell)
+
+    async def ReconcileRuns(
+        self, request: executor_pb.ReconcileRunsRequest, context: Context
+    ) -> executor_pb.ReconcileRunsResponse:
+        """Tell how runs stand."""
+        states = await self._library.states([UUID(run_id) for run_id in request.run_ids])
+        known = {state.run_id for state in states}
+        return executor_pb.ReconcileRunsResponse(
+            events=[messages.event(state) for state in states],
+            unknown_run_ids=[run_id for run_id in request.run_ids if UUID(run_id) not in known],
+        )
+
+    async def CancelRuns(
+        self, request: executor_pb.CancelRunsRequest, context: Context
+    ) -> executor_pb.CancelRunsResponse:
+        """End runs that shall not go on."""
+        states = await self._stops.cancel([_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)])
+        return executor_pb.CancelRunsResponse(events=[messages.event(state) for state in states])
+
+    async def EstimatePlaybook(
+        self, request: executor_pb.EstimatePlaybookRequest, context: Context
+    ) -> executor_pb.EstimatePlaybookResponse:
+        """Tell what a run would do."""
+        rules = Rules.from_message(request.rules)
+        estimate = await self._estimator.estimate(request.project_id, playbook(request.playbook_id), rules)
+        return executor_pb.EstimatePlaybookResponse(
+            scope_id=estimate.scope_id,
+            rules_hash=estimate.rules_hash,
+            total_affected=estimate.total_affected,
+            eligible=not estimate.reasons,
+            reasons=estimate.reasons,
+            ai_daily_limit=messages.ai_daily_limit(estimate.allowance),
+        )
+
+    async def GetDraft(self, request: executor_pb.GetDraftRequest, context: Context) -> executor_pb.GetDraftResponse:
+        """Return a draft."""
+        draft = await self._library.draft(request.project_id, UUID(request.draft_id))
+        return executor_pb.GetDraftResponse(draft=messages.draft(draft, self._clock.now()))
+
+    async def GetLatestDraft(
+        self, request: executor_pb.GetLatestDraftRequest, context: Context
+    ) -> executor_pb.GetLatestDraftResponse:
+        """Return a playbook's latest draft."""
+        draft = await self._library.latest_draft(request.project_id, request.playbook_id)
+        return executor_pb.GetLatestDraftResponse(draft=messages.draft(draft, self._clock.now()))
+
+    async def ListRunItems(
+        self, request: executor_pb.ListRunItemsRequest, context: Context
+    ) -> executor_pb.ListRunItemsResponse:
+        """Return what an APPLY did, a page at a time."""
+        page = await self._library.run_items(
+            request.project_id, UUID(request.run_id), limit=request.limit, page_token=request.page_token
+        )
+        return executor_pb.ListRunItemsResponse(
+            items=[messages.run_item(item) for item in page.rows], next_page_token=page.next_token
+        )
+
+
+def _job(message: RunJob, field: str) -> records.Job:
+    try:
+        return messages.job(message)
+    except UnreadableJob as error:
+        raise ServiceError(Reason.VALIDATION_FAILED, str(error), field=field) from error
+
+
+class CatalogServicer(CatalogServiceServicer):
+    """Projects and their products."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def PutProject(
+        self, request: catalog_pb.PutProjectRequest, context: Context
+    ) -> catalog_pb.PutProjectResponse:
+        """Create a project or set its plan and limit."""
+        limit = request.ai_daily_limit if request.HasField("ai_daily_limit") else None
+        project = records.Project(request.project_id, Plan(catalog_pb.Project.Plan.Name(request.plan)), limit)
+        allowance = await self._catalog.put_project(project)
+        return catalog_pb.PutProjectResponse(project=messages.project(project, allowance))
+
+    async def GetProject(
+        self, request: catalog_pb.GetProjectRequest, context: Context
+    ) -> catalog_pb.GetProjectResponse:
+        """Return a project with today's AI usage."""
+        project = await self._catalog.project(request.project_id)
+        allowance = await self._catalog.allowance(project)
+        return catalog_pb.GetProjectResponse(project=messages.project(project, allowance))
+
+    async def PutProducts(
+        self, request: catalog_pb.PutProductsRequest, context: Context
+    ) -> catalog_pb.PutProductsResponse:
+        """Create or replace products."""
+        products = [messages.product_record(product) for product in request.products]
+        counts = await self._catalog.put_products(request.project_id, products)
+        return catalog_pb.PutProductsResponse(created=counts.created, updated=counts.updated)
+
+    async def ListProducts(
+        self, request: catalog_pb.ListProductsRequest, context: Context
+    ) -> catalog_pb.ListProductsResponse:
+        """Return products, a page at a time."""
+        page = await self._catalog.products(
+            request.project_id, request.playbook_id, limit=request.limit, page_token=request.page_token
+        )
+        return catalog_pb.ListProductsResponse(
+            products=[messages.product(product) for product in page.rows], next_page_token=page.next_token
+        )
+
+    async def DeleteProducts(
+        self, request: catalog_pb.DeleteProductsRequest, context: Context
+    ) -> catalog_pb.DeleteProductsResponse:
+        """Delete products."""
+        deleted = await self._catalog.delete_products(request.project_id, request.product_ids)
+        return catalog_pb.DeleteProductsResponse(deleted=deleted)

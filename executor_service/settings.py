@@ -1,0 +1,28 @@
+"""The settings of executor_service."""
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+
+from servicekit.settings import Address, DatabaseUrl, ServiceSettings
+
+
+class ExecutorSettings(ServiceSettings):
+    """Environment variables of executor_service, beside those every service reads."""
+
+    database_url: DatabaseUrl = Field(validation_alias=AliasChoices("EXECUTOR_DATABASE_URL"))
+    listen: Address = Field(default="127.0.0.1:50052", validation_alias=AliasChoices("EXECUTOR_LISTEN"))
+    executor_database_pool_size: int = Field(default=10, ge=2, le=100)
+
+    executor_concurrency: int = Field(default=16, ge=1, le=1000)  # runs at once in this process
+    executor_lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
+    # Seconds that running work gets to end when the process is told to stop; then its lease is handed back.
+    executor_grace_seconds: float = Field(default=5.0, ge=0, le=600)
+
+    ai_provider: Literal["openai", "offline"] | None = None
+    ai_model: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    ai_concurrency: int = Field(default=16, ge=1, le=1000)  # requests at once in this process
+    ai_batch_size: int = Field(default=10, ge=1, le=100)  # products a request
+    ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)  # a request

@@ -1,0 +1,70 @@
+"""Ending runs that shall not go on, whoever works on them: cancels, and deadlines of runs that wait."""
+
+import logging
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from executor_service.failures import outcome_of, overdue
+from executor_service.records import Job, Outcome, State, Status
+from executor_service.reporter import Reporter
+from executor_service.store import executions
+from servicekit.database import Database
+from servicekit.lifecycle import Ticker
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL = 5.0  # seconds
+BATCH = 500
+
+
+class Stops:
+    """Ends executions in the database; `abandon` stops the work on one in this process.
+
+    From the commit on every write of the work is refused. Other processes notice with their next heartbeat.
+    """
+
+    def __init__(self, database: Database, reporter: Reporter, *, abandon: Callable[[UUID], None]) -> None:
+        self._database = database
+        self._reporter = reporter
+        self._abandon = abandon
+
+    async def cancel(self, jobs: Sequence[Job]) -> list[State]:
+        """Cancel the runs that have not ended, also those that never arrived; return how all of them ended.
+
+        Raises ServiceError.
+        """
+        run_ids = [job.run_id for job in jobs]
+        async with self._database.transaction() as connection:
+            await executions.enqueue(connection, sorted(jobs, key=lambda job: job.run_id))
+            cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
+            states = await executions.states(connection, run_ids)
+        self._stopped(cancelled)
+        return states
+
+    async def fail_overdue(self) -> int:
+        """Fail runs that waited for a place past their deadline; return how many."""
+        outcome = outcome_of(overdue(), request_id="")
+        async with self._database.transaction() as connection:
+            run_ids = await executions.overdue(connection, limit=BATCH)
+            failed = await executions.end(connection, run_ids, outcome) if run_ids else []
+        self._stopped(failed)
+        return len(failed)
+
+    def _stopped(self, states: Sequence[State]) -> None:
+        for state in states:
+            logger.info("run %s ended %s", state.run_id, state.status.value, extra={"run_id": str(state.run_id)})
+            self._abandon(state.run_id)
+            self._reporter.report(state)
+
+
+class DeadlineKeeper(Ticker):
+    """Fails runs that wait past their deadline. Those that run keep it themselves."""
+
+    def __init__(self, stops: Stops) -> None:
+        super().__init__(SWEEP_INTERVAL)
+        self._stops = stops
+
+    async def tick(self) -> None:
+        """Fail one batch."""
+        if await self._stops.fail_overdue() == BATCH:
+            self.wake()

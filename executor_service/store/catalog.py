@@ -1,0 +1,133 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""Projects and products.
+
+Who writes products holds a share of their project's row; who ends a run holds the whole of it. So what a run has
+checked about the scope is still true when it commits, and catalog writers never wait for each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_service.models import BLANK
+from executor_service.playbooks.playbook import Playbook
+from executor_service.records import Plan, Product, Project
+
+_PRODUCT = "id, external_id, title, description, seo_title, seo_description"
+
+# Projects
+
+_PUT_PROJECT = text("""
+INSERT INTO executor.projects (id, plan, ai_daily_limit) VALUES (:id, :plan, :ai_daily_limit)
+ON CONFLICT (id) DO UPDATE
+SET plan = excluded.plan, ai_daily_limit = excluded.ai_daily_limit, updated_at = now()""")
+
+
+async def put_project(connection: AsyncConnection, project: Project) -> None:
+    """Create the project, or set its plan and limit."""
+    parameters = {"id": project.id, "plan": project.plan.value, "ai_daily_limit": project.ai_daily_limit}
+    await connection.execute(_PUT_PROJECT, parameters)
+
+
+_PROJECT = "SELECT id, plan, ai_daily_limit FROM executor.projects WHERE id = :id"
+_FIND_PROJECT = text(_PROJECT)
+_SHARE_PROJECT = text(f"{_PROJECT} FOR SHARE")
+_LOCK_PROJECT = text(f"{_PROJECT} FOR NO KEY UPDATE")
+
+
+async def find_project(connection: AsyncConnection, project_id: str) -> Project | None:
+    """Return the project, or None."""
+    row = (await connection.execute(_FIND_PROJECT, {"id": project_id})).one_or_none()
+    return None if row is None else Project(row.id, Plan(row.plan), row.ai_daily_limit)
+
+
+async def share_project(connection: AsyncConnection, project_id: str) -> bool:
+    """Keep runs from ending until this transaction has written its products; tell whether there is a project."""
+    return (await connection.execute(_SHARE_PROJECT, {"id": project_id})).first() is not None
+
+
+async def lock_project(connection: AsyncConnection, project_id: str) -> None:
+    """Keep everyone from writing the project's products until this transaction ends."""
+    await connection.execute(_LOCK_PROJECT, {"id": project_id})
+
+
+# Products
+
+# In the order of their ids, so that two writers of the same products cannot deadlock.
+_PUT_PRODUCTS = text(f"""
+WITH put AS (
+  INSERT INTO executor.products (project_id, {_PRODUCT})
+  SELECT :project_id, given.* FROM unnest(
+    CAST(:ids AS text[]), CAST(:external_ids AS text[]), CAST(:titles AS text[]), CAST(:descriptions AS text[]),
+    CAST(:seo_titles AS text[]), CAST(:seo_descriptions AS text[])) AS given ({_PRODUCT})
+  ORDER BY given.id COLLATE "C"
+  ON CONFLICT (project_id, id) DO UPDATE
+  SET external_id = excluded.external_id, title = excluded.title, description = excluded.description,
+      seo_title = excluded.seo_title, seo_description = excluded.seo_description, updated_at = now()
+  RETURNING xmax = 0 AS is_new  -- a row that was there before carries our transaction's lock
+)
+SELECT count(*) FILTER (WHERE is_new) AS created, count(*) FILTER (WHERE NOT is_new) AS updated FROM put""")
+
+
+@dataclass(frozen=True, slots=True)
+class PutCounts:
+    """What putting products did."""
+
+    created: int
+    updated: int
+
+
+async def put_products(connection: AsyncConnection, project_id: str, products: Sequence[Product]) -> PutCounts:
+    """Create or replace products."""
+    parameters = {
+        "project_id": project_id,
+        "ids": [product.id for product in products],
+        "external_ids": [product.external_id for product in products],
+        "titles": [product.title for product in products],
+        "descriptions": [product.description for product in products],
+        "seo_titles": [product.seo_title for product in products],
+        "seo_descriptions": [product.seo_description for product in products],
+    }
+    row = (await connection.execute(_PUT_PRODUCTS, parameters)).one()
+    return PutCounts(row.created, row.updated)
+
+
+_DELETE_PRODUCTS = text("""
+WITH doomed AS (
+  SELECT id FROM executor.products WHERE project_id = :project_id AND id = ANY(CAST(:ids AS text[]))
+  ORDER BY id FOR UPDATE
+)
+DELETE FROM executor.products WHERE project_id = :project_id AND id IN (SELECT id FROM doomed)""")
+
+
+async def delete_products(connection: AsyncConnection, project_id: str, ids: Sequence[str]) -> int:
+    """Delete products; return how many were there."""
+    parameters = {"project_id": project_id, "ids": list(ids)}
+    return (await connection.execute(_DELETE_PRODUCTS, parameters)).rowcount
+
+
+_PAGE = f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = :project_id AND id > :after"
+_LIST_ALL = text(f"{_PAGE} ORDER BY id LIMIT :limit")
+_LIST_AFFECTED = {field: text(f"{_PAGE} AND {blank} ORDER BY id LIMIT :limit") for field, blank in BLANK.items()}
+
+
+async def list_products(
+    connection: AsyncConnection, project_id: str, *, playbook: Playbook | None, after: str, limit: int
+) -> list[Product]:
+    """Return products by id, from the one after `after`; with a playbook only its affected ones."""
+    statement = _LIST_AFFECTED[playbook.field] if playbook else _LIST_ALL
+    rows = await connection.execute(statement, {"project_id": project_id, "after": after, "limit": limit})
+    return [Product(*row) for row in rows]
+
+
+_AFFECTED_IDS = {
+    field: text(f"SELECT array_agg(id) FROM executor.products WHERE project_id = :project_id AND {blank}")
+    for field, blank in BLANK.items()
+}
+
+
+async def affected_ids(connection: AsyncConnection, project_id: str, playbook: Playbook) -> list[str]:
+    """Return the ids of the playbook's affected products, in no order."""
+    return (await connection.execute(_AFFECTED_IDS[playbook.field], {"project_id": project_id})).scalar_one() or []

@@ -1,0 +1,187 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""Drafts, and what applying them did."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_service.models import BLANK
+from executor_service.playbooks.playbook import BLANKS, Playbook
+from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem, WholeDraft
+
+_DRAFT = """
+  id, project_id, playbook_id, scope_id, rules_hash, rules, status, affected_total, draft_generated,
+  no_suggestion_count, model, created_at, updated_at, expires_at"""
+
+
+def _draft(row: Row[Any]) -> Draft:
+    return Draft(
+        id=row.id,
+        key=DraftKey(row.project_id, row.playbook_id, row.scope_id, row.rules_hash),
+        rules=row.rules,
+        status=DraftStatus(row.status),
+        affected_total=row.affected_total,
+        draft_generated=row.draft_generated,
+        no_suggestion_count=row.no_suggestion_count,
+        model=row.model,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+    )
+
+
+# Writing
+
+_PUT = text(f"""
+INSERT INTO executor.drafts ({_DRAFT}, run_id)
+VALUES (:id, :project_id, :playbook_id, :scope_id, :rules_hash, :rules, :status, :affected_total, :draft_generated,
+        :no_suggestion_count, :model, :created_at, :updated_at, :expires_at, :run_id)
+ON CONFLICT (project_id, playbook_id, scope_id, rules_hash) DO UPDATE
+SET status = excluded.status, affected_total = excluded.affected_total, draft_generated = excluded.draft_generated,
+    no_suggestion_count = excluded.no_suggestion_count, model = excluded.model, updated_at = excluded.updated_at,
+    expires_at = excluded.expires_at, run_id = excluded.run_id
+RETURNING id""").bindparams(bindparam("rules", type_=JSONB))
+
+_DELETE_ITEMS = text("DELETE FROM executor.draft_items WHERE draft_id = :draft_id")
+
+_PUT_ITEMS = text("""
+INSERT INTO executor.draft_items (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings)
+SELECT :draft_id, product_id, raw, final, string_to_array(warnings, ',')
+FROM unnest(CAST(:product_ids AS text[]), CAST(:raws AS text[]), CAST(:finals AS text[]), CAST(:warnings AS text[]))
+  AS item (product_id, raw, final, warnings)""")
+
+
+async def put(connection: AsyncConnection, draft: Draft, items: Sequence[DraftItem], *, run_id: UUID) -> UUID:
+    """Write a draft and its items in place of the one under the same key; return its id, which stays the first one."""
+    parameters = {
+        "id": draft.id,
+        "project_id": draft.key.project_id,
+        "playbook_id": draft.key.playbook_id,
+        "scope_id": draft.key.scope_id,
+        "rules_hash": draft.key.rules_hash,
+        "rules": draft.rules,
+        "status": draft.status.value,
+        "affected_total": draft.affected_total,
+        "draft_generated": draft.draft_generated,
+        "no_suggestion_count": draft.no_suggestion_count,
+        "model": draft.model,
+        "created_at": draft.created_at,
+        "updated_at": draft.updated_at,
+        "expires_at": draft.expires_at,
+        "run_id": run_id,
+    }
+    draft_id: UUID = (await connection.execute(_PUT, parameters)).scalar_one()
+    await connection.execute(_DELETE_ITEMS, {"draft_id": draft_id})
+    if items:
+        await connection.execute(
+            _PUT_ITEMS,
+            {
+                "draft_id": draft_id,
+                "product_ids": [item.product_id for item in items],
+                "raws": [item.raw_suggestion for item in items],
+                "finals": [item.final_suggestion for item in items],
+                "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
+            },
+        )
+    return draft_id
+
+
+# Reading
+
+_OF_SCOPE = text(f"""
+SELECT {_DRAFT} FROM executor.drafts
+WHERE project_id = :project_id AND playbook_id = :playbook_id AND scope_id = :scope_id
+ORDER BY updated_at DESC, id DESC""")
+
+
+async def of_scope(connection: AsyncConnection, project_id: str, playbook: Playbook, scope_id: str) -> list[Draft]:
+    """Return the scope's drafts, the one written last first."""
+    parameters = {"project_id": project_id, "playbook_id": playbook.id, "scope_id": scope_id}
+    return [_draft(row) for row in await connection.execute(_OF_SCOPE, parameters)]
+
+
+# With the items in the same statement: a draft is seen before a run or after it, never in between.
+_WHOLE = f"""
+SELECT {_DRAFT}, (
+  SELECT jsonb_agg(jsonb_build_array(product_id, raw_suggestion, final_suggestion, rule_warnings) ORDER BY product_id)
+  FROM executor.draft_items WHERE draft_id = id
+) AS all_items
+FROM executor.drafts WHERE project_id = :project_id"""
+_FIND = text(f"{_WHOLE} AND id = :id")
+_LATEST = text(f"{_WHOLE} AND playbook_id = :playbook_id ORDER BY updated_at DESC, id DESC LIMIT 1")
+
+
+async def find(connection: AsyncConnection, project_id: str, draft_id: UUID) -> WholeDraft | None:
+    """Return a draft of the project by its id, or None."""
+    return _whole((await connection.execute(_FIND, {"id": draft_id, "project_id": project_id})).one_or_none())
+
+
+async def latest(connection: AsyncConnection, project_id: str, playbook_id: str) -> WholeDraft | None:
+    """Return the draft of a playbook that was written last, or None."""
+    parameters = {"project_id": project_id, "playbook_id": playbook_id}
+    return _whole((await connection.execute(_LATEST, parameters)).one_or_none())
+
+
+def _whole(row: Row[Any] | None) -> WholeDraft | None:
+    if row is None:
+        return None
+    return WholeDraft(
+        _draft(row),
+        [
+            DraftItem(product_id, raw, final, tuple(warnings))
+            for product_id, raw, final, warnings in row.all_items or ()
+        ],
+    )
+
+
+# Applying
+
+# One statement, so `affected` and `usable` are as they were before the update.
+_APPLY = {
+    field: text(f"""
+WITH affected AS (
+  SELECT id FROM executor.products WHERE project_id = :project_id AND {blank}
+), usable AS (
+  SELECT product_id, final_suggestion FROM executor.draft_items
+  WHERE draft_id = :draft_id AND btrim(final_suggestion, '{BLANKS}') <> ''
+), updated AS (
+  UPDATE executor.products p SET {field} = usable.final_suggestion, updated_at = now()
+  FROM usable WHERE p.project_id = :project_id AND p.id = usable.product_id AND {blank}
+  RETURNING p.id
+), told AS (
+  INSERT INTO executor.run_items (run_id, product_id, status, message)
+  SELECT :run_id, id, CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END,
+         CASE WHEN is_updated THEN '' ELSE :skipped END
+  -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
+  FROM (SELECT id, id IN (SELECT id FROM updated) AS is_updated FROM affected)
+)
+SELECT count(*) FROM updated""")
+    for field, blank in BLANK.items()
+}
+
+
+async def apply(
+    connection: AsyncConnection, project_id: str, playbook: Playbook, draft_id: UUID, *, run_id: UUID, skipped: str
+) -> int:
+    """Write the draft's usable suggestions into the affected products, and an item for each of these.
+
+    `skipped` is the message of those without a suggestion. Returns how many products were updated.
+    """
+    parameters = {"project_id": project_id, "draft_id": draft_id, "run_id": run_id, "skipped": skipped}
+    updated: int = (await connection.execute(_APPLY[playbook.field], parameters)).scalar_one()
+    return updated
+
+
+_RUN_ITEMS = text("""
+SELECT product_id, status, message FROM executor.run_items
+WHERE run_id = :run_id AND product_id > :after ORDER BY product_id LIMIT :limit""")
+
+
+async def run_items(connection: AsyncConnection, run_id: UUID, *, after: str, limit: int) -> list[RunItem]:
+    """Return what an APPLY did, by product id, from the one after `after`."""
+    rows = await connection.execute(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit})
+    return [RunItem(row.product_id, ItemStatus(row.status), row.message) for row in rows]

@@ -1,0 +1,129 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""Suggestions that were paid for, each under everything it depends on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_service.models import BLANK
+from executor_service.playbooks.playbook import Playbook
+from executor_service.records import Lease, LeaseLost, State, Suggested, Wanted
+from executor_service.store.executions import FENCE, STATE, fence, state_of
+
+# A JSON array, because its text is unambiguous. Whatever else a prompt comes to depend on belongs in here.
+_FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(
+  CAST(:field AS text), CAST(:model AS text), CAST(:prompt_version AS text), p.title, p.description
+) AS text), 'UTF8'))"""
+
+_WANTED = {
+    field: text(f"""
+SELECT p.id, p.fingerprint, s.text,
+       CASE WHEN s.text IS NULL THEN p.title ELSE '' END AS title,
+       CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description
+FROM (SELECT id, title, description, {_FINGERPRINT} AS fingerprint FROM executor.products p
+      WHERE project_id = :project_id AND {blank} ORDER BY id LIMIT :limit) p
+LEFT JOIN executor.suggestions s ON s.project_id = :project_id AND s.fingerprint = p.fingerprint
+ORDER BY p.id""")
+    for field, blank in BLANK.items()
+}
+
+
+async def wanted(
+    connection: AsyncConnection,
+    project_id: str,
+    playbook: Playbook,
+    *,
+    model: str,
+    prompt_version: str,
+    limit: int | None = None,
+) -> list[Wanted]:
+    """Return the first `limit` affected products by id (None: all), with the suggestions that are there."""
+    parameters = {
+        "project_id": project_id,
+        "field": playbook.field,
+        "model": model,
+        "prompt_version": prompt_version,
+        "limit": limit,
+    }
+    return [Wanted(*row) for row in await connection.execute(_WANTED[playbook.field], parameters)]
+
+
+_AFFECTED = {
+    field: text(f"""
+SELECT array_agg(p.id) AS ids, count(*) FILTER (WHERE s.text IS NULL) AS missing
+FROM executor.products p
+LEFT JOIN executor.suggestions s ON s.project_id = p.project_id AND s.fingerprint = {_FINGERPRINT}
+WHERE p.project_id = :project_id AND {blank}""")
+    for field, blank in BLANK.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """A playbook's affected products."""
+
+    product_ids: Sequence[str]
+    missing: int  # of them have no suggestion yet
+
+
+async def affected(
+    connection: AsyncConnection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
+) -> Affected:
+    """Return the affected products, and for how many a suggestion has to be asked for."""
+    parameters = {
+        "project_id": project_id,
+        "field": playbook.field,
+        "model": model,
+        "prompt_version": prompt_version,
+    }
+    row = (await connection.execute(_AFFECTED[playbook.field], parameters)).one()
+    return Affected(row.ids or (), row.missing)
+
+
+_RECORD = text(f"""
+WITH run AS (
+  UPDATE executor.executions
+  SET ai_reserved = greatest(ai_reserved - :usable, 0), progress_completed = :completed, progress_total = :total,
+      event_number = event_number + CASE WHEN :tell THEN 1 ELSE 0 END, updated_at = now()
+  WHERE {FENCE} RETURNING {STATE}
+), stored AS (
+  INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
+  SELECT :project_id, arrived.fingerprint, arrived.text, :model
+  FROM run, unnest(CAST(:fingerprints AS bytea[]), CAST(:texts AS text[])) AS arrived (fingerprint, text)
+  ON CONFLICT (project_id, fingerprint) DO NOTHING
+)
+SELECT * FROM run""")
+
+
+async def record(
+    connection: AsyncConnection,
+    lease: Lease,
+    project_id: str,
+    arrived: Sequence[Suggested],
+    *,
+    model: str,
+    completed: int,
+    total: int,
+    tell: bool,
+) -> State:
+    """Store suggestions the moment they arrive, and turn that much of the run's reservation into use.
+
+    With `tell` this is a change of the run that others hear of. Raises LeaseLost, and stores nothing then.
+    """
+    parameters = {
+        **fence(lease),
+        "project_id": project_id,
+        "usable": len(arrived),
+        "fingerprints": [suggestion.fingerprint for suggestion in arrived],
+        "texts": [suggestion.text for suggestion in arrived],
+        "model": model,
+        "completed": completed,
+        "total": total,
+        "tell": tell,
+    }
+    row = (await connection.execute(_RECORD, parameters)).one_or_none()
+    if row is None:
+        raise LeaseLost(f"run {lease.run_id}, attempt {lease.attempt}")
+    return state_of(row)

@@ -1,0 +1,1 @@
+"""The client library of both services, and the playbook-runs command."""

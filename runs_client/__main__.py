@@ -1,0 +1,55 @@
+"""The playbook-runs command."""
+
+import sys
+
+import typer
+
+from runs_client.errors import ServiceCallError
+from runs_client.failures import CommandError, explain
+from runs_client.shopify import CatalogFileError
+
+
+def build_app() -> typer.Typer:
+    """Return the command with its sub-commands."""
+    from devstack.commands import register
+    from runs_client.commands import catalog, demo, runs
+
+    app = typer.Typer(
+        name="playbook-runs",
+        help="Automation playbooks as runs: try them on one machine, create and watch them, move catalogs in and out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # it would swallow the brackets of "[default: ...]"
+    )
+    app.command()(demo.demo)
+    register(app)
+    app.command("import")(catalog.import_)
+    app.command()(catalog.export)
+    app.command()(runs.create)
+    app.command()(runs.get)
+    app.command("list")(runs.list_)
+    app.command()(runs.watch)
+    app.command()(runs.cancel)
+    app.command()(runs.retry)
+    return app
+
+
+def main() -> None:
+    """Run the command; end with 0, 1 for what went wrong (told in one line), or 2 for wrong usage."""
+    try:
+        build_app()()
+    except ServiceCallError as error:
+        fail(explain(error))
+    except (CommandError, CatalogFileError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """End the process with exit code 1 and one line on standard error."""
+    sys.stdout.flush()
+    sys.exit(f"error: {message}")
+
+
+if __name__ == "__main__":
+    main()

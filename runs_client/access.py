@@ -1,0 +1,63 @@
+"""How to reach a service: its address and a token, given by hand or found in the folder of a local stack."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runs_client.client import RunsClient
+from runs_client.executor import ExecutorClient
+from runs_client.failures import CommandError
+
+DEFAULT_TARGETS = {"runs": "127.0.0.1:50051", "executor": "127.0.0.1:50052"}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An address, the token to send there ("": none), and the certificates to trust (None: no TLS)."""
+
+    target: str
+    token: str = ""
+    ca_file: Path | None = None
+
+    def runs(self) -> RunsClient:
+        """Return a client of the runs_service there."""
+        return RunsClient(self.target, token=self.token, ca_file=self.ca_file)
+
+    def executor(self) -> ExecutorClient:
+        """Return a client of the executor_service there."""
+        return ExecutorClient(self.target, token=self.token, ca_file=self.ca_file)
+
+
+def find_access(
+    service: Literal["runs", "executor"],
+    project: str,
+    *,
+    target: str | None,
+    token: str | None,
+    data_dir: Path | None,
+    ca_file: Path | None,
+) -> Access:
+    """Return how to reach a service.
+
+    What is not given comes from the stack that runs in `data_dir`, or in the default folder: its address, and an
+    OWNER token for the project, made with the stack's own secret. A token is made only for the stack's own address.
+    Raises CommandError when `data_dir` was given and no stack runs there, or a file cannot be read.
+    """
+    from devstack.datadir import DataDir, default_data_dir
+    from devstack.errors import StackError
+
+    if ca_file and not ca_file.is_file():
+        raise CommandError(f"{ca_file}: there is no such file: name the certificates to trust with --ca-file")
+    stack = DataDir(data_dir or default_data_dir())
+    info = stack.info()
+    if info is None:
+        if data_dir and not target:
+            raise CommandError(f"no stack runs in {data_dir}: start it with `playbook-runs up --data-dir {data_dir}`")
+        return Access(target or DEFAULT_TARGETS[service], token or "", ca_file)
+    targets = info.runs_targets if service == "runs" else info.executor_targets
+    if not token and target in (None, *targets):
+        try:
+            token = stack.secrets().token({project: "OWNER"}, user="local-user")
+        except StackError as error:
+            raise CommandError(str(error)) from error
+    return Access(target or targets[0], token or "", ca_file)

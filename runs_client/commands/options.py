@@ -1,0 +1,76 @@
+"""Options that several commands take."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project's id.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="HOST:PORT",
+        help="Where runs-service answers. [default: the local stack, or 127.0.0.1:50051]",
+    ),
+]
+ExecutorTargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor-target",
+        metavar="HOST:PORT",
+        help="Where executor-service answers. [default: the local stack, or 127.0.0.1:50052]",
+    ),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="JWT",
+        envvar="PLAYBOOK_RUNS_TOKEN",
+        help="Who you are. [default: an OWNER token for the local stack]",
+    ),
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="D", help="The folder of a local stack: gives addresses and a token."),
+]
+CaFileOption = Annotated[
+    Path | None, typer.Option("--ca-file", metavar="PEM", help="Use TLS, and trust these certificates.")
+]
+
+
+class PlaybookId(StrEnum):
+    """The playbooks."""
+
+    MISSING_SEO_TITLE = "missing_seo_title"
+    MISSING_SEO_DESCRIPTION = "missing_seo_description"
+
+
+class RunType(StrEnum):
+    """The run types, as in Run.Type."""
+
+    PREVIEW_GENERATE = "PREVIEW_GENERATE"
+    DRAFT_GENERATE = "DRAFT_GENERATE"
+    APPLY = "APPLY"
+
+
+class RunStatus(StrEnum):
+    """The run states, as in Run.Status."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STALE = "STALE"
+    CANCELLED = "CANCELLED"
+
+
+class Plan(StrEnum):
+    """The plans, as in Project.Plan."""
+
+    FREE = "FREE"
+    PRO = "PRO"
+    BUSINESS = "BUSINESS"

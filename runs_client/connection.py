@@ -1,0 +1,94 @@
+"""One channel to one service, and what all calls over it share."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from runs_client.errors import ServiceCallError
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+TIMEOUT = 30.0  # seconds, of a call that does not wait for a run
+
+# Calls that may be sent twice without harm. CreateRun is one of them: its key makes the second a look at the first.
+_RETRIED = {
+    "playbooks.runs.v1.RunsService": ("CreateRun", "GetRun", "ListRuns"),
+    "playbooks.executor.v1.CatalogService": ("PutProject", "GetProject", "PutProducts", "ListProducts"),
+    "playbooks.executor.v1.ExecutorService": ("EstimatePlaybook", "GetDraft", "GetLatestDraft", "ListRunItems"),
+}
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": service, "method": method}
+                    for service, methods in _RETRIED.items()
+                    for method in methods
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+_OPTIONS = (
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class Connection:
+    """A channel to `target` (HOST:PORT); use it with `async with`, in a running event loop.
+
+    `token` is the JWT to send with each call, "" for none. `ca_file` has the PEM certificates to trust and turns TLS
+    on. `timeout` is in seconds.
+    """
+
+    def __init__(self, target: str, *, token: str = "", ca_file: Path | None = None, timeout: float = TIMEOUT) -> None:
+        self.target = target
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._timeout = timeout
+        if ca_file:
+            credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
+            self.channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+        else:
+            self.channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel and end its calls."""
+        await self.channel.close()
+
+    async def unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        deadline: float | None = None,
+    ) -> Response:
+        """Make one call; raise ServiceCallError when it fails or takes longer than `deadline` seconds."""
+        try:
+            return await method(request, metadata=self.metadata, timeout=deadline or self._timeout)
+        except grpc.aio.AioRpcError as error:
+            raise ServiceCallError.from_call(error, self.target) from error

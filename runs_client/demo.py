@@ -1,0 +1,148 @@
+"""The main job, start to end: import a catalog, preview, draft, apply, export the improved one."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from playbooks.executor.v1.catalog_service_pb2 import Product, Project
+from playbooks.runs.v1.run_pb2 import Run
+from rich.console import Console
+
+from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError
+from runs_client.executor import ExecutorClient
+from runs_client.failures import CommandError
+from runs_client.render import NOUNS, VERBS, before_and_after, console, outcome, status_name
+from runs_client.shopify import Catalog
+from runs_client.transfer import fill_in, to_product, unused_name
+from runs_client.views import follow, view_for
+
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "shop-catalog.csv"
+PROJECT = "demo-shop"
+OFFLINE_MODEL = "offline-template"
+
+
+def run_demo(catalog_file: Path) -> None:
+    """Improve a catalog on a stack of its own, and write the result into the working directory as a new file.
+
+    Raises CatalogFileError for a file that is no catalog, CommandError when anything else goes wrong.
+    """
+    started = time.monotonic()
+    catalog = Catalog.read(catalog_file)
+    if not os.access(Path(), os.W_OK):
+        raise CommandError(f"{Path().absolute()} cannot be written to: run the demo in another folder")
+    out = console()
+    _say(out, f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
+    with _stack() as stack:
+        _say(out, f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
+        improvement = asyncio.run(_improve(catalog, stack, out))
+    improved, changed = fill_in(catalog, improvement.products)
+    destination = unused_name(Path(), f"improved-{catalog_file.stem}")
+    improved.write(destination)
+
+    out.rule()
+    _say(out, f"{changed} of {len(catalog.products)} products improved in {time.monotonic() - started:.1f} s:")
+    for playbook, count in improvement.written.items():
+        _say(out, f"  {count} {NOUNS[playbook]}s written")
+    if OFFLINE_MODEL in improvement.models:
+        _say(out, "  by the offline template writer; set OPENAI_API_KEY to have a model write them")
+    elif improvement.models:
+        _say(out, f"  by {', '.join(sorted(improvement.models))}")
+    _say(out, f"{destination} is ready to be imported into the shop")
+
+
+class Improvement:
+    """What a demo does to its project, playbook by playbook."""
+
+    def __init__(self, runs: RunsClient, executor: ExecutorClient, out: Console) -> None:
+        self.written: Counter[str] = Counter()  # by playbook
+        self.models: set[str] = set()
+        self.products: list[Product] = []  # as they are in the end
+        self._runs = runs
+        self._executor = executor
+        self._out = out
+
+    async def prepare(self, catalog: Catalog) -> None:
+        """Make the project and import the catalog."""
+        await self._executor.put_project(PROJECT, Project.BUSINESS)
+        await self._executor.put_products(PROJECT, [to_product(product) for product in catalog.products])
+
+    async def fill_in(self, playbook: str) -> None:
+        """Preview, draft and apply one playbook."""
+        self._out.rule(f"{NOUNS[playbook]}s")
+        estimate = await self._executor.estimate(PROJECT, playbook)
+        _say(self._out, f"{estimate.total_affected} products have no {NOUNS[playbook]}")
+        if not estimate.total_affected:
+            return
+
+        preview = await self._run(playbook, Run.PREVIEW_GENERATE)
+        draft = await self._executor.get_draft(PROJECT, preview.draft_id)
+        affected = {
+            product.id: product async for product in self._executor.list_products(PROJECT, playbook_id=playbook)
+        }
+        self._out.print(before_and_after(draft, affected))
+
+        await self._run(playbook, Run.DRAFT_GENERATE, preview.scope_id, preview.rules_hash)
+        applied = await self._run(playbook, Run.APPLY, preview.scope_id, preview.rules_hash)
+        self.models.add(draft.model)
+        self.written[playbook] += applied.result.updated
+
+    async def collect(self) -> None:
+        """Read the products back."""
+        self.products = [product async for product in self._executor.list_products(PROJECT)]
+
+    async def _run(self, playbook: str, run_type: Run.Type.ValueType, scope_id: str = "", rules_hash: str = "") -> Run:
+        """Create a run and watch it to its end; raise CommandError unless it succeeds."""
+        created = await self._runs.create(PROJECT, playbook, run_type, scope_id=scope_id, rules_hash=rules_hash)
+        with view_for(self._out) as view:
+            run = await follow(self._runs.watch(PROJECT, created.run.id), view, created.run)
+        if run.status != Run.SUCCEEDED:
+            raise CommandError(f"the {VERBS[run_type]} of {playbook} ended {status_name(run)}: {outcome(run)}")
+        return run
+
+
+async def _improve(catalog: Catalog, stack: "Stack", out: Console) -> Improvement:
+    token = stack.token(PROJECT, "OWNER")
+    try:
+        async with (
+            RunsClient(stack.runs_target, token=token) as runs,
+            ExecutorClient(stack.executor_target, token=token) as executor,
+        ):
+            improvement = Improvement(runs, executor, out)
+            await improvement.prepare(catalog)
+            for playbook in NOUNS:
+                await improvement.fill_in(playbook)
+            await improvement.collect()
+            return improvement
+    except ServiceCallError as error:
+        raise CommandError(f"the demo's own stack failed: {error.message}") from error
+
+
+@contextmanager
+def _stack() -> Iterator["Stack"]:
+    """Enter a stack in a temporary folder; a termination signal leaves it in order."""
+    from devstack.errors import StackError
+    from devstack.stack import Stack, StackOptions
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="playbook-runs-demo-") as folder:
+        try:
+            with Stack(StackOptions(data_dir=Path(folder), durable=False)) as stack:
+                yield stack
+        except StackError as error:
+            raise CommandError(str(error)) from error
+
+
+def _say(out: Console, line: str) -> None:
+    out.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,151 @@
+"""ExecutorService and CatalogService, as a program uses them: the catalog, estimates, drafts, applied items."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from playbooks.executor.v1.catalog_service_pb2 import (
+    GetProjectRequest,
+    ListProductsRequest,
+    Product,
+    Project,
+    PutProductsRequest,
+    PutProductsResponse,
+    PutProjectRequest,
+)
+from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from playbooks.executor.v1.executor_service_pb2 import (
+    EstimatePlaybookRequest,
+    EstimatePlaybookResponse,
+    GetDraftRequest,
+    GetLatestDraftRequest,
+    ListRunItemsRequest,
+)
+from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
+from playbooks.runs.v1.run_pb2 import Draft, PlaybookRules, RunItem
+
+from runs_client.connection import TIMEOUT, Connection
+from runs_client.errors import ServiceCallError
+
+BATCH_PRODUCTS = 500
+BATCH_BYTES = 4_000_000  # keeps a request of long descriptions far below the largest message
+PAGE = 500  # products or items
+
+
+class ExecutorClient:
+    """A client of executor_service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
+
+    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on. Every
+    method raises ServiceCallError when its call fails.
+    """
+
+    def __init__(self, target: str, *, token: str = "", ca_file: Path | None = None, timeout: float = TIMEOUT) -> None:
+        self._connection = Connection(target, token=token, ca_file=ca_file, timeout=timeout)
+        self._catalog = CatalogServiceStub(self._connection.channel)
+        self._executor = ExecutorServiceStub(self._connection.channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and end its calls."""
+        await self._connection.close()
+
+    # Catalog
+
+    async def put_project(
+        self, project_id: str, plan: Project.Plan.ValueType, *, ai_daily_limit: int | None = None
+    ) -> Project:
+        """Create a project, or set its plan and its limit of AI suggestions a UTC day (None: the plan's)."""
+        request = PutProjectRequest(project_id=project_id, plan=plan, ai_daily_limit=ai_daily_limit)
+        return (await self._connection.unary(self._catalog.PutProject, request)).project
+
+    async def get_project(self, project_id: str) -> Project:
+        """Return a project with today's AI usage."""
+        request = GetProjectRequest(project_id=project_id)
+        return (await self._connection.unary(self._catalog.GetProject, request)).project
+
+    async def put_products(self, project_id: str, products: Sequence[Product]) -> PutProductsResponse:
+        """Create or replace any number of products; return how many of each.
+
+        They go out in batches of at most BATCH_PRODUCTS, each stored whole or not at all. Errors name a bad product
+        by its id.
+        """
+        total = PutProductsResponse()
+        for batch in _batches(products):
+            request = PutProductsRequest(project_id=project_id, products=batch)
+            try:
+                stored = await self._connection.unary(self._catalog.PutProducts, request)
+            except ServiceCallError as error:
+                raise error.with_fields_renamed(partial(_by_id, batch)) from error
+            total.created += stored.created
+            total.updated += stored.updated
+        return total
+
+    async def list_products(self, project_id: str, *, playbook_id: str = "") -> AsyncIterator[Product]:
+        """Yield the project's products by id; with `playbook_id` only those the playbook would work on."""
+        request = ListProductsRequest(project_id=project_id, playbook_id=playbook_id, limit=PAGE)
+        while True:
+            page = await self._connection.unary(self._catalog.ListProducts, request)
+            for product in page.products:
+                yield product
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    # Playbooks
+
+    async def estimate(
+        self, project_id: str, playbook_id: str, rules: PlaybookRules | None = None
+    ) -> EstimatePlaybookResponse:
+        """Return what a run would do, and whether it may, without any AI call."""
+        request = EstimatePlaybookRequest(project_id=project_id, playbook_id=playbook_id, rules=rules)
+        return await self._connection.unary(self._executor.EstimatePlaybook, request)
+
+    async def get_draft(self, project_id: str, draft_id: str) -> Draft:
+        """Return a draft by its id."""
+        request = GetDraftRequest(project_id=project_id, draft_id=draft_id)
+        return (await self._connection.unary(self._executor.GetDraft, request)).draft
+
+    async def get_latest_draft(self, project_id: str, playbook_id: str) -> Draft:
+        """Return the draft of a playbook that was written last."""
+        request = GetLatestDraftRequest(project_id=project_id, playbook_id=playbook_id)
+        return (await self._connection.unary(self._executor.GetLatestDraft, request)).draft
+
+    async def list_run_items(self, project_id: str, run_id: str) -> AsyncIterator[RunItem]:
+        """Yield what an APPLY did, product by product, by product id."""
+        request = ListRunItemsRequest(project_id=project_id, run_id=run_id, limit=PAGE)
+        while True:
+            page = await self._connection.unary(self._executor.ListRunItems, request)
+            for item in page.items:
+                yield item
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+
+def _by_id(batch: Sequence[Product], text: str) -> str:
+    """Return an error's text with ids for positions, which mean nothing to whoever gave all products at once."""
+    return re.sub(r"\bproducts\[(\d+)\]", lambda found: f"products[{batch[int(found[1])].id!r}]", text)
+
+
+def _batches(products: Sequence[Product]) -> list[list[Product]]:
+    """Split products into batches of at most BATCH_PRODUCTS and BATCH_BYTES."""
+    batches: list[list[Product]] = []
+    room = 0
+    for product in products:
+        size = product.ByteSize()
+        if not batches or room < size or len(batches[-1]) == BATCH_PRODUCTS:
+            batches.append([])
+            room = BATCH_BYTES
+        batches[-1].append(product)
+        room -= size
+    return batches

@@ -1,0 +1,47 @@
+"""Products between catalog files and the services. A product is known by its handle in both."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from playbooks.executor.v1.catalog_service_pb2 import Product
+
+from runs_client.shopify import Catalog, CatalogProduct
+
+
+def to_product(product: CatalogProduct) -> Product:
+    """Return a file's product as the services know it."""
+    return Product(
+        id=product.handle,
+        external_id=product.handle,
+        title=product.title,
+        description=product.body_html,
+        seo_title=product.seo_title,
+        seo_description=product.seo_description,
+    )
+
+
+def from_product(product: Product) -> CatalogProduct:
+    """Return the services' product as a file has it."""
+    return CatalogProduct(
+        _handle(product), product.title, product.description, product.seo_title, product.seo_description
+    )
+
+
+def fill_in(original: Catalog, products: Iterable[Product]) -> tuple[Catalog, int]:
+    """Return the original with the products' SEO texts, and how many of its products these changed."""
+    improved = original.with_seo({_handle(p): (p.seo_title, p.seo_description) for p in products})
+    changed = sum(old != new for old, new in zip(original.products, improved.products, strict=True))
+    return improved, changed
+
+
+def unused_name(folder: Path, stem: str) -> Path:
+    """Return the first of stem.csv, stem-2.csv, stem-3.csv ... that is not in the folder."""
+    path, number = folder / f"{stem}.csv", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.csv"
+    return path
+
+
+def _handle(product: Product) -> str:
+    return product.external_id or product.id

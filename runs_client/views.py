@@ -1,0 +1,115 @@
+"""A watch as it happens: a progress bar at a terminal, a line a change in a pipe, JSON for scripts."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing
+from types import TracebackType
+from typing import Protocol, Self
+
+from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from runs_client.render import COLOURS, NOUNS, VERBS, json_line, status_name
+
+
+class View(Protocol):
+    """Shows what a watcher gets, message by message."""
+
+    def show(self, response: WatchRunResponse) -> None:
+        """Show one message."""
+        ...
+
+
+class JsonView(AbstractContextManager["JsonView"]):
+    """Every message as it came, heartbeats too, one JSON object a line."""
+
+    def show(self, response: WatchRunResponse) -> None:
+        """Print one message."""
+        print(json_line(response), flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to put away."""
+
+
+class LineView(AbstractContextManager["LineView"]):
+    """One line a change."""
+
+    def show(self, response: WatchRunResponse) -> None:
+        """Print a change; a heartbeat is none."""
+        if response.kind == WatchRunResponse.HEARTBEAT:
+            return
+        run = response.run
+        parts = [f"#{run.sequence}", f"{run.updated_at.ToJsonString()}", _label(run), status_name(run)]
+        if run.progress.total:
+            parts.append(f"{run.progress.completed}/{run.progress.total}")
+        if run.attempt > 1:
+            parts.append(f"attempt {run.attempt}")
+        print("  ".join(parts), flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to put away."""
+
+
+class ProgressView:
+    """A progress bar that stays on the screen, with the run's last state, when the watch is over."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(complete_style="cyan", finished_style="green"),
+            TextColumn("{task.completed:.0f}/{task.fields[of]}"),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+
+    def show(self, response: WatchRunResponse) -> None:
+        """Move the bar."""
+        run = response.run
+        status = f"[{COLOURS.get(run.status, 'cyan')}]{status_name(run)}[/]"
+        if self._task is None:
+            self._task = self._progress.add_task(_label(run), total=None, of="?", status=status)
+        self._progress.update(
+            self._task,
+            completed=run.progress.completed,
+            total=run.progress.total or (1 if run.HasField("finished_at") else None),
+            of=str(run.progress.total or "?"),
+            status=status,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+def view_for(console: Console, *, as_json: bool = False) -> JsonView | LineView | ProgressView:
+    """Return the view that suits standard output; enter it before showing anything."""
+    if as_json:
+        return JsonView()
+    return ProgressView(console) if console.is_terminal else LineView()
+
+
+async def follow(responses: AsyncGenerator[WatchRunResponse, None], view: View, run: Run) -> Run:
+    """Show a watch of `run` to its end; return the run as it ended."""
+    async with aclosing(responses):
+        async for response in responses:
+            view.show(response)
+            run = response.run
+    return run
+
+
+def outcome_line(run: Run, outcome: str) -> Text:
+    """Return a run's last line: its status in colour, and what came of it."""
+    return Text.assemble((status_name(run), COLOURS.get(run.status, "")), f"  {outcome}")
+
+
+def _label(run: Run) -> str:
+    return f"{VERBS.get(run.run_type, 'run')} {NOUNS.get(run.playbook_id, run.playbook_id)}s"

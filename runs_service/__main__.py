@@ -1,0 +1,59 @@
+"""The command runs-service."""
+
+import argparse
+import asyncio
+import sys
+
+from runs_service import app
+from runs_service.settings import RunsSettings
+from servicekit import logs, settings
+
+DESCRIPTION = """\
+Serve RunsService: accept runs of automation playbooks, keep their history, let anyone watch.
+
+  runs-service migrate    bring the schema up to date (safe from many processes at once)
+  runs-service            serve until SIGTERM or Ctrl-C
+"""
+
+ENVIRONMENT = """\
+environment variables (default):
+  RUNS_DATABASE_URL         postgresql://user:password@host:5432/database   (required)
+  RUNS_LISTEN               HOST:PORT to serve at (127.0.0.1:50051)
+  EXECUTOR_TARGET           HOST:PORT of executor-service (127.0.0.1:50052)
+  BROKER_URL                any Kombu URL: redis://..., amqp://...; unset: runs execute inline
+  BROKER_QUEUE_PREFIX       what queues are named after; the same in both services (playbook-runs)
+  ENABLE_QUEUE_PROCESSORS   false: runs execute inline, whatever BROKER_URL says (true)
+  RUNS_INLINE_FALLBACK      true: runs execute inline while the broker is down (false)
+  RUNS_RECONCILE_SECONDS    silence after which the executor is asked about a run (5)
+  RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL (8)
+  AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
+  AUTH_JWT_SECRET           HS256 secret, 32 characters or more
+  AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
+  TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
+  METRICS_LISTEN            HOST:PORT for Prometheus; unset: off
+  LOG_FORMAT                json or console (json)
+  LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
+"""
+
+
+def main() -> int:
+    """Serve, or migrate; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="runs-service",
+        description=DESCRIPTION,
+        epilog=ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    command = parser.parse_args().command
+    loaded = settings.load(RunsSettings)
+    logs.configure(service=app.NAME, format=loaded.log_format, level=loaded.log_level)
+    if command == "migrate":
+        app.migrate(loaded)
+    else:
+        asyncio.run(app.serve(loaded))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

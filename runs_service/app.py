@@ -1,0 +1,130 @@
+"""The composition root of runs_service: the only place that constructs things."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from playbooks.runs.v1.runs_service_pb2_grpc import add_RunsServiceServicer_to_server
+
+from runs_service.dispatch import JOBS_QUEUE, Dispatcher, JobPublisher, OutboxSweeper
+from runs_service.events import EVENTS_QUEUE, EventApplier
+from runs_service.executor_client import ExecutorClient
+from runs_service.inline import InlineExecution
+from runs_service.permissions import PERMISSIONS
+from runs_service.reconcile import Reconciler
+from runs_service.runs import Runs
+from runs_service.servicer import RunsServicer
+from runs_service.settings import RunsSettings
+from runs_service.stop import DeadlineKeeper, Stopper
+from runs_service.store import RunStore
+from runs_service.stream import RunStream
+from runs_service.watch import Watchers
+from servicekit import lifecycle, migrations
+from servicekit.auth import ServiceTokens
+from servicekit.broker import Consumer, Publisher
+from servicekit.channel import open_channel
+from servicekit.clock import Clock, SystemClock
+from servicekit.database import Database
+from servicekit.errors import Reason, ServiceError
+from servicekit.metrics import Metrics
+from servicekit.notifications import Listener, Notifier
+from servicekit.server import Registration, Server
+
+logger = logging.getLogger(__name__)
+
+NAME = "runs-service"
+CHANGES_CHANNEL = "run_changes"
+ANSWER_TIMEOUT = 3.0  # seconds; all statements here are short, and callers are to hear of an outage soon
+GRACE = 10.0  # seconds for calls under way when told to stop
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def migrate(settings: RunsSettings) -> None:
+    """Bring the schema `runs` up to date; safe to run from many processes at once."""
+    migrations.upgrade(settings.database_url, MIGRATIONS)
+
+
+async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    database = Database(
+        settings.database_url,
+        pool_size=settings.runs_database_pool_size,
+        application_name=NAME,
+        answer_timeout=ANSWER_TIMEOUT,
+    )
+    store = RunStore(database, reconcile_after=timedelta(seconds=settings.runs_reconcile_seconds))
+
+    secret = settings.auth_jwt_secret
+    tokens = ServiceTokens(secret.get_secret_value(), service=NAME, clock=clock) if secret else None
+    channel = open_channel(settings.executor_target, settings)
+    executor = ExecutorClient(channel, tokens)
+
+    watchers = Watchers(store)
+    notifier = Notifier(database, CHANGES_CHANNEL)
+
+    def announce(run_ids: Sequence[str]) -> None:
+        watchers.wake(run_ids)
+        notifier.tell(run_ids)
+
+    events = EventApplier(store, clock, announce=announce)
+    inline = InlineExecution(executor, store, events)
+    workers: list[lifecycle.Worker] = [
+        watchers,
+        notifier,
+        Listener(
+            settings.database_url,
+            CHANGES_CHANNEL,
+            hear=lambda payload: watchers.wake(payload.split()),
+            missed=watchers.wake_all,
+        ),
+    ]
+    publisher = jobs = None
+    if settings.queue_url:
+        publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics)
+        jobs = JobPublisher(publisher, store)
+        workers += [jobs.batcher, Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics)]
+    else:
+        logger.warning("no queue is configured: runs execute inline, CreateRun answers when they have ended")
+
+    dispatcher = Dispatcher(jobs, inline, fallback=settings.runs_inline_fallback)
+    stopper = Stopper(store, executor, events, clock, announce=announce)
+    runs = Runs(store, dispatcher, stopper, watchers, clock)
+    workers += [
+        stopper,
+        DeadlineKeeper(store, clock, stopper, announce=announce),
+        runs.creations,
+        OutboxSweeper(store, dispatcher),
+        Reconciler(
+            settings.runs_reconcile_seconds, store=store, executor=executor, events=events, dispatcher=dispatcher
+        ),
+    ]
+
+    servicer = RunsServicer(runs, RunStream(runs, watchers), executor)
+    registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
+    server = Server(settings, [registration], PERMISSIONS, metrics)
+    if settings.metrics_listen:
+        metrics.serve(settings.metrics_listen)
+
+    try:
+        async with lifecycle.running(*workers):
+            await server.start()
+            await lifecycle.stop_signal()
+            logger.info("stopping")
+            await server.drain()
+            watchers.end(
+                ServiceError(
+                    Reason.SHUTTING_DOWN,
+                    "this server is stopping; watch again with the after_sequence you have",
+                    retry_after=timedelta(seconds=1),
+                )
+            )
+            await server.stop(GRACE)
+            await dispatcher.close()
+    finally:
+        if publisher:
+            await publisher.close()
+        await channel.close()
+        await database.close()

@@ -1,0 +1,125 @@
+"""Between requests, runs and jobs: everything that builds one message out of another."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from playbooks.executor.v1.job_pb2 import RunJob
+from playbooks.runs.v1.run_pb2 import Run, RunMeta
+from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
+
+DEFAULT_SAMPLE_SIZE = 3  # products of a preview
+DEFAULT_DEADLINE = 600  # seconds from a run's creation
+DEFAULT_MODE = "enforce"
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run that is asked for, before the database has decided whether it is new."""
+
+    run: Run
+    request_id: str
+    # The request's meaning: equal for requests that ask for the same.
+    fingerprint: bytes
+    # What is unique among a project's runs. Given and derived keys never meet.
+    dedup_key: str
+    # Whether a SUCCEEDED run makes way for a new one under the same key.
+    frees_on_success: bool
+
+    @property
+    def has_own_key(self) -> bool:
+        """Whether the caller chose the key, and so can reuse it by mistake."""
+        return self.dedup_key.startswith("key:")
+
+
+def new_run(request: CreateRunRequest, *, run_id: UUID, user_id: str, request_id: str, now: datetime) -> NewRun:
+    """Return the QUEUED run that `request` asks for."""
+    fingerprint = hashlib.sha256(canonical(request).SerializeToString(deterministic=True)).digest()
+    own_key = request.HasField("idempotency_key")
+    run = Run(
+        id=str(run_id),
+        project_id=request.project_id,
+        playbook_id=request.playbook_id,
+        run_type=request.run_type,
+        status=Run.QUEUED,
+        scope_id=request.scope_id,
+        rules_hash=request.rules_hash,
+        idempotency_key=request.idempotency_key if own_key else fingerprint.hex(),
+        meta=request.meta,
+        created_by_user_id=user_id,
+        sequence=1,
+    )
+    if request.run_type == Run.PREVIEW_GENERATE and not run.meta.HasField("sample_size"):
+        run.meta.sample_size = DEFAULT_SAMPLE_SIZE
+    run.meta.deadline_seconds = request.meta.deadline_seconds or DEFAULT_DEADLINE
+    run.created_at.FromDatetime(now)
+    run.updated_at.FromDatetime(now)
+    return NewRun(
+        run=run,
+        request_id=request_id,
+        fingerprint=fingerprint,
+        dedup_key=f"key:{request.idempotency_key}" if own_key else f"derived:{fingerprint.hex()}",
+        frees_on_success=not own_key and not request.scope_id,
+    )
+
+
+def retry(original: NewRun, *, key: str | None, run_id: UUID, user_id: str, request_id: str, now: datetime) -> NewRun:
+    """Return a QUEUED run that asks for the same as `original` did when it was created, under its key or `key`."""
+    run = Run()
+    run.CopyFrom(original.run)
+    run.id = str(run_id)
+    run.retry_of = original.run.id
+    run.created_by_user_id = user_id
+    run.idempotency_key = key or run.idempotency_key
+    run.created_at.FromDatetime(now)
+    run.updated_at.FromDatetime(now)
+    return NewRun(
+        run=run,
+        request_id=request_id,
+        fingerprint=original.fingerprint,
+        dedup_key=f"key:{key}" if key else original.dedup_key,
+        frees_on_success=original.frees_on_success and not key,
+    )
+
+
+def canonical(request: CreateRunRequest) -> CreateRunRequest:
+    """Return the request without its key and with every default written out: equal meaning, equal bytes."""
+    plain = CreateRunRequest()
+    plain.CopyFrom(request)
+    plain.ClearField("idempotency_key")
+    meta = RunMeta(deadline_seconds=request.meta.deadline_seconds or DEFAULT_DEADLINE)
+    is_preview = request.run_type == Run.PREVIEW_GENERATE
+    if is_preview:
+        meta.sample_size = request.meta.sample_size or DEFAULT_SAMPLE_SIZE
+    # A preview without rules means no rules; a draft without rules means those of the preview.
+    if is_preview or request.meta.HasField("rules"):
+        meta.rules.CopyFrom(request.meta.rules)
+        meta.rules.mode = meta.rules.mode or DEFAULT_MODE
+        if not meta.rules.find_replace.find:
+            meta.rules.ClearField("find_replace")
+    plain.meta.CopyFrom(meta)
+    return plain
+
+
+def deadline(run: Run) -> datetime:
+    """Return when `run` must have ended."""
+    return run.created_at.ToDatetime(tzinfo=UTC) + timedelta(seconds=run.meta.deadline_seconds)
+
+
+def job(run: Run, request_id: str) -> RunJob:
+    """Return what the executor needs to execute `run`."""
+    job = RunJob(
+        run_id=run.id,
+        project_id=run.project_id,
+        playbook_id=run.playbook_id,
+        run_type=run.run_type,
+        scope_id=run.scope_id,
+        rules_hash=run.rules_hash,
+        meta=run.meta,
+        created_by_user_id=run.created_by_user_id,
+        request_id=request_id,
+        created_at=run.created_at,
+    )
+    job.deadline.FromDatetime(deadline(run))
+    return job

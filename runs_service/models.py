@@ -1,0 +1,61 @@
+"""The schema `runs`.
+
+A run is stored as the message that clients get (`run`); the columns beside it are what is searched by and
+what drives it. So there is one description of a run, the proto, and history rows are what watchers receive.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BYTEA, UUID
+
+SCHEMA = "runs"
+metadata = sa.MetaData(schema=SCHEMA)
+
+STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "STALE", "CANCELLED")
+ACTIVE = "status IN ('QUEUED', 'RUNNING')"
+# Rows that hold their key: the idempotency promise is this index, never a read before a write.
+HOLDS_KEY = f"{ACTIVE} OR (status = 'SUCCEEDED' AND NOT frees_on_success)"
+STOP_PENDING = "stop_pending"
+UNDISPATCHED = "status = 'QUEUED' AND dispatched_at IS NULL"
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("playbook_id", sa.Text, nullable=False),
+    sa.Column("run_type", sa.Text, nullable=False),
+    sa.Column("scope_id", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("run", BYTEA, nullable=False),  # playbooks.runs.v1.Run as it is now
+    sa.Column("request_id", sa.Text, nullable=False),
+    # Idempotency
+    sa.Column("dedup_key", sa.Text, nullable=False),
+    sa.Column("frees_on_success", sa.Boolean, nullable=False),
+    sa.Column("fingerprint", BYTEA, nullable=False),
+    # Delivery
+    sa.Column("dispatched_at", sa.DateTime(timezone=True)),  # NULL: not yet at the executor's door
+    sa.Column("event_number", sa.BigInteger, nullable=False, server_default="0"),  # the newest event applied
+    sa.Column("reconcile_at", sa.DateTime(timezone=True), nullable=False),  # when silence gets suspicious
+    # Ending
+    sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
+    # The executor is still to be told that the run shall not go on.
+    sa.Column("stop_pending", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.CheckConstraint(f"status IN {STATUSES}", name="runs_status"),
+    sa.Index("runs_idempotency", "project_id", "dedup_key", unique=True, postgresql_where=sa.text(HOLDS_KEY)),
+    sa.Index("runs_by_project", "project_id", "created_at", "id"),
+    sa.Index("runs_by_status", "project_id", "status", "created_at", "id"),
+    sa.Index("runs_by_scope", "project_id", "scope_id", "created_at", "id"),
+    sa.Index("runs_undispatched", "created_at", postgresql_where=sa.text(UNDISPATCHED)),
+    sa.Index("runs_overdue", "deadline_at", postgresql_where=sa.text(ACTIVE)),
+    sa.Index("runs_to_stop", "id", postgresql_where=sa.text(STOP_PENDING)),
+    sa.Index("runs_silent", "reconcile_at", postgresql_where=sa.text(ACTIVE)),
+)
+
+run_events = sa.Table(
+    "run_events",
+    metadata,
+    sa.Column("run_id", UUID, sa.ForeignKey("runs.runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("run", BYTEA, nullable=False),  # playbooks.runs.v1.Run as it was at this sequence
+)

@@ -1,0 +1,185 @@
+"""What can be done with runs. The servicer translates calls into these."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
+
+from runs_service import messages, transitions
+from runs_service.dispatch import Dispatcher
+from runs_service.messages import NewRun
+from runs_service.stop import Stopper
+from runs_service.store import Dispatchable, Filters, RunStore, Stored
+from runs_service.watch import Watchers
+from servicekit import page_tokens
+from servicekit.batcher import Batcher
+from servicekit.clock import Clock
+from servicekit.errors import Reason, ServiceError
+from servicekit.failpoints import FailPoint, reached
+from servicekit.ids import uuid7
+
+logger = logging.getLogger(__name__)
+
+CREATE_BATCH = 200  # runs inserted together
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 100
+RETRYABLE = (Run.FAILED, Run.STALE, Run.CANCELLED)
+
+
+class Runs:
+    """The runs of all projects."""
+
+    def __init__(
+        self, store: RunStore, dispatcher: Dispatcher, stopper: Stopper, watchers: Watchers, clock: Clock
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._stopper = stopper
+        self._watchers = watchers
+        self._clock = clock
+        self.creations: Batcher[NewRun, Stored] = Batcher(self._create_many, limit=CREATE_BATCH)
+
+    async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> tuple[Run, bool]:
+        """Return the run that `request` asks for, and whether it is new.
+
+        Raises ServiceError (IDEMPOTENCY_KEY_REUSED) when its key stands for a different request.
+        """
+        wanted = messages.new_run(
+            request, run_id=uuid7(), user_id=user_id, request_id=request_id, now=self._clock.now()
+        )
+        return await self._admit(wanted)
+
+    async def retry(
+        self, project_id: str, run_id: str, *, key: str | None, user_id: str, request_id: str
+    ) -> tuple[Run, bool]:
+        """Return a run that asks for the same as an ended one did, and whether it is new.
+
+        Raises ServiceError (RUN_NOT_FOUND, RUN_NOT_RETRYABLE, IDEMPOTENCY_KEY_REUSED).
+        """
+        found = await self._store.original(project_id, run_id)
+        if found is None:
+            raise _not_found(project_id, run_id)
+        original, run = found
+        if run.status not in RETRYABLE:
+            status = Run.Status.Name(run.status)
+            raise ServiceError(
+                Reason.RUN_NOT_RETRYABLE,
+                f"run {run_id} is {status}; only runs that FAILED, are STALE or were CANCELLED can be retried",
+                metadata={"run_id": run_id, "status": status},
+            )
+        wanted = messages.retry(
+            original, key=key, run_id=uuid7(), user_id=user_id, request_id=request_id, now=self._clock.now()
+        )
+        return await self._admit(wanted)
+
+    async def cancel(self, project_id: str, run_id: str, *, request_id: str) -> Run:
+        """Cancel a run and return it as it is then. Raises ServiceError (RUN_NOT_FOUND)."""
+        run = await self.get(project_id, run_id)
+        if transitions.is_terminal(run.status):
+            return run
+        await self._stopper.cancel(Dispatchable(run, request_id))
+        return await self.get(project_id, run_id)
+
+    async def _admit(self, wanted: NewRun) -> tuple[Run, bool]:
+        stored = await self.creations.submit(wanted)
+        run = stored.run
+        if not stored.created:
+            return self._existing(wanted, stored), False
+        logger.info("[AutomationPlaybookRunsService] Created run %s", run.id, extra={"run_id": run.id})
+        await self._dispatcher.dispatch(Dispatchable(run, wanted.request_id))
+        # Inline, the run has moved on meanwhile; the reply says how it stands now.
+        return (await self.get(run.project_id, run.id) if self._dispatcher.waits_for_end else run), True
+
+    def _existing(self, wanted: NewRun, stored: Stored) -> Run:
+        run = stored.run
+        if wanted.has_own_key and not stored.same_request:
+            raise ServiceError(
+                Reason.IDEMPOTENCY_KEY_REUSED,
+                f"idempotency_key {run.idempotency_key!r} belongs to run {run.id}, which was asked for with other "
+                "values; use a new key for a new request, or send the same values to get that run",
+                metadata={"run_id": run.id},
+            )
+        logger.info("[AutomationPlaybookRunsService] Returning existing run %s", run.id, extra={"run_id": run.id})
+        return run
+
+    async def get(self, project_id: str, run_id: str) -> Run:
+        """Return a run. Raises ServiceError (RUN_NOT_FOUND)."""
+        run = await self._store.get(project_id, run_id)
+        if run is None:
+            raise _not_found(project_id, run_id)
+        return run
+
+    async def page(self, filters: Filters, *, limit: int, offset: int, page_token: str) -> tuple[list[Run], str]:
+        """Return a page of runs, newest first, and the token of the next one ("" on the last).
+
+        `limit` 0 means 20, more than 100 means 100. Raises ServiceError (PAGE_TOKEN_INVALID, VALIDATION_FAILED).
+        """
+        if offset and page_token:
+            raise ServiceError(
+                Reason.VALIDATION_FAILED, "offset does not go with page_token; leave one out", field="offset"
+            )
+        limit = min(limit or DEFAULT_LIMIT, MAX_LIMIT)
+        query = [
+            "ListRuns", filters.project_id, filters.playbook_id, filters.run_type, filters.scope_id, filters.status
+        ]  # fmt: skip
+        before = None
+        if page_token:
+            created_at, run_id = page_tokens.decode(page_token, query=query, parts=2)
+            try:
+                before = datetime.fromisoformat(created_at), UUID(run_id)
+            except ValueError as error:
+                raise page_tokens.refused() from error
+        runs = await self._store.page(filters, limit=limit + 1, offset=offset, before=before)
+        if len(runs) <= limit:
+            return runs, ""
+        last = runs[limit - 1]
+        position = [last.created_at.ToJsonString(), last.id]
+        return runs[:limit], page_tokens.encode(position, query=query)
+
+    async def check_resumable(self, run: Run, after_sequence: int) -> None:
+        """Check that the history of `run` after a sequence can be told without a gap.
+
+        Raises ServiceError: SEQUENCE_EXPIRED when part of it is not kept any more, VALIDATION_FAILED when the
+        run has not come that far.
+        """
+        if after_sequence > run.sequence:
+            raise ServiceError(
+                Reason.VALIDATION_FAILED,
+                f"the run is at sequence {run.sequence}; after_sequence must be a sequence you were sent",
+                field="after_sequence",
+            )
+        if after_sequence == run.sequence:
+            return
+        oldest = await self._store.oldest_sequence(run.id) or run.sequence + 1
+        if after_sequence < oldest - 1:
+            raise ServiceError(
+                Reason.SEQUENCE_EXPIRED,
+                f"changes before sequence {oldest} are not kept any more; watch without after_sequence to start "
+                "from a snapshot",
+                metadata={"oldest_sequence": str(oldest)},
+            )
+
+    async def ended(self, run: Run) -> Run:
+        """Return `run` once it has ended; waits for as long as the caller does."""
+        with self._watchers.subscribe(run.id) as subscription:
+            run = await self.get(run.project_id, run.id)
+            subscription.follow(run.sequence)
+            while not transitions.is_terminal(run.status):
+                run = await subscription.next()
+        return run
+
+    async def _create_many(self, wanted: Sequence[NewRun]) -> list[Stored]:
+        stored = await self._store.create(wanted)
+        reached(FailPoint.RUNS_AFTER_COMMIT)
+        return stored
+
+
+def _not_found(project_id: str, run_id: str) -> ServiceError:
+    return ServiceError(
+        Reason.RUN_NOT_FOUND,
+        f"project {project_id!r} has no run {run_id}; ListRuns shows those it has",
+        metadata={"run_id": run_id},
+    )

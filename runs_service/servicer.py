@@ -1,0 +1,103 @@
+"""RunsService: unpack, one call, pack."""
+
+from playbooks.runs.v1 import runs_service_pb2 as pb
+from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer
+
+from runs_service.executor_client import ExecutorClient
+from runs_service.permissions import role_for
+from runs_service.runs import Runs
+from runs_service.store import Filters
+from runs_service.stream import RunStream
+from servicekit.auth import current_principal
+from servicekit.interceptors.base import Context
+from servicekit.interceptors.request_ids import current_request_id
+
+
+class RunsServicer(RunsServiceServicer):
+    """Serves playbooks.runs.v1.RunsService."""
+
+    def __init__(self, runs: Runs, streams: RunStream, executor: ExecutorClient) -> None:
+        self._runs = runs
+        self._streams = streams
+        self._executor = executor
+
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
+        """Accept a run, or return the one the request has made."""
+        run, created = await self._create(request)
+        return pb.CreateRunResponse(run=run, created=created)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        """Return a run."""
+        return pb.GetRunResponse(run=await self._runs.get(request.project_id, request.run_id))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """Return a page of runs."""
+        filters = Filters(
+            project_id=request.project_id,
+            playbook_id=request.playbook_id,
+            run_type=Run.Type.Name(request.run_type) if request.run_type else "",
+            scope_id=request.scope_id,
+            status=Run.Status.Name(request.status) if request.status else "",
+        )
+        runs, next_page_token = await self._runs.page(
+            filters, limit=request.limit, offset=request.offset, page_token=request.page_token
+        )
+        return pb.ListRunsResponse(runs=runs, next_page_token=next_page_token)
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> None:  # type: ignore[override]
+        """Stream a run's changes. Writes to the context, as servicekit's interceptors want it."""
+        after = request.after_sequence if request.HasField("after_sequence") else None
+        await self._streams.serve(request.project_id, request.run_id, after=after, write=context.write)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
+        """Cancel a run."""
+        await self._require_role_for(request.project_id, request.run_id)
+        run = await self._runs.cancel(request.project_id, request.run_id, request_id=current_request_id())
+        return pb.CancelRunResponse(run=run)
+
+    async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
+        """Ask for the same again."""
+        await self._require_role_for(request.project_id, request.run_id)
+        run, created = await self._runs.retry(
+            request.project_id,
+            request.run_id,
+            key=request.idempotency_key or None,
+            user_id=current_principal().user_id,
+            request_id=current_request_id(),
+        )
+        return pb.RetryRunResponse(run=run, created=created)
+
+    async def PreviewPlaybook(self, request: pb.PreviewPlaybookRequest, context: Context) -> pb.PreviewPlaybookResponse:
+        """Create a preview, wait for it, return its draft."""
+        run, _ = await self._create(
+            pb.CreateRunRequest(
+                project_id=request.project_id,
+                playbook_id=request.playbook_id,
+                run_type=Run.PREVIEW_GENERATE,
+                meta=request.meta,
+            )
+        )
+        run = await self._runs.ended(run)
+        return pb.PreviewPlaybookResponse(run=run, draft=await self._executor.draft(run))
+
+    async def ApplyPlaybook(self, request: pb.ApplyPlaybookRequest, context: Context) -> pb.ApplyPlaybookResponse:
+        """Create an apply, wait for it, return its items."""
+        run, _ = await self._create(
+            pb.CreateRunRequest(
+                project_id=request.project_id,
+                playbook_id=request.playbook_id,
+                run_type=Run.APPLY,
+                scope_id=request.scope_id,
+                rules_hash=request.rules_hash,
+            )
+        )
+        run = await self._runs.ended(run)
+        return pb.ApplyPlaybookResponse(run=run, items=await self._executor.items(run))
+
+    async def _create(self, request: pb.CreateRunRequest) -> tuple[Run, bool]:
+        return await self._runs.create(request, user_id=current_principal().user_id, request_id=current_request_id())
+
+    async def _require_role_for(self, project_id: str, run_id: str) -> None:
+        run = await self._runs.get(project_id, run_id)
+        current_principal().require(role_for(run.run_type), project_id)

@@ -1,0 +1,19 @@
+"""The settings of runs_service."""
+
+from pydantic import AliasChoices, Field
+
+from servicekit.settings import Address, DatabaseUrl, ServiceSettings
+
+
+class RunsSettings(ServiceSettings):
+    """Environment variables of runs_service, beside those every service reads."""
+
+    database_url: DatabaseUrl = Field(validation_alias=AliasChoices("RUNS_DATABASE_URL"))
+    listen: Address = Field(default="127.0.0.1:50051", validation_alias=AliasChoices("RUNS_LISTEN"))
+    executor_target: Address = "127.0.0.1:50052"
+
+    # True: a configured broker that is down also means inline. False: runs wait QUEUED for its return.
+    runs_inline_fallback: bool = False
+    # Seconds of silence after which the executor is asked about a run.
+    runs_reconcile_seconds: float = Field(default=5.0, gt=0, le=3600)
+    runs_database_pool_size: int = Field(default=8, ge=2, le=100)

@@ -1,0 +1,383 @@
+"""Every SQL statement of runs_service."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from playbooks.executor.v1.job_pb2 import RunEvent
+from playbooks.runs.v1.run_pb2 import Run
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from runs_service.messages import NewRun, deadline
+from runs_service.models import ACTIVE, HOLDS_KEY, UNDISPATCHED
+from servicekit.database import Database
+from servicekit.failpoints import FailPoint, reached
+
+CREATE_ROUNDS = 10  # how often a key may be freed and taken again while we look
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The run that a NewRun led to."""
+
+    run: Run
+    created: bool
+    same_request: bool
+
+
+@dataclass(frozen=True)
+class Dispatchable:
+    """A run to be handed to the executor, and the request it came from."""
+
+    run: Run
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs to list; an empty string means all."""
+
+    project_id: str
+    playbook_id: str = ""
+    run_type: str = ""
+    scope_id: str = ""
+    status: str = ""
+
+
+class RunStore:
+    """The runs and their history. Takes the database and the silence after which a run is reconciled."""
+
+    def __init__(self, database: Database, *, reconcile_after: timedelta) -> None:
+        self._database = database
+        self._reconcile_after = reconcile_after
+
+    # Creating
+
+    async def create(self, wanted: Sequence[NewRun]) -> list[Stored]:
+        """Insert those of `wanted` whose key is free; return, in order, what each led to.
+
+        The unique index decides, never a read before the write, so concurrent duplicates make one run.
+        """
+        outcomes: dict[int, Stored] = {}
+        for _ in range(CREATE_ROUNDS):
+            # Every process inserts in the same order, so that two batches never wait for each other.
+            pending = sorted(
+                (i for i in range(len(wanted)) if i not in outcomes),
+                key=lambda i: (wanted[i].run.project_id, wanted[i].dedup_key),
+            )
+            if not pending:
+                break
+            inserted = await self._insert([wanted[i] for i in pending])
+            taken = [i for i in pending if wanted[i].run.id not in inserted]
+            outcomes |= {i: Stored(wanted[i].run, True, True) for i in pending if i not in taken}
+            if taken:
+                held = await self._holding_key([wanted[i] for i in taken])
+                outcomes |= {i: held[wanted[i].run.id] for i in taken if wanted[i].run.id in held}
+        return [outcomes[i] for i in range(len(wanted))]
+
+    async def _insert(self, wanted: Sequence[NewRun]) -> set[str]:
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_INSERT, _columns(wanted) | {"reconcile_after": self._reconcile_after})
+            return {str(row.id) for row in rows}
+
+    async def _holding_key(self, wanted: Sequence[NewRun]) -> dict[str, Stored]:
+        by_key = {
+            "ids": [w.run.id for w in wanted],
+            "projects": [w.run.project_id for w in wanted],
+            "keys": [w.dedup_key for w in wanted],
+        }
+        fingerprints = {w.run.id: w.fingerprint for w in wanted}
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_HOLDING_KEY, by_key)
+            return {
+                str(row.wanted_id): Stored(
+                    Run.FromString(row.run), False, bytes(row.fingerprint) == fingerprints[str(row.wanted_id)]
+                )
+                for row in rows
+            }
+
+    async def original(self, project_id: str, run_id: str) -> tuple[NewRun, Run] | None:
+        """Return a project's run as it was asked for, and as it is now; None when it is not there."""
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_ORIGINAL, {"project": project_id, "id": run_id})).one_or_none()
+        if row is None:
+            return None
+        asked = NewRun(
+            run=Run.FromString(row.original),
+            request_id=row.request_id,
+            fingerprint=bytes(row.fingerprint),
+            dedup_key=row.dedup_key,
+            frees_on_success=row.frees_on_success,
+        )
+        return asked, Run.FromString(row.run)
+
+    # Reading
+
+    async def get(self, project_id: str, run_id: str) -> Run | None:
+        """Return a project's run, or None."""
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_GET, {"project": project_id, "id": run_id})).one_or_none()
+        return Run.FromString(row.run) if row else None
+
+    async def page(
+        self, filters: Filters, *, limit: int, offset: int, before: tuple[datetime, UUID] | None
+    ) -> list[Run]:
+        """Return up to `limit` runs, newest first, after skipping `offset`; only those older than `before`."""
+        conditions, values = ["project_id = :project_id"], {"project_id": filters.project_id}
+        for column in ("playbook_id", "run_type", "scope_id", "status"):
+            if wanted := getattr(filters, column):
+                conditions.append(f"{column} = :{column}")
+                values[column] = wanted
+        parameters: dict[str, object] = {**values, "limit": limit, "offset": offset}
+        if before is not None:
+            conditions.append("(created_at, id) < (:created_at, :id)")
+            parameters |= {"created_at": before[0], "id": before[1]}
+        # The conditions are ours; only values come from outside.
+        statement = (
+            f"SELECT run FROM runs.runs WHERE {' AND '.join(conditions)} "  # noqa: S608
+            "ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset"
+        )
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(text(statement), parameters)
+            return [Run.FromString(row.run) for row in rows]
+
+    async def changes_after(self, positions: dict[str, int], *, limit: int) -> list[Run]:
+        """Return, for each run id, what came after the sequence given with it: by run, in order of sequence.
+
+        At most `limit` changes a run.
+        """
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(
+                _CHANGES_AFTER, {"ids": list(positions), "afters": list(positions.values()), "limit": limit}
+            )
+            return [Run.FromString(row.run) for row in rows]
+
+    async def oldest_sequence(self, run_id: str) -> int | None:
+        """Return the oldest sequence of a run that is kept, or None."""
+        async with self._database.autocommit() as connection:
+            oldest: int | None = (await connection.execute(_OLDEST, {"id": run_id})).scalar_one()
+            return oldest
+
+    # Delivering
+
+    async def mark_dispatched(self, run_ids: Sequence[str]) -> None:
+        """Note that these runs were handed to the broker, or to the executor itself."""
+        async with self._database.autocommit() as connection:
+            await connection.execute(_MARK_DISPATCHED, {"ids": list(run_ids), "reconcile_after": self._reconcile_after})
+
+    async def undispatched(self, *, older_than: timedelta, limit: int) -> list[Dispatchable]:
+        """Return runs that were committed a while ago and not dispatched since: the outbox."""
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_UNDISPATCHED, {"older_than": older_than, "limit": limit})
+            return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+
+    async def take_silent(self, *, limit: int) -> list[Dispatchable]:
+        """Return dispatched runs that have been silent for too long; they are not due again for a while."""
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_TAKE_SILENT, {"reconcile_after": self._reconcile_after, "limit": limit})
+            return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+
+    # Changing
+
+    async def change(self, events: Sequence[RunEvent], changes: Callable[[Run, RunEvent], Sequence[Run]]) -> list[Run]:
+        """Apply `events` in one transaction, in order; return the runs they changed, as they are now.
+
+        `changes` says what an event makes of a run. The rows are locked, so sequences have no gaps; an event
+        whose number was passed already is ignored.
+        """
+        async with self._database.transaction() as connection:
+            current, numbers = await self._lock(connection, {event.run_id for event in events})
+            before = dict(numbers)
+            history: list[Run] = []
+            for event in events:
+                if event.number > numbers.get(event.run_id, event.number):
+                    steps = changes(current[event.run_id], event)
+                    history += steps
+                    current[event.run_id] = steps[-1] if steps else current[event.run_id]
+                    numbers[event.run_id] = event.number
+            heard = [current[run_id] for run_id in numbers if numbers[run_id] != before[run_id]]
+            await self._write(connection, heard, numbers, history)
+            reached(FailPoint.RUNS_IN_CHANGE)
+        return [current[run_id] for run_id in dict.fromkeys(run.id for run in history)]
+
+    async def end(self, run_ids: Sequence[str], changes: Callable[[Run], Sequence[Run]]) -> list[Run]:
+        """End runs without a word from the executor, in one transaction; return those that it changed.
+
+        `changes` says what becomes of each. The executor is still to be told: their stop stays pending.
+        """
+        async with self._database.transaction() as connection:
+            current, numbers = await self._lock(connection, set(run_ids))
+            history = [step for run in current.values() for step in changes(run)]
+            ended = {step.id: step for step in history}
+            await self._write(connection, list(ended.values()), numbers, history, stop=True)
+        return list(ended.values())
+
+    async def request_stop(self, run_id: str) -> None:
+        """Note that a run shall not go on, until the executor has been told."""
+        async with self._database.autocommit() as connection:
+            await connection.execute(_REQUEST_STOP, {"id": run_id})
+
+    async def stops(self, *, limit: int) -> list[Dispatchable]:
+        """Return runs of which the executor is still to be told that they shall not go on."""
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_STOPS, {"limit": limit})
+            return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+
+    async def mark_stopped(self, run_ids: Sequence[str]) -> None:
+        """Note that the executor has been told."""
+        async with self._database.autocommit() as connection:
+            await connection.execute(_MARK_STOPPED, {"ids": list(run_ids)})
+
+    async def overdue(self, *, margin: timedelta, limit: int) -> list[str]:
+        """Return the ids of runs that have not ended long after their deadline."""
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_OVERDUE, {"margin": margin, "limit": limit})
+            return [str(row.id) for row in rows]
+
+    async def _lock(self, connection: AsyncConnection, run_ids: set[str]) -> tuple[dict[str, Run], dict[str, int]]:
+        rows = (await connection.execute(_LOCK, {"ids": sorted(run_ids)})).all()
+        return {str(row.id): Run.FromString(row.run) for row in rows}, {str(row.id): row.event_number for row in rows}
+
+    async def _write(
+        self,
+        connection: AsyncConnection,
+        runs: Sequence[Run],
+        numbers: Mapping[str, int],
+        history: Sequence[Run],
+        *,
+        stop: bool = False,
+    ) -> None:
+        if not runs:
+            return
+        parameters = {
+            "ids": [run.id for run in runs],
+            "numbers": [numbers[run.id] for run in runs],
+            "statuses": [Run.Status.Name(run.status) for run in runs],
+            "scopes": [run.scope_id for run in runs],
+            "runs": [run.SerializeToString() for run in runs],
+            "stop": stop,
+            "reconcile_after": self._reconcile_after,
+            "event_ids": [run.id for run in history],
+            "sequences": [run.sequence for run in history],
+            "event_runs": [run.SerializeToString() for run in history],
+        }
+        await connection.execute(_CHANGE, parameters)
+
+
+def _columns(wanted: Sequence[NewRun]) -> dict[str, list[object]]:
+    return {
+        "ids": [w.run.id for w in wanted],
+        "projects": [w.run.project_id for w in wanted],
+        "playbooks": [w.run.playbook_id for w in wanted],
+        "types": [Run.Type.Name(w.run.run_type) for w in wanted],
+        "scopes": [w.run.scope_id for w in wanted],
+        "created": [w.run.created_at.ToDatetime().isoformat() + "Z" for w in wanted],
+        "runs": [w.run.SerializeToString() for w in wanted],
+        "requests": [w.request_id for w in wanted],
+        "keys": [w.dedup_key for w in wanted],
+        "frees": [w.frees_on_success for w in wanted],
+        "fingerprints": [w.fingerprint for w in wanted],
+        "deadlines": [deadline(w.run) for w in wanted],
+    }
+
+
+_INSERT = text(f"""
+    WITH inserted AS (
+        INSERT INTO runs.runs (id, project_id, playbook_id, run_type, scope_id, status, created_at, run, request_id,
+                               dedup_key, frees_on_success, fingerprint, deadline_at, reconcile_at)
+        SELECT id, project_id, playbook_id, run_type, scope_id, 'QUEUED', created_at, run, request_id,
+               dedup_key, frees_on_success, fingerprint, deadline_at, now() + :reconcile_after
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:projects AS text[]), CAST(:playbooks AS text[]),
+                    CAST(:types AS text[]), CAST(:scopes AS text[]), CAST(:created AS timestamptz[]),
+                    CAST(:runs AS bytea[]), CAST(:requests AS text[]), CAST(:keys AS text[]),
+                    CAST(:frees AS boolean[]), CAST(:fingerprints AS bytea[]), CAST(:deadlines AS timestamptz[]))
+             AS wanted (id, project_id, playbook_id, run_type, scope_id, created_at, run, request_id,
+                        dedup_key, frees_on_success, fingerprint, deadline_at)
+        ON CONFLICT (project_id, dedup_key) WHERE {HOLDS_KEY} DO NOTHING
+        RETURNING id, run
+    ), history AS (
+        INSERT INTO runs.run_events (run_id, sequence, run) SELECT id, 1, run FROM inserted
+    )
+    SELECT id FROM inserted
+""")  # noqa: S608
+
+_HOLDING_KEY = text(f"""
+    SELECT wanted.id AS wanted_id, runs.run, runs.fingerprint
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:projects AS text[]), CAST(:keys AS text[]))
+         AS wanted (id, project_id, dedup_key)
+    JOIN runs.runs ON runs.project_id = wanted.project_id AND runs.dedup_key = wanted.dedup_key
+    WHERE {HOLDS_KEY}
+""")  # noqa: S608
+
+_GET = text("SELECT run FROM runs.runs WHERE id = CAST(:id AS uuid) AND project_id = :project")
+
+_ORIGINAL = text("""
+    SELECT first.run AS original, runs.run, request_id, fingerprint, dedup_key, frees_on_success
+    FROM runs.runs JOIN runs.run_events AS first ON first.run_id = runs.id AND first.sequence = 1
+    WHERE runs.id = CAST(:id AS uuid) AND project_id = :project
+""")
+
+_CHANGES_AFTER = text("""
+    SELECT change.run
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:afters AS bigint[])) AS watched (run_id, after)
+    CROSS JOIN LATERAL (
+        SELECT run_id, sequence, run FROM runs.run_events
+        WHERE run_id = watched.run_id AND sequence > watched.after
+        ORDER BY sequence LIMIT :limit
+    ) AS change
+    ORDER BY change.run_id, change.sequence
+""")
+
+_OLDEST = text("SELECT min(sequence) FROM runs.run_events WHERE run_id = CAST(:id AS uuid)")
+
+_MARK_DISPATCHED = text("""
+    UPDATE runs.runs SET dispatched_at = now(), reconcile_at = now() + :reconcile_after
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND dispatched_at IS NULL
+""")
+
+_UNDISPATCHED = text(f"""
+    SELECT run, request_id FROM runs.runs
+    WHERE {UNDISPATCHED} AND created_at < now() - :older_than
+    ORDER BY created_at LIMIT :limit
+""")  # noqa: S608
+
+_TAKE_SILENT = text(f"""
+    UPDATE runs.runs SET reconcile_at = now() + :reconcile_after
+    WHERE id IN (
+        SELECT id FROM runs.runs
+        WHERE {ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL
+        ORDER BY reconcile_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    RETURNING run, request_id
+""")  # noqa: S608
+
+_REQUEST_STOP = text(f"UPDATE runs.runs SET stop_pending = true WHERE id = CAST(:id AS uuid) AND {ACTIVE}")  # noqa: S608
+
+_STOPS = text("SELECT run, request_id FROM runs.runs WHERE stop_pending ORDER BY id LIMIT :limit")
+
+_MARK_STOPPED = text("UPDATE runs.runs SET stop_pending = false WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+_OVERDUE = text(f"""
+    SELECT id FROM runs.runs WHERE {ACTIVE} AND deadline_at < now() - :margin ORDER BY deadline_at LIMIT :limit
+""")  # noqa: S608
+
+_LOCK = text("""
+    SELECT id, event_number, run FROM runs.runs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
+""")
+
+_CHANGE = text("""
+    WITH changed AS (
+        UPDATE runs.runs
+        SET event_number = heard.event_number, status = heard.status, scope_id = heard.scope_id, run = heard.run,
+            dispatched_at = coalesce(dispatched_at, now()), reconcile_at = now() + :reconcile_after,
+            stop_pending = stop_pending OR :stop
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS bigint[]), CAST(:statuses AS text[]),
+                    CAST(:scopes AS text[]), CAST(:runs AS bytea[]))
+             AS heard (id, event_number, status, scope_id, run)
+        WHERE runs.id = heard.id
+    )
+    INSERT INTO runs.run_events (run_id, sequence, run)
+    SELECT * FROM unnest(CAST(:event_ids AS uuid[]), CAST(:sequences AS bigint[]), CAST(:event_runs AS bytea[]))
+""")

@@ -1,0 +1,154 @@
+"""Watching runs: ordered, unique, reliable, resumable.
+
+A watcher first registers, then reads, then follows. What wakes it is a hint; what it gets is read from the
+history by sequence. One read serves all watchers that were woken, and a poll finds what no hint told.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from playbooks.runs.v1.run_pb2 import Run
+
+from runs_service.store import RunStore
+from servicekit.errors import ServiceError
+from servicekit.lifecycle import Worker
+
+logger = logging.getLogger(__name__)
+
+BUFFER = 128  # changes a watcher may lag behind before its reading is put off
+POLL = 1.0  # seconds; only while somebody watches
+
+
+class Subscription:
+    """One watcher's place in the history of one run."""
+
+    def __init__(self, run_id: str, watchers: "Watchers") -> None:
+        self.run_id = run_id
+        self.position: int | None = None  # the last sequence put into the buffer; None: not following yet
+        self._watchers = watchers
+        self._buffer: asyncio.Queue[Run | ServiceError] = asyncio.Queue()
+        self._behind = False  # a change found no room; reading goes on when the buffer is half empty
+
+    @property
+    def ready(self) -> bool:
+        """Whether changes are wanted now."""
+        return self.position is not None and not self._behind
+
+    def follow(self, after: int) -> None:
+        """Want every change after this sequence."""
+        self.position = after
+        self._watchers.wake([self.run_id])
+
+    async def next(self) -> Run:
+        """Return the next change. Raises ServiceError when the subscription was ended from our side."""
+        item = await self._buffer.get()
+        if isinstance(item, ServiceError):
+            raise item
+        if self._behind and self._buffer.qsize() <= BUFFER // 2:
+            self._behind = False
+            self._watchers.wake([self.run_id])
+        return item
+
+    def deliver(self, change: Run) -> None:
+        """Take the change that comes next, if there is room for it.
+
+        Any other is passed over: it may be out of a read that began before this watcher followed, and to take
+        it would skip what lies between.
+        """
+        if self.position is None or change.sequence != self.position + 1:
+            return
+        if self._buffer.qsize() >= BUFFER:
+            self._behind = True
+            return
+        self.position = change.sequence
+        self._buffer.put_nowait(change)
+
+    def end(self, error: ServiceError) -> None:
+        """Let the watcher's next read raise `error`."""
+        self._buffer.put_nowait(error)
+
+
+class Watchers(Worker):
+    """Everybody who watches a run at this process."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__()
+        self._store = store
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._woken: set[str] = set()
+        self._arrived = asyncio.Event()
+        self._ended: ServiceError | None = None
+
+    @property
+    def count(self) -> int:
+        """How many subscriptions there are."""
+        return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
+
+    @contextlib.contextmanager
+    def subscribe(self, run_id: str) -> Iterator[Subscription]:
+        """Enter a subscription to a run; call its `follow` to get changes."""
+        subscription = Subscription(run_id, self)
+        self._subscriptions.setdefault(run_id, set()).add(subscription)
+        if self._ended:
+            subscription.end(self._ended)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions[run_id].discard(subscription)
+            if not self._subscriptions[run_id]:
+                del self._subscriptions[run_id]
+
+    def wake(self, run_ids: Iterable[str]) -> None:
+        """Read on for these runs, if anybody here watches them."""
+        woken = self._subscriptions.keys() & set(run_ids)
+        if woken:
+            self._woken |= woken
+            self._arrived.set()
+
+    def wake_all(self) -> None:
+        """Read on for every watched run: hints may have been missed."""
+        self.wake(list(self._subscriptions))
+
+    def end(self, error: ServiceError) -> None:
+        """End all subscriptions, and those to come, with `error`: this process is about to stop."""
+        self._ended = error
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.end(error)
+
+    async def run(self) -> None:
+        """Deliver changes until cancelled."""
+        loop = asyncio.get_running_loop()
+        polled = loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(polled + POLL if self._subscriptions else None):
+                    await self._arrived.wait()
+            self._arrived.clear()
+            woken, self._woken = self._woken, set()
+            # By the clock and not by silence: hints about one run must not put off the poll for the others.
+            if loop.time() >= polled + POLL:
+                woken, polled = set(self._subscriptions), loop.time()
+            await self._deliver(woken)
+
+    async def _deliver(self, run_ids: set[str]) -> None:
+        positions = {
+            run_id: min(s.position for s in ready if s.position is not None)
+            for run_id in run_ids
+            if (ready := [s for s in self._subscriptions.get(run_id, ()) if s.ready])
+        }
+        if not positions:
+            return
+        try:
+            changes = await self._store.changes_after(positions, limit=BUFFER)
+        except ServiceError as error:
+            logger.warning("watchers wait: %s", error)
+            return
+        for change in changes:
+            for subscription in self._subscriptions.get(change.id, ()):
+                subscription.deliver(change)
+        read = Counter(change.id for change in changes)
+        self.wake(run_id for run_id, count in read.items() if count == BUFFER)  # there may be more

@@ -1,0 +1,1 @@
+"""Mechanisms both services are built from. Knows neither service."""

@@ -1,0 +1,49 @@
+"""The channel one service calls the other on."""
+
+import json
+
+import grpc
+
+from servicekit.server import MAX_MESSAGE_BYTES
+from servicekit.settings import ServiceSettings
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
+    """Return a channel to HOST:PORT: over TLS when this service has a certificate, with it as client
+    certificate under mutual TLS."""
+    options = (
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        # The other side is down for moments, not for hours, and what we have to tell it is waited for.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 500),
+    )
+    if not settings.tls_cert_file or not settings.tls_key_file:
+        return grpc.aio.insecure_channel(target, options=options)
+    client_ca = settings.tls_client_ca_file
+    certificate = settings.tls_cert_file.read_bytes()
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=client_ca.read_bytes() if client_ca else certificate,
+        private_key=settings.tls_key_file.read_bytes() if client_ca else None,
+        certificate_chain=certificate if client_ca else None,
+    )
+    return grpc.aio.secure_channel(target, credentials, options=options)

@@ -1,0 +1,128 @@
+"""Errors that reach a caller: one table of reasons, one way to turn them into a gRPC status."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum, auto
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "playbook-runs"
+
+
+class Reason(StrEnum):
+    """Every reason an error's ErrorInfo can carry. `STATUS_CODES` says which status goes with it."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[str]) -> str:  # noqa: ARG004
+        return name
+
+    VALIDATION_FAILED = auto()
+    PAGE_TOKEN_INVALID = auto()
+    TOKEN_MISSING = auto()
+    TOKEN_EXPIRED = auto()
+    TOKEN_INVALID = auto()
+    PROJECT_ACCESS_DENIED = auto()
+    ROLE_TOO_LOW = auto()
+    RUN_NOT_FOUND = auto()
+    DRAFT_NOT_FOUND = auto()
+    PROJECT_NOT_FOUND = auto()
+    IDEMPOTENCY_KEY_REUSED = auto()
+    RUN_NOT_RETRYABLE = auto()
+    SEQUENCE_EXPIRED = auto()
+    WATCHER_TOO_SLOW = auto()
+    DATABASE_UNAVAILABLE = auto()
+    EXECUTOR_UNAVAILABLE = auto()
+    SHUTTING_DOWN = auto()
+    METHOD_UNKNOWN = auto()
+    INTERNAL_ERROR = auto()
+
+
+STATUS_CODES: Mapping[Reason, grpc.StatusCode] = {
+    Reason.VALIDATION_FAILED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.PAGE_TOKEN_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.TOKEN_MISSING: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.TOKEN_EXPIRED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.TOKEN_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.PROJECT_ACCESS_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.ROLE_TOO_LOW: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.RUN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.DRAFT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.PROJECT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.IDEMPOTENCY_KEY_REUSED: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.RUN_NOT_RETRYABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.SEQUENCE_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
+    Reason.WATCHER_TOO_SLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.EXECUTOR_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
+    Reason.METHOD_UNKNOWN: grpc.StatusCode.UNIMPLEMENTED,
+    Reason.INTERNAL_ERROR: grpc.StatusCode.INTERNAL,
+}
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that is not as it must be."""
+
+    field: str  # path as in the request: "meta.sample_size", "products[3].id"
+    description: str
+
+
+class ServiceError(Exception):
+    """An error the caller is told about.
+
+    Takes the `reason`, a `message` for a person that says what to do, `metadata` for programs, the
+    `violations` of bad input (or the one `field` the message is about), and `retry_after` when waiting helps.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[Violation, ...] = (),
+        field: str = "",
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = (Violation(field, message),) if field else violations
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The gRPC status code of this error's reason."""
+        return STATUS_CODES[self.reason]
+
+    def to_status(self) -> grpc.Status:
+        """Return the rich status: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        info = error_details_pb2.ErrorInfo(reason=self.reason.value, domain=DOMAIN, metadata=self.metadata)
+        status.details.add().Pack(info)
+        if self.violations:
+            bad_request = error_details_pb2.BadRequest()
+            for violation in self.violations:
+                bad_request.field_violations.add(field=violation.field, description=violation.description)
+            status.details.add().Pack(bad_request)
+        if self.retry_after is not None:
+            delay = Duration()
+            delay.FromTimedelta(self.retry_after)
+            status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        rich: grpc.Status = rpc_status.to_status(status)
+        return rich
+
+
+def database_unavailable() -> ServiceError:
+    """Return the error of a call that the database could not serve now."""
+    return ServiceError(
+        Reason.DATABASE_UNAVAILABLE,
+        "the database cannot be reached; nothing was changed that was not confirmed; try again",
+        retry_after=timedelta(seconds=1),
+    )

@@ -1,0 +1,58 @@
+"""Points at which a process can be made to die, so that tests show that nothing is lost there.
+
+`PLAYBOOK_FAIL_POINT=executor.after_claim` ends the process with SIGKILL when it gets there,
+`executor.after_claim:3` when it gets there for the third time. Unset, as it is for everyone but tests, a point is a
+call of an empty function.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+VARIABLE: Final = "PLAYBOOK_FAIL_POINT"
+
+
+class FailPoint(StrEnum):
+    """Every point there is, in the order in which a run passes them."""
+
+    RUNS_AFTER_COMMIT = "runs.after_commit"  # a run is created; neither published nor answered
+    RUNS_AFTER_PUBLISH = "runs.after_publish"  # the broker has the job; the row does not say so
+    EXECUTOR_AFTER_TAKE = "executor.after_take"  # the message is read, nothing done with it
+    EXECUTOR_AFTER_INSERT = "executor.after_insert"  # the job is in the inbox, nobody woken
+    EXECUTOR_BEFORE_ACK = "executor.before_ack"
+    EXECUTOR_AFTER_CLAIM = "executor.after_claim"  # the lease is taken, the work not begun
+    EXECUTOR_BEFORE_AI_REQUEST = "executor.before_ai_request"  # the allowance is reserved
+    EXECUTOR_AFTER_AI_REPLY = "executor.after_ai_reply"  # paid for, not stored
+    EXECUTOR_IN_DRAFT = "executor.in_draft"  # inside the last transaction: the draft is written, the outcome is not
+    EXECUTOR_BEFORE_COMMIT = "executor.before_commit"  # of a run's effects with its outcome
+    EXECUTOR_AFTER_COMMIT = "executor.after_commit"
+    EXECUTOR_BEFORE_PUBLISH = "executor.before_publish"  # of an event
+    EXECUTOR_AFTER_PUBLISH = "executor.after_publish"  # the broker has the event; the row does not say so
+    RUNS_IN_CHANGE = "runs.in_change"  # events are applied, not committed
+    RUNS_BEFORE_ACK = "runs.before_ack"  # events are applied and committed; the broker will deliver them again
+
+
+def _passed(_: FailPoint) -> None:
+    """Go on."""
+
+
+def _armed(setting: str) -> Callable[[FailPoint], None]:
+    """Return what to do at each point by a setting NAME or NAME:COUNT. Raises ValueError for a name there is not."""
+    name, _, count = setting.partition(":")
+    deadly, times = FailPoint(name), itertools.count(1)
+    last = int(count or 1)
+
+    def die_at(point: FailPoint) -> None:
+        if point is deadly and next(times) == last:
+            # Unbuffered, and before the end: whoever finds the process dead can see that it died here.
+            os.write(2, f"fail point {point} is reached\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return die_at
+
+
+_setting = os.environ.get(VARIABLE)
+reached: Final = _armed(_setting) if _setting else _passed

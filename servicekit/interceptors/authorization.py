@@ -1,0 +1,34 @@
+"""Decides whether the caller may make this call."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+
+from servicekit.auth import Role, current_principal
+from servicekit.errors import Reason, ServiceError
+from servicekit.interceptors.base import Call, CallInterceptor, Context
+
+# The role a method needs, or how to find it out from the request.
+Permissions = Mapping[str, Role | Callable[[Any], Role]]
+
+
+class Authorization(CallInterceptor):
+    """Checks the caller's role in the request's project against a table of "/package.Service/Method".
+
+    A method that is not in the table is allowed to nobody. It stands after validation, so that a request
+    without a project is told so.
+    """
+
+    def __init__(self, permissions: Permissions) -> None:
+        super().__init__()
+        self._permissions = permissions
+
+    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call if it is allowed."""
+        needed = self._permissions.get(method)
+        if needed is None:
+            raise ServiceError(Reason.ROLE_TOO_LOW, f"{method} is open to no role")
+        role = needed if isinstance(needed, Role) else needed(request)
+        current_principal().require(role, getattr(request, "project_id", "*"))
+        return await call(request, context)

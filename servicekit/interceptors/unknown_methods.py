@@ -1,0 +1,35 @@
+"""Answers calls of methods that this server does not have the way it answers all others."""
+
+from typing import Any
+
+import grpc
+
+from servicekit.errors import Reason, ServiceError
+from servicekit.interceptors.base import Context
+from servicekit.interceptors.request_ids import HEADER, request_id_of
+
+
+class UnknownMethods(grpc.aio.ServerInterceptor):
+    """Refuses unknown methods with METHOD_UNKNOWN; gRPC by itself says so without ErrorInfo.
+
+    Outermost, so that made-up names reach neither the measurements nor any table by method.
+    """
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Return the method's handler, or the one that refuses."""
+        handler = await continuation(details)
+        return _refusal(details.method) if handler is None else handler
+
+
+def _refusal(method: str) -> Any:
+    async def refuse(_requests: Any, context: Context) -> None:
+        status = ServiceError(
+            Reason.METHOD_UNKNOWN,
+            f"this server has no method {method}; gRPC reflection lists those it has",
+            metadata={"method": method},
+        ).to_status()
+        trailing = (*(status.trailing_metadata or ()), (HEADER, request_id_of(context)))
+        await context.abort(status.code, status.details, trailing)
+
+    # Of the kind that needs no request first, so that it suits callers of any kind.
+    return grpc.stream_stream_rpc_method_handler(refuse)

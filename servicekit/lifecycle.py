@@ -1,0 +1,109 @@
+"""One shape for everything that runs in the background, and for serving until told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+logger = logging.getLogger(__name__)
+
+RESTART_DELAYS = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
+
+
+class Worker(ABC):
+    """A loop in the background. `start` it once; `stop` may be called twice, or without a start.
+
+    When `run` raises, that is logged and it is started again after a short, growing delay: a fault must
+    never silently end a loop that a promise rests on.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Do the work until cancelled."""
+
+    async def start(self) -> None:
+        """Begin to run in the background."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._supervise(), name=type(self).__name__)
+
+    async def stop(self) -> None:
+        """End the run and wait until it has ended."""
+        task = self._task
+        if task is None:
+            return
+        # Once: a second cancel would break into the cleanup after the first. task.cancelling() does not tell,
+        # a timeout that expires within `run` counts there too.
+        if not self._stopping:
+            self._stopping = True
+            task.cancel()
+        await asyncio.wait([task])
+        if self._task is task:
+            self._task, self._stopping = None, False
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            started = asyncio.get_running_loop().time()
+            try:
+                await self.run()
+                return
+            except Exception as error:
+                if asyncio.get_running_loop().time() - started > RESTART_DELAYS[-1] * 5:
+                    failures = 0
+                delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
+                # A lost database is logged by everyone who needs it: one line each, no trace.
+                trace = None if isinstance(error, ConnectionError) or hasattr(error, "reason") else error
+                logger.warning("%s failed: %s; again in %.1f s", type(self).__name__, error, delay, exc_info=trace)
+                failures += 1
+            await asyncio.sleep(delay)
+
+
+class Ticker(Worker):
+    """Calls `tick` every `interval` seconds, and at once when woken."""
+
+    def __init__(self, interval: float) -> None:
+        super().__init__()
+        self.interval = interval
+        self._woken = asyncio.Event()
+
+    @abstractmethod
+    async def tick(self) -> None:
+        """Do one round of work."""
+
+    def wake(self) -> None:
+        """Let the next round begin now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Tick for ever."""
+        while True:
+            self._woken.clear()
+            await self.tick()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.interval):
+                    await self._woken.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(*workers: Worker) -> AsyncIterator[None]:
+    """Run `workers` within the block: started in order, stopped in reverse order."""
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in workers:
+            stack.push_async_callback(worker.stop)
+            await worker.start()
+        yield
+
+
+async def stop_signal() -> None:
+    """Return when the process is told to stop by SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    await stopped.wait()

@@ -1,0 +1,96 @@
+"""Hints between the processes of a service, over PostgreSQL's LISTEN and NOTIFY.
+
+A hint only says "look now": whoever misses one finds the same by reading its table a moment later.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import psycopg
+from sqlalchemy import text
+
+from servicekit.database import CONNECT_TIMEOUT, Database, psycopg_url
+from servicekit.errors import database_unavailable
+from servicekit.lifecycle import Worker
+
+logger = logging.getLogger(__name__)
+
+PAYLOAD_LIMIT = 7_900  # bytes; NOTIFY fails the statement at 8,000
+IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
+
+
+class Listener(Worker):
+    """Calls `hear` with each payload on `channel`, and `missed` whenever some may not have been heard (at the
+    start and after every lost connection)."""
+
+    def __init__(self, url: str, channel: str, *, hear: Callable[[str], None], missed: Callable[[], None]) -> None:
+        super().__init__()
+        self._url = psycopg_url(url)
+        self._channel = channel
+        self._hear = hear
+        self._missed = missed
+
+    async def run(self) -> None:
+        """Listen until cancelled. Raises ServiceError (DATABASE_UNAVAILABLE) when the connection is lost."""
+        try:
+            await self._listen()
+        except psycopg.OperationalError as error:
+            raise database_unavailable() from error
+
+    async def _listen(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT,
+            application_name=f"listen-{self._channel}",
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+        async with connection:
+            await connection.execute(f'LISTEN "{self._channel}"')
+            self._missed()
+            while True:
+                async for notification in connection.notifies(timeout=IDLE_CHECK):
+                    self._hear(notification.payload)
+                await connection.execute("SELECT 1")
+
+
+class Notifier(Worker):
+    """Tells other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
+    out with the next. When the database fails, hints are dropped."""
+
+    def __init__(self, database: Database, channel: str) -> None:
+        super().__init__()
+        self._database = database
+        self._channel = channel
+        self._waiting: dict[str, None] = {}
+        self._arrived = asyncio.Event()
+
+    def tell(self, words: Iterable[str]) -> None:
+        """Send `words` (short, without blanks) soon; the same word once."""
+        self._waiting.update(dict.fromkeys(words))
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            words, self._waiting = list(self._waiting), {}
+            async with self._database.autocommit() as connection:
+                for payload in payloads(words):
+                    await connection.execute(
+                        text("SELECT pg_notify(:channel, :payload)"), {"channel": self._channel, "payload": payload}
+                    )
+
+
+def payloads(words: list[str]) -> list[str]:
+    """Join `words` by blanks into as few payloads as PostgreSQL's limit allows."""
+    joined = [""]
+    for word in words:
+        if len(joined[-1]) + 1 + len(word) > PAYLOAD_LIMIT:
+            joined.append("")
+        joined[-1] = f"{joined[-1]} {word}".strip()
+    return [payload for payload in joined if payload]

@@ -1,0 +1,116 @@
+"""The gRPC server: health, reflection, TLS, and the interceptors in their order."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from servicekit import reflection
+from servicekit.auth import Authenticator, NoAuthentication, TokenAuthenticator, load_public_keys
+from servicekit.interceptors.access_log import AccessLog
+from servicekit.interceptors.authentication import Authentication
+from servicekit.interceptors.authorization import Authorization, Permissions
+from servicekit.interceptors.errors import ErrorTranslation
+from servicekit.interceptors.request_ids import RequestIds
+from servicekit.interceptors.unknown_methods import UnknownMethods
+from servicekit.interceptors.validation import Validation
+from servicekit.metrics import Metrics
+from servicekit.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a taken port must be an error, not a share of somebody's traffic
+    # Finds watchers whose machine has vanished, and lets clients ping through idle load balancers.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A servicer, its full name, and the generated function that adds it to a server."""
+
+    name: str
+    servicer: Any
+    add: Callable[[Any, Any], None]
+
+
+def authenticator(settings: ServiceSettings) -> Authenticator:
+    """Return the authenticator that `settings` ask for."""
+    if settings.auth_mode == "disabled":
+        return NoAuthentication()
+    assert settings.auth_jwt_secret is not None, "the settings refuse jwt without a secret"
+    file = settings.auth_jwt_public_key_file
+    return TokenAuthenticator(settings.auth_jwt_secret.get_secret_value(), load_public_keys(file) if file else None)
+
+
+class Server:
+    """A gRPC server for `registrations`, guarded by `permissions`, as `settings` say."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        registrations: Sequence[Registration],
+        permissions: Permissions,
+        metrics: Metrics,
+    ) -> None:
+        self._names = [registration.name for registration in registrations]
+        self._server = grpc.aio.server(
+            options=OPTIONS,
+            interceptors=[
+                UnknownMethods(),
+                RequestIds(),
+                AccessLog(metrics),
+                ErrorTranslation(),
+                Authentication(authenticator(settings)),
+                Validation(),
+                Authorization(permissions),
+            ],
+        )
+        for registration in registrations:
+            registration.add(registration.servicer, self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable([*self._names, health.SERVICE_NAME], self._server)
+        self.address = self._bind(settings)
+
+    async def start(self) -> None:
+        """Accept calls and say so to health checks."""
+        await self._server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        logger.info("serving at %s", self.address)
+
+    async def drain(self) -> None:
+        """Tell health checks, before the stop, that no new calls are wanted."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls, give those under way `grace` seconds, then cancel them."""
+        await self._server.stop(grace)
+
+    def _bind(self, settings: ServiceSettings) -> str:
+        host = settings.listen.rpartition(":")[0]
+        try:
+            if settings.tls_cert_file and settings.tls_key_file:
+                client_ca = settings.tls_client_ca_file
+                credentials = grpc.ssl_server_credentials(
+                    [(settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())],
+                    root_certificates=client_ca.read_bytes() if client_ca else None,
+                    require_client_auth=client_ca is not None,
+                )
+                port = self._server.add_secure_port(settings.listen, credentials)
+            else:
+                port = self._server.add_insecure_port(settings.listen)
+        except RuntimeError as error:
+            raise SystemExit(f"cannot listen on {settings.listen}: is the port taken?") from error
+        return f"{host}:{port}"

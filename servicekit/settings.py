@@ -1,0 +1,116 @@
+"""Settings both services have: environment variables, read once into a frozen, validated object."""
+
+import os
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Settings = TypeVar("Settings", bound="ServiceSettings")
+
+
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"expected HOST:PORT, for instance 127.0.0.1:50051, and not {value!r}")
+    return value
+
+
+def _postgresql(value: str) -> str:
+    if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
+        raise ValueError("expected a URL like postgresql://user:password@host:5432/database")
+    return value.replace("postgres://", "postgresql://", 1)
+
+
+def _broker(value: str) -> str:
+    from kombu.transport import TRANSPORT_ALIASES
+
+    scheme, separator, _ = value.partition("://")
+    if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+        raise ValueError("expected a Kombu URL like redis://host:6379/0 or amqp://user:password@host:5672//")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+DatabaseUrl = Annotated[str, AfterValidator(_postgresql)]
+BrokerUrl = Annotated[str, AfterValidator(_broker)]
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether HOST:PORT can be reached from this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ServiceSettings(BaseSettings):
+    """What every service reads. A subclass adds its own and names its listener in `listen`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    listen: Address
+
+    broker_url: BrokerUrl | None = None
+    # Queues and exchanges are named after it. Both services need the same; stacks that share a broker, one each.
+    broker_queue_prefix: str = Field(default="playbook-runs", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    enable_queue_processors: bool = True
+
+    auth_mode: Literal["jwt", "disabled"] = "jwt"
+    auth_jwt_secret: SecretStr | None = Field(default=None, min_length=32)
+    auth_jwt_public_key_file: Path | None = None
+
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+
+    metrics_listen: Address | None = None
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.auth_mode == "disabled" and not is_loopback(self.listen):
+            raise ValueError(
+                f"AUTH_MODE=disabled is accepted only with a loopback listener, and {self.listen} is none; "
+                "set AUTH_MODE=jwt, or listen on 127.0.0.1"
+            )
+        if self.auth_mode == "jwt" and self.auth_jwt_secret is None:
+            raise ValueError(
+                "AUTH_MODE=jwt needs AUTH_JWT_SECRET (32 characters or more): the services' own tokens are signed "
+                "with it, and the users' too unless AUTH_JWT_PUBLIC_KEY_FILE is set"
+            )
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
+        if self.tls_client_ca_file and not self.tls_cert_file:
+            raise ValueError("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
+        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file"):
+            file: Path | None = getattr(self, name)
+            if file is not None and not os.access(file, os.R_OK):
+                raise ValueError(f"{name.upper()}: {file} is no file that can be read")
+        return self
+
+    @property
+    def queue_url(self) -> str | None:
+        """The broker to use, or None when runs execute inline."""
+        return self.broker_url if self.enable_queue_processors else None
+
+    def queue(self, name: str) -> str:
+        """Return what the queue `name` is called at the broker."""
+        return f"{self.broker_queue_prefix}.{name}"
+
+
+def load(kind: type[Settings]) -> Settings:
+    """Read the settings from the environment. A bad value ends the process with its name and what is allowed."""
+    try:
+        return kind()  # type: ignore[call-arg]  # every argument comes from the environment
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"{name}: {message}" if name else message, file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None

@@ -1,0 +1,99 @@
+"""Real servers for the session: PostgreSQL with a migrated database for each test, Valkey."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import kombu
+import psycopg
+import pytest
+
+from devstack.ports import free_ports
+from devstack.postgres import Postgres
+from devstack.valkey import Valkey
+from runs_service.app import MIGRATIONS
+from servicekit import migrations
+from servicekit.database import Database
+
+RUNS_TEMPLATE = "runs_template"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with start_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _runs_template(postgres_server: Postgres) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {RUNS_TEMPLATE}")
+    migrations.upgrade(postgres_server.url(database=RUNS_TEMPLATE), MIGRATIONS)
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
+    """The URL of a database without anything."""
+    yield from new_database(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def _runs_database_url(postgres_server: Postgres, _runs_template: None) -> Iterator[str]:
+    yield from new_database(postgres_server, template=RUNS_TEMPLATE)
+
+
+@pytest.fixture
+def runs_database_url(_runs_database_url: str) -> str:
+    """The URL of a migrated and empty database of runs_service."""
+    with psycopg.connect(_runs_database_url, autocommit=True) as connection:
+        connection.execute("TRUNCATE runs.runs CASCADE")
+    return _runs_database_url
+
+
+@pytest.fixture
+async def runs_database(runs_database_url: str) -> AsyncIterator[Database]:
+    database = Database(runs_database_url, pool_size=5, application_name="test")
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with start_valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> str:
+    """The URL of RabbitMQ, which is shared: use names of your own, and delete what you made."""
+    named = os.environ.get("TEST_AMQP_URL")
+    url = named or "amqp://guest:guest@127.0.0.1:5672//"
+    with kombu.Connection(url, connect_timeout=1) as connection:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+        except Exception as error:
+            message = f"no RabbitMQ at TEST_AMQP_URL or its default: {error}"
+            if named and os.environ.get("CI") == "true":
+                pytest.fail(message)  # where it was promised, its absence must not pass for success
+            pytest.skip(message)
+    return url
+
+
+def start_postgres(folder: Path) -> Postgres:
+    """Return a server, to be entered, that has `folder` to itself."""
+    return Postgres(folder / "data", port=free_ports(1)[0], password="secret", log=folder / "log", durable=False)
+
+
+def start_valkey(folder: Path) -> Valkey:
+    """Return a server, to be entered, that has `folder` to itself."""
+    return Valkey(folder / "data", port=free_ports(1)[0], log=folder / "log")
+
+
+def new_database(server: Postgres, *, template: str = "template1") -> Iterator[str]:
+    name = f"test_{uuid4().hex[:12]}"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(database=name)
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

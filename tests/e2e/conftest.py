@@ -1,0 +1,74 @@
+"""The real stack: two runs_service and two executor_service processes, PostgreSQL, Valkey, and a server that
+speaks OpenAI's protocol. One for the whole session; each test has a shop (project) of its own on it."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from devstack.stack import Stack, StackOptions
+from tests.support.openai_server import OpenAIServer
+from tests.support.shop import Channels, Shop
+
+
+@pytest.fixture(scope="session")
+def openai() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stack_env(openai: OpenAIServer) -> dict[str, str]:
+    return {
+        "AI_PROVIDER": "openai",
+        "OPENAI_API_KEY": openai.api_key,
+        "OPENAI_BASE_URL": openai.base_url,
+        "AI_MODEL": "test-model",
+        "AI_TIMEOUT_SECONDS": "2",
+        "LOG_FORMAT": "json",
+        "LOG_LEVEL": "DEBUG",  # with an access log
+    }
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> Iterator[Stack]:
+    options = StackOptions(
+        data_dir=tmp_path_factory.mktemp("stack"),
+        runs_replicas=2,
+        executor_replicas=2,
+        durable=False,
+        env=stack_env,
+    )
+    with Stack(options) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+async def channels(stack: Stack) -> AsyncIterator[Channels]:
+    channels = Channels.to(stack)
+    yield channels
+    await channels.close()
+
+
+@pytest.fixture
+def new_shop(stack: Stack, channels: Channels) -> Callable[[], Shop]:
+    return lambda: Shop(stack, channels)
+
+
+@pytest.fixture
+async def shop(new_shop: Callable[[], Shop]) -> Shop:
+    """A project on the BUSINESS plan, without products."""
+    shop = new_shop()
+    await shop.open()
+    return shop
+
+
+@pytest.fixture(autouse=True)
+def _ai_behaves(openai: OpenAIServer) -> Iterator[None]:
+    openai.reset()
+    yield
+    openai.reset()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let REG-003 look at what the whole suite left behind."""
+    items.sort(key=lambda item: "test_REG_003" in item.name)

@@ -1,0 +1,459 @@
+"""CLI-001: the playbook-runs command as people and scripts use it, in processes of its own."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import pytest
+
+from devstack.ports import free_ports
+from devstack.stack import Stack
+from tests.support.openai_protocol import Behaviour
+from tests.support.openai_server import OpenAIServer
+
+COMMAND = Path(sys.executable).parent / "playbook-runs"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "shop-catalog.csv"
+SEO = ("SEO Title", "SEO Description")
+NO_RUN = "0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e"
+OURS = ("PLAYBOOK_RUNS_", "AI_", "OPENAI_", "XDG_DATA_HOME")
+
+Finished: TypeAlias = subprocess.CompletedProcess[str]
+
+
+class Cli:
+    """Runs the command in a folder of its own, away from this machine's own stack, keys and tokens."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.options = options  # after the sub-command's name, for each
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        self.env |= {"XDG_DATA_HOME": str(folder / "home"), "TERM": "xterm", "COLUMNS": "160"}
+
+    def arguments(self, command: str, *arguments: object) -> list[str]:
+        return [str(COMMAND), command, *self.options, *map(str, arguments)]
+
+    def __call__(self, command: str, *arguments: object, **env: str) -> Finished:
+        return self.together([command, *arguments], **env)[0]
+
+    def together(self, *commands: Sequence[object], **env: str) -> list[Finished]:
+        """What each of several commands, run at the same time, came to."""
+        processes = [self.start(*map(str, command), **env) for command in commands]
+        return [
+            Finished(process.args, returncode=process.wait(), stdout=written, stderr=complaints)
+            for process in processes
+            for written, complaints in [process.communicate(timeout=100)]
+        ]
+
+    def ok(self, command: str, *arguments: object) -> str:
+        finished = self(command, *arguments)
+        assert finished.returncode == 0, finished.stderr + finished.stdout
+        return finished.stdout
+
+    def json(self, command: str, *arguments: object) -> list[dict[str, Any]]:
+        """The JSON objects that a command prints with --json, one a line."""
+        return [json.loads(line) for line in self.ok(command, *arguments, "--json").splitlines()]
+
+    def start(self, command: str, *arguments: object, **env: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.arguments(command, *arguments),
+            cwd=self.folder,
+            env=self.env | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def at_a_terminal(self, command: str, *arguments: object) -> tuple[int, str]:
+        """The exit code, and everything that was written to the terminal."""
+        ours, theirs = pty.openpty()
+        arguments_ = self.arguments(command, *arguments)
+        with subprocess.Popen(
+            arguments_, cwd=self.folder, env=self.env, stdin=theirs, stdout=theirs, stderr=theirs
+        ) as process:
+            os.close(theirs)
+            written = b""
+            while chunk := _read(ours):
+                written += chunk
+        os.close(ours)
+        return process.returncode, written.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's way to say that the other side has closed it
+        return b""
+
+
+def refused(finished: Finished, *words: str) -> None:
+    """The command said in one line what is wrong, with these words in it."""
+    assert finished.returncode == 1, finished
+    assert finished.stdout == ""
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def assert_only_seo_filled(before: Path, after: Path, *, all_filled: bool = True) -> None:
+    """Columns, rows and order are kept, what stood there is kept, and each product has its missing texts."""
+    old_rows, new_rows = rows(before), rows(after)
+    assert len(old_rows) == len(new_rows)
+    for old, new in zip(old_rows, new_rows, strict=True):
+        assert list(old) == list(new)
+        for column, value in old.items():
+            if column in SEO and old["Title"] and not value:
+                assert bool(new[column].strip()) is all_filled, (old["Handle"], column)
+            else:
+                assert new[column] == value, (old["Handle"], column)
+
+
+def assert_only_seo_bytes_differ(before: Path, after: Path) -> None:
+    """With the texts that were filled in taken out again, the file is the original, byte for byte."""
+
+    def raw(row: dict[str, str]) -> str:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="").writerow([row["Gift Card"], *(row[column] for column in SEO)])
+        return f",{line.getvalue()},"
+
+    content, restored, position = after.read_bytes().decode(), "", 0
+    for old, new in zip(rows(before), rows(after), strict=True):
+        if old != new:
+            found = content.index(raw(new), position)
+            restored += content[position:found] + raw(old)
+            position = found + len(raw(new))
+    assert restored + content[position:] == before.read_bytes().decode()
+
+
+@pytest.fixture
+def project() -> str:
+    return f"cli-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def cli(stack: Stack, project: str, tmp_path: Path) -> Cli:
+    """The command, pointed at the session's stack and at a project of its own."""
+    return Cli(tmp_path, "--data-dir", str(stack.data_dir.path), "--project", project)
+
+
+def previewed(cli: Cli, *options: str) -> dict[str, Any]:
+    """A preview that has ended, as `create --watch --json` tells of it last."""
+    arguments = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch", *options)
+    run: dict[str, Any] = cli.json("create", *arguments)[-1]["run"]
+    assert run["status"] == "SUCCEEDED"
+    return run
+
+
+class TestCLI_001_RoundTrip:
+    def test_import_both_playbooks_export(self, cli: Cli, project: str) -> None:
+        imported = cli.json("import", EXAMPLE, "--plan", "BUSINESS")
+        assert imported == [{"project_id": project, "created": 54, "updated": 0}]
+
+        for playbook in ("missing_seo_title", "missing_seo_description"):
+            preview = cli.json("create", "--playbook", playbook, "--type", "PREVIEW_GENERATE", "--watch")[-1]["run"]
+            named = ("--playbook", playbook, "--scope-id", preview["scope_id"], "--rules-hash", preview["rules_hash"])
+            assert cli.json("create", *named, "--type", "DRAFT_GENERATE", "--watch")[-1]["run"]["status"] == "SUCCEEDED"
+            applied = cli.json("create", *named, "--type", "APPLY", "--watch")[-1]["run"]
+            missing = sum(1 for row in rows(EXAMPLE) if row["Title"] and not row[SEO["description" in playbook]])
+            assert int(applied["result"]["updated"]) == missing
+
+        exported = cli.json("export", "--catalog", EXAMPLE, "-o", "improved.csv")
+        changed = sum(1 for row in rows(EXAMPLE) if row["Title"] and not (row[SEO[0]] and row[SEO[1]]))
+        assert exported == [{"file": "improved.csv", "products": 54, "changed": changed}]
+        assert_only_seo_filled(EXAMPLE, cli.folder / "improved.csv")
+        assert_only_seo_bytes_differ(EXAMPLE, cli.folder / "improved.csv")
+
+        again = cli.json("import", "improved.csv")
+        assert again == [{"project_id": project, "created": 0, "updated": 54}]
+        refused(cli("export", "--catalog", EXAMPLE, "-o", "improved.csv"), "improved.csv", "there already")
+        cli.ok("export", "--catalog", EXAMPLE, "-o", "improved.csv", "--force")
+
+    def test_what_was_never_improved_comes_back_as_it_was(self, cli: Cli) -> None:
+        cli.ok("import", EXAMPLE)
+        assert "improved-shop-catalog.csv: 0 of 54" in cli.ok("export", "--catalog", EXAMPLE)
+        assert (cli.folder / "improved-shop-catalog.csv").read_bytes() == EXAMPLE.read_bytes()
+        assert "improved-shop-catalog-2.csv" in cli.ok("export", "--catalog", EXAMPLE)
+
+    def test_export_without_the_original_gives_a_file_shopify_can_import(self, cli: Cli, project: str) -> None:
+        cli.ok("import", EXAMPLE)
+        cli.ok("export")
+        exported = {row["Handle"]: row for row in rows(cli.folder / f"catalog-{project}.csv")}
+        originals = [row for row in rows(EXAMPLE) if row["Title"]]
+        assert len(exported) == len(originals)
+        for original in originals:
+            found = exported[original["Handle"]]
+            assert list(found) == ["Handle", "Title", "Body (HTML)", *SEO]
+            assert found == {column: original[column] for column in found}
+
+    def test_import_says_what_is_missing(self, cli: Cli, project: str) -> None:
+        assert cli.ok("import", EXAMPLE) == (
+            f"54 products in {project}: 54 new, 0 brought up to date; "
+            "37 without SEO title, 40 without SEO description\n"
+        )
+
+
+@pytest.fixture(scope="module")
+def seen(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, dict[str, Any]]:
+    """A project with the example shop and one preview that has ended, for tests that only look."""
+    cli = Cli(tmp_path_factory.mktemp("seen"), "--data-dir", str(stack.data_dir.path), "--project", "cli-seen")
+    cli.ok("import", EXAMPLE)
+    return cli, previewed(cli)
+
+
+Seen: TypeAlias = tuple[Cli, dict[str, Any]]
+
+
+class TestCLI_001_Looking:
+    def test_a_watch_in_a_pipe_prints_a_line_a_change(self, seen: Seen) -> None:
+        cli, run = seen
+        *changes, outcome, following = cli.ok("watch", run["id"], "--after-sequence", "0").splitlines()
+        assert [line.split()[0] for line in changes] == [f"#{n}" for n in range(1, int(run["sequence"]) + 1)]
+        assert "QUEUED" in changes[0]
+        assert "preview SEO titles  SUCCEEDED  3/3" in changes[-1]
+        assert outcome == "SUCCEEDED  suggestions for 3 of 37 affected products"
+        named = f"--scope-id {run['scope_id']} --rules-hash {run['rules_hash']} --watch"
+        assert following.startswith("next: playbook-runs create --project cli-seen ")
+        assert following.endswith(named)
+
+    def test_a_watch_at_a_terminal_shows_a_progress_bar(self, seen: Seen) -> None:
+        cli, run = seen
+        code, written = cli.at_a_terminal("watch", run["id"])
+        assert code == 0
+        assert "\x1b[" in written  # moves the cursor, in colours
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+        assert re.search(r"preview SEO titles ━+ 3/3 SUCCEEDED \d:\d\d:\d\d", plain)
+        assert "SUCCEEDED  suggestions for 3 of 37 affected products" in plain
+
+    def test_json_is_one_object_a_line(self, seen: Seen) -> None:
+        cli, run = seen
+        watched = cli.json("watch", run["id"], "--after-sequence", "0")
+        assert [int(line["run"]["sequence"]) for line in watched] == list(range(1, int(run["sequence"]) + 1))
+        assert {line["kind"] for line in watched} == {"UPDATED"}
+        assert cli.json("get", run["id"]) == [run] == cli.json("list", "--type", "PREVIEW_GENERATE", "--limit", "1")
+        assert cli.json("list", "--status", "FAILED") == []
+
+    def test_get_and_list_are_readable(self, seen: Seen) -> None:
+        cli, run = seen
+        details = cli.ok("get", run["id"])
+        for value in (run["id"], run["scope_id"], run["rules_hash"], run["draft_id"], "SUCCEEDED", "3 of 3"):
+            assert value in details
+        _heading, listed = cli.ok("list").splitlines()
+        assert listed.split()[:5] == [run["id"], "missing_seo_title", "PREVIEW_GENERATE", "SUCCEEDED", "3/3"]
+        assert cli.ok("list", "--playbook", "missing_seo_description") == "no runs\n"
+
+
+class TestCLI_001_Creating:
+    def test_the_same_key_finds_the_run(self, cli: Cli) -> None:
+        cli.ok("import", EXAMPLE)
+        request = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--key", "monday")
+        first, second = cli.json("create", *request)[0], cli.json("create", *request)[0]
+        assert (first["created"], second["created"]) == (True, False)
+        assert first["run"]["id"] == second["run"]["id"]
+        assert f"found run {first['run']['id']}" in cli.ok("create", *request)
+
+    def test_rules_by_options_and_by_json_mean_the_same(self, cli: Cli) -> None:
+        cli.ok("import", EXAMPLE)
+        by_options = (
+            "--prefix",
+            "Nordhang: ",
+            "--suffix",
+            "!",
+            "--max-length",
+            "40",
+            "--find",
+            "SEO",
+            "--replace",
+            "x",
+        )
+        rules = {
+            "enabled": True,
+            "prefix": "Nordhang: ",
+            "suffix": "!",
+            "maxLength": 40,
+            "findReplace": {"find": "SEO", "replace": "x"},
+            "forbiddenPhrases": ["cheap", "best"],
+        }
+        one = previewed(cli, *by_options, "--forbid", "cheap", "--forbid", "best")
+        other = previewed(cli, "--rules-json", json.dumps(rules))
+        assert one["rules_hash"] == other["rules_hash"]
+        assert one["meta"]["rules"]["forbidden_phrases"] == ["cheap", "best"]
+
+    def test_a_run_that_fails_says_why_and_ends_with_1(self, cli: Cli, openai: OpenAIServer) -> None:
+        cli.ok("import", EXAMPLE)
+        openai.behave(Behaviour(status=401))
+        finished = cli("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        assert finished.returncode == 1
+        assert "FAILED  AI_AUTHENTICATION_FAILED: " in finished.stdout.splitlines()[-1]
+
+    def test_plan_and_limit_are_kept_unless_given(self, cli: Cli, project: str, stack: Stack) -> None:
+        cli.ok("import", EXAMPLE, "--plan", "FREE")
+        cli.ok("import", EXAMPLE)
+        finished = cli("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        assert "PLAN_NOT_ELIGIBLE" in finished.stdout
+        cli.ok("import", EXAMPLE, "--plan", "PRO", "--ai-daily-limit", "2")
+        finished = cli("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        assert "AI_DAILY_LIMIT_REACHED" in finished.stdout
+
+
+class TestCLI_001_Refusals:
+    def test_a_wrong_file(self, tmp_path: Path) -> None:
+        (tmp_path / "prices.csv").write_text("Name,Price\na,1\n")
+        (tmp_path / "broken.csv").write_text('Handle,Title\na,"b\n')
+        (tmp_path / "sheet.csv").write_bytes(b"PK\x03\x04\0\0")
+        missing, prices, broken, sheet = Cli(tmp_path).together(
+            ["import", "missing.csv", "--project", "p"],
+            ["import", "prices.csv", "--project", "p"],
+            ["import", "broken.csv", "--project", "p"],
+            ["demo", "--catalog", "sheet.csv"],
+        )
+        refused(missing, "missing.csv", "No such file")
+        refused(prices, "prices.csv", "row 1", "no column Handle")
+        refused(broken, "broken.csv", "row 2", "not closed")
+        refused(sheet, "sheet.csv", "not a CSV file")
+
+    def test_a_missing_server(self, tmp_path: Path) -> None:
+        target = f"127.0.0.1:{free_ports(1)[0]}"
+        runs, executor = ("--project", "p", "--target", target), ("--project", "p", "--executor-target", target)
+        for finished in Cli(tmp_path).together(
+            ["create", *runs, "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE"],
+            ["get", *runs, NO_RUN],
+            ["list", *runs],
+            ["watch", *runs, NO_RUN],
+            ["import", *executor, EXAMPLE],
+            ["export", *executor],
+        ):
+            refused(finished, f"nothing answers at {target}", "playbook-runs up")
+        assert [file.name for file in tmp_path.iterdir()] == []
+
+    def test_a_folder_without_a_stack(self, tmp_path: Path) -> None:
+        refused(Cli(tmp_path)("list", "--project", "p", "--data-dir", "x"), "no stack runs in x", "playbook-runs up")
+
+    def test_no_token_and_a_bad_one(self, stack: Stack, tmp_path: Path) -> None:
+        cli = Cli(tmp_path, "--project", "p", "--target", stack.runs_target)
+        refused(cli("list"), "authorization", "--token")
+        refused(cli("list", PLAYBOOK_RUNS_TOKEN="no.jwt.at-all"), "token is not valid", "--token")
+
+    def test_a_token_of_the_command_is_good(self, stack: Stack, tmp_path: Path) -> None:
+        token = Cli(tmp_path).ok("token", "--project", "p", "--role", "VIEWER", "--data-dir", stack.data_dir.path)
+        cli = Cli(tmp_path, "--project", "p", "--target", stack.runs_target, "--token", token.strip())
+        assert cli.ok("list") == "no runs\n"
+        request = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
+        refused(cli("create", *request), "EDITOR", "VIEWER")
+
+    def test_bad_values_are_named(self, cli: Cli) -> None:
+        create = ("create", "--playbook", "missing_seo_title", "--type")
+        (cli.folder / "long.csv").write_text(f"Handle,Title\ntent,Tent\nlamp,{'x' * 1001}\n")
+        size, scope, run_id, unknown, rules, replacement, run_type, product = cli.together(
+            [*create, "PREVIEW_GENERATE", "--sample-size", "51"],
+            [*create, "APPLY"],
+            ["get", "not-a-uuid"],
+            ["get", NO_RUN],
+            [*create, "PREVIEW_GENERATE", "--rules-json", '{"max": 1}'],
+            [*create, "PREVIEW_GENERATE", "--replace", "x"],
+            [*create, "REPAINT"],
+            ["import", "long.csv"],
+        )
+        refused(size, "meta.sample_size")
+        refused(scope, "scope_id: ", "rules_hash: ")
+        refused(run_id, "run_id")
+        refused(unknown, NO_RUN)
+        refused(rules, "--rules-json", "maxLength")
+        refused(replacement, "--find")
+        assert run_type.returncode == 2
+        refused(product, "products['lamp'].title", "1000")
+
+
+@pytest.fixture(scope="module")
+def upped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, int, int]]:
+    """`playbook-runs up`, ready, with the ports it was told to use; ends well on SIGTERM."""
+    folder = tmp_path_factory.mktemp("up")
+    runs_port, executor_port = free_ports(2)
+    cli = Cli(folder, "--data-dir", str(folder / "stack"))
+    process = cli.start("up", "--runs-port", runs_port, "--executor-port", executor_port)
+    assert process.stdout
+    line = process.stdout.readline()
+    assert "ready" in line, process.communicate(timeout=30)
+    yield cli, runs_port, executor_port
+    process.send_signal(signal.SIGTERM)
+    rest, complaints = process.communicate(timeout=30)
+    assert (process.returncode, complaints) == (0, ""), rest
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", runs_port)).close()
+
+
+class TestCLI_001_Up:
+    def test_the_stack_does_the_job_without_any_key(self, upped: tuple[Cli, int, int]) -> None:
+        cli, runs_port, _ = upped
+        shop = Cli(cli.folder, *cli.options, "--project", "shop")
+        shop.ok("import", EXAMPLE)
+        run = previewed(shop)
+        assert run["ai_used"] is True
+        assert shop.json("list", "--target", f"127.0.0.1:{runs_port}") == [run]
+
+    def test_the_printed_token_opens_it(self, upped: tuple[Cli, int, int]) -> None:
+        cli, runs_port, _ = upped
+        token = cli.ok("token", "--project", "shop-2", "--role", "OWNER").strip()
+        elsewhere = Cli(cli.folder, "--project", "shop-2", "--target", f"127.0.0.1:{runs_port}", "--token", token)
+        assert elsewhere.ok("list") == "no runs\n"
+
+    def test_a_taken_port_is_named(self, upped: tuple[Cli, int, int], tmp_path: Path) -> None:
+        _, runs_port, executor_port = upped
+        other = Cli(tmp_path, "--data-dir", str(tmp_path / "stack"))
+        refused(other("up", "--runs-port", runs_port, "--executor-port", free_ports(1)[0]), str(runs_port))
+        refused(other("up", "--runs-port", free_ports(1)[0], "--executor-port", executor_port), str(executor_port))
+
+    def test_one_folder_has_one_stack(self, upped: tuple[Cli, int, int]) -> None:
+        cli, *_ = upped
+        refused(cli("up", "--runs-port", free_ports(1)[0]), "already", str(cli.folder / "stack"))
+
+
+class TestCLI_001_Demo:
+    def test_it_improves_the_example_shop(self, tmp_path: Path) -> None:
+        (tmp_path / "improved-shop-catalog.csv").write_text("precious")
+        printed = Cli(tmp_path).ok("demo")
+        assert sorted(file.name for file in tmp_path.iterdir()) == [
+            "improved-shop-catalog-2.csv",
+            "improved-shop-catalog.csv",
+        ]
+        assert (tmp_path / "improved-shop-catalog.csv").read_text() == "precious"
+        assert_only_seo_filled(EXAMPLE, tmp_path / "improved-shop-catalog-2.csv")
+        assert_only_seo_bytes_differ(EXAMPLE, tmp_path / "improved-shop-catalog-2.csv")
+        for words in (
+            "54 products in 125 rows",
+            "37 products have no SEO title",
+            "40 products have no SEO description",
+            "before and after",
+            "preview SEO titles  SUCCEEDED  3/3",
+            "draft SEO titles  SUCCEEDED  37/37",
+            "apply SEO descriptions  SUCCEEDED  40/40",
+            "37 SEO titles written",
+            "40 SEO descriptions written",
+            "offline template writer",
+            "improved-shop-catalog-2.csv",
+        ):
+            assert words in printed
+
+    def test_it_shows_progress_bars_at_a_terminal(self, tmp_path: Path) -> None:
+        two = "Handle,Title,Price\r\ntent,Tent,1\r\nlamp,Lamp,2\r\n"
+        (tmp_path / "two.csv").write_bytes(two.encode())
+        code, written = Cli(tmp_path).at_a_terminal("demo", "--catalog", "two.csv")
+        assert code == 0, written
+        assert "━━━" in written
+        first, *others = (tmp_path / "improved-two.csv").read_bytes().decode().splitlines(keepends=True)
+        assert first == "Handle,Title,Price,SEO Title,SEO Description\r\n"
+        assert [line.split(",")[:3] for line in others] == [["tent", "Tent", "1"], ["lamp", "Lamp", "2"]]

@@ -1,0 +1,349 @@
+"""Database, Listener, Notifier and migrations over a real PostgreSQL that is not always there."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from alembic import command
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from devstack.postgres import Postgres
+from executor_service import app as executor_app
+from executor_service.models import metadata as executor_metadata
+from runs_service import app as runs_app
+from runs_service.models import metadata as runs_metadata
+from servicekit import migrations
+from servicekit.database import CONNECT_TIMEOUT, Database
+from servicekit.errors import Reason, ServiceError
+from servicekit.lifecycle import running
+from servicekit.notifications import Listener, Notifier
+from tests.conftest import start_postgres
+from tests.support.waiting import eventually
+
+
+async def one(database: Database) -> int:
+    async with database.autocommit() as connection:
+        return (await connection.execute(text("SELECT 1"))).scalar_one()
+
+
+def kill_backends(url: str, like: str) -> int:
+    """Terminate the other connections with such an application_name; return how many there were."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name LIKE %s AND datname = current_database() AND pid <> pg_backend_pid()",
+            [like],
+        ).rowcount
+
+
+def is_asleep(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        query = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        return connection.execute(query).rowcount > 0
+
+
+async def refusal(database: Database) -> ServiceError:
+    with pytest.raises(ServiceError) as failure:
+        await one(database)
+    return failure.value
+
+
+async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_connection(
+    runs_database: Database, runs_database_url: str
+) -> None:
+    """Watchers that come and go by the hundred would otherwise have every connection replaced all the time."""
+
+    async def backends() -> list[int]:
+        async with runs_database.autocommit() as connection:
+            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'test' ORDER BY pid"
+            return [row.pid for row in await connection.execute(text(query))]
+
+    async def sleep(kind: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
+        async with kind() as connection:
+            sleeping.set()
+            await connection.execute(text("SELECT pg_sleep(30)"))
+
+    sleeping = asyncio.Event()
+    before = await backends()
+    for kind in (runs_database.autocommit, runs_database.transaction):
+        sleeping.clear()
+        task = asyncio.create_task(sleep(kind))
+        await sleeping.wait()
+        await eventually(lambda: is_asleep(runs_database_url))
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await sleep(kind)
+    assert await backends() == before
+
+
+async def test_a_killed_connection_is_told_as_unavailable_and_replaced(
+    runs_database: Database, runs_database_url: str
+) -> None:
+    await asyncio.gather(*(one(runs_database) for _ in range(5)))
+    assert kill_backends(runs_database_url, "test") >= 1
+    error = await refusal(runs_database)
+    assert error.reason is Reason.DATABASE_UNAVAILABLE
+    assert error.retry_after is not None
+    # One failure is enough for all that were killed.
+    assert await asyncio.gather(*(one(runs_database) for _ in range(5))) == [1] * 5
+
+
+async def test_a_connection_killed_within_a_transaction_leaves_nothing(
+    runs_database: Database, runs_database_url: str
+) -> None:
+    async with runs_database.transaction() as connection:
+        await connection.execute(text("CREATE TABLE counted (n int)"))
+
+    async def interrupted() -> None:
+        async with runs_database.transaction() as connection:
+            await connection.execute(text("INSERT INTO counted VALUES (1)"))
+            kill_backends(runs_database_url, "test")
+            await connection.execute(text("INSERT INTO counted VALUES (2)"))
+
+    with pytest.raises(ServiceError):
+        await interrupted()
+    async with runs_database.autocommit() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM counted"))).scalar_one() == 0
+
+
+async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(tmp_path: Path) -> None:
+    server = start_postgres(tmp_path)
+    with server:
+        database = Database(server.url(), pool_size=3, application_name="test")
+        assert await one(database) == 1
+        server.kill()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for _ in range(3):
+            assert (await refusal(database)).reason is Reason.DATABASE_UNAVAILABLE
+        assert loop.time() - started < 3
+        server.start()
+        server.wait_ready()
+        assert await asyncio.gather(*(one(database) for _ in range(6))) == [1] * 6
+        await database.close()
+
+
+async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with start_postgres(tmp_path) as server:
+        database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=0.5)
+        assert await asyncio.gather(*(one(database) for _ in range(3))) == [1] * 3
+        server.send_signal(signal.SIGSTOP)
+        backends = [child.pid for child in psutil.Process(server.pid).children()]
+        for pid in backends:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            started = loop.time()
+            errors = await asyncio.gather(*(one(database) for _ in range(9)), return_exceptions=True)
+            # The answer to a statement, then the connection that replaces the one that was given up.
+            assert loop.time() - started < 0.5 + CONNECT_TIMEOUT + 2
+            assert all(isinstance(e, ServiceError) and e.reason is Reason.DATABASE_UNAVAILABLE for e in errors)
+        finally:
+            for pid in (server.pid, *backends):
+                os.kill(pid, signal.SIGCONT)
+        assert await asyncio.gather(*(one(database) for _ in range(6))) == [1] * 6
+        await database.close()
+
+
+async def test_a_statement_longer_than_the_bound_is_given_up(postgres_server: Postgres) -> None:
+    database = Database(postgres_server.url(), pool_size=1, application_name="test", answer_timeout=0.2)
+    with pytest.raises(ServiceError) as failure:
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT pg_sleep(5)"))
+    assert failure.value.reason is Reason.DATABASE_UNAVAILABLE
+    assert await one(database) == 1
+    await database.close()
+
+
+async def test_more_callers_than_connections_take_turns(runs_database: Database) -> None:
+    assert await asyncio.gather(*(one(runs_database) for _ in range(100))) == [1] * 100
+
+
+async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Database, runs_database_url: str) -> None:
+    async def sleep() -> None:
+        async with runs_database.autocommit() as connection:
+            await connection.execute(text("SELECT pg_sleep(60)"))
+
+    tasks = [asyncio.create_task(sleep()) for _ in range(5)]  # all there are
+
+    async def asleep() -> bool:
+        with psycopg.connect(runs_database_url) as connection:
+            query = "SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+            return connection.execute(query).rowcount == 5
+
+    await eventually(asleep)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    async with asyncio.timeout(3):
+        assert await asyncio.gather(*(one(runs_database) for _ in range(5))) == [1] * 5
+
+
+async def test_what_customers_sent_is_in_no_error_message(runs_database: Database) -> None:
+    with pytest.raises(Exception, match="invalid input syntax") as failure:
+        async with runs_database.autocommit() as connection:
+            await connection.execute(text("SELECT CAST(:a AS int), CAST(:b AS text)"), {"a": "x", "b": "of a customer"})
+    assert "of a customer" not in str(failure.value)
+
+
+# Hints
+
+
+class Ears:
+    """A listener and what it heard."""
+
+    def __init__(self, url: str, channel: str = "changes") -> None:
+        self.heard: list[str] = []
+        self.missed = 0
+        self.listener = Listener(url, channel, hear=self.heard.append, missed=self._miss)
+
+    def _miss(self) -> None:
+        self.missed += 1
+
+
+@pytest.fixture
+async def ears(runs_database_url: str) -> AsyncIterator[Ears]:
+    ears = Ears(runs_database_url)
+    async with running(ears.listener):
+        await eventually(lambda: ears.missed == 1)
+        yield ears
+
+
+async def test_what_is_told_is_heard_on_its_channel_only(
+    ears: Ears, runs_database: Database, runs_database_url: str
+) -> None:
+    stranger = Ears(runs_database_url, "other")
+    notifier = Notifier(runs_database, "changes")
+    async with running(stranger.listener, notifier):
+        await eventually(lambda: stranger.missed)
+        notifier.tell(["a", "b", "a"])
+        await eventually(lambda: " ".join(ears.heard).split() == ["a", "b"])
+        many = [f"{n:036}" for n in range(1000)]
+        notifier.tell(many)
+        await eventually(lambda: " ".join(ears.heard).split() == ["a", "b", *many])
+    assert stranger.heard == []
+    assert ears.missed == 1
+
+
+async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_may_have_missed_some(
+    ears: Ears, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for time in range(1, 4):
+        assert kill_backends(runs_database_url, "listen-%") == 1
+        await eventually(lambda expected=time: ears.missed == expected + 1)
+    notifier = Notifier(runs_database, "changes")
+    async with running(notifier):
+        notifier.tell(["again"])
+        await eventually(lambda: ears.heard == ["again"])
+    lost = [record for record in caplog.records if record.message.startswith("Listener failed")]
+    assert len(lost) == 3
+    assert all(record.exc_info is None for record in lost)  # a line each, no trace
+
+
+async def test_a_hint_that_comes_between_two_waits_is_heard(
+    runs_database: Database, runs_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servicekit.notifications.IDLE_CHECK", 0.005)
+    ears = Ears(runs_database_url)
+    notifier = Notifier(runs_database, "changes")
+    words = [str(n) for n in range(200)]
+    async with running(ears.listener, notifier):
+        await eventually(lambda: ears.missed)
+        for word in words:
+            notifier.tell([word])
+            await asyncio.sleep(0.001)
+        await eventually(lambda: " ".join(ears.heard).split() == words)
+
+
+async def test_a_notifier_goes_on_after_its_database_failed(
+    ears: Ears, runs_database: Database, runs_database_url: str
+) -> None:
+    notifier = Notifier(runs_database, "changes")
+    async with running(notifier):
+        notifier.tell(["first"])
+        await eventually(lambda: ears.heard == ["first"])
+        kill_backends(runs_database_url, "test")
+        notifier.tell(["lost"])
+
+        def heard_again() -> bool:
+            notifier.tell(["later"])
+            return "later" in " ".join(ears.heard)
+
+        await eventually(heard_again)
+
+
+# Migrations
+
+SERVICES = pytest.mark.parametrize(
+    ("scripts", "schema"),
+    [(runs_app.MIGRATIONS, runs_metadata.schema), (executor_app.MIGRATIONS, executor_metadata.schema)],
+    ids=["runs", "executor"],
+)
+
+
+def tables(url: str, schema: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [schema]).fetchall()
+        return {name for (name,) in rows}
+
+
+@SERVICES
+def test_the_migrations_make_what_the_models_say(scripts: Path, schema: str, empty_database_url: str) -> None:
+    migrations.upgrade(empty_database_url, scripts)
+    command.check(migrations.config(empty_database_url, scripts))  # raises when they differ
+    expected = {
+        table.name for m in (runs_metadata, executor_metadata) if m.schema == schema for table in m.sorted_tables
+    }
+    assert tables(empty_database_url, schema) == {*expected, "alembic_version"}
+
+
+@SERVICES
+def test_down_and_up_again(scripts: Path, schema: str, empty_database_url: str) -> None:
+    config = migrations.config(empty_database_url, scripts)
+    migrations.upgrade(empty_database_url, scripts)
+    before = tables(empty_database_url, schema)
+    command.downgrade(config, "base")
+    assert tables(empty_database_url, schema) == {"alembic_version"}
+    migrations.upgrade(empty_database_url, scripts)
+    migrations.upgrade(empty_database_url, scripts)  # nothing to do
+    assert tables(empty_database_url, schema) == before
+
+
+def test_both_services_migrate_one_database_side_by_side(empty_database_url: str) -> None:
+    for scripts in (runs_app.MIGRATIONS, executor_app.MIGRATIONS):
+        migrations.upgrade(empty_database_url, scripts)
+    for scripts in (runs_app.MIGRATIONS, executor_app.MIGRATIONS):
+        command.check(migrations.config(empty_database_url, scripts))
+
+
+def _upgrade(url: str, gate: Callable[[], None]) -> None:
+    gate()
+    migrations.upgrade(url, runs_app.MIGRATIONS)
+
+
+def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=_upgrade, args=(empty_database_url, barrier.wait)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert "runs" in tables(empty_database_url, "runs")
+
+
+def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres) -> None:
+    with pytest.raises(Exception, match="refused"):
+        migrations.upgrade("postgresql://u:p@127.0.0.1:1/d", runs_app.MIGRATIONS)

@@ -1,0 +1,284 @@
+"""The inbox and the leases: each run is taken once, in a fair order, and never written by two."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
+from playbooks.runs.v1.run_pb2 import Run
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from executor_service.executor import MAX_CRASHES, Effect
+from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
+from executor_service.store import executions
+from tests.support.executor import Bench, job
+from tests.support.waiting import eventually
+
+
+async def claim(bench: Bench, limit: int = 10, lease_seconds: float = 15) -> Sequence[Execution]:
+    async with bench.database.autocommit() as connection:
+        claimed = await executions.claim(connection, owner=bench.owner, limit=limit, lease_seconds=lease_seconds)
+    return claimed.executions
+
+
+async def expire_leases(bench: Bench) -> None:
+    await bench.rows(
+        "UPDATE executor.executions SET lease_until = now() - interval '1 second' WHERE status = 'RUNNING'"
+    )
+
+
+async def finish(bench: Bench, lease: Lease) -> None:
+    async with bench.database.autocommit() as connection:
+        (end,) = await executions.finish(connection, [(lease, Outcome(Status.SUCCEEDED))])
+    if isinstance(end, LeaseLost):
+        raise end
+
+
+def body(*jobs: Job) -> bytes:
+    return RunJobBatch(jobs=[RunJob.FromString(job.body) for job in jobs]).SerializeToString()
+
+
+# Inbox
+
+
+async def test_a_job_that_is_delivered_again_is_taken_once(bench: Bench) -> None:
+    first, second = job(), job()
+    await bench.inbox.consume([body(first, second), body(second, first)])
+    await bench.inbox.consume([body(first)])
+    assert await bench.value("SELECT count(*) FROM executor.executions") == 2
+
+
+async def test_an_unreadable_job_is_found_by_itself_and_does_not_stop_the_others(bench: Bench) -> None:
+    good = job()
+    unknown_playbook = RunJob(run_id=str(uuid4()), project_id="p", playbook_id="nonsense", run_type=Run.APPLY)
+    no_type = RunJob(run_id=str(uuid4()), project_id="p", playbook_id="missing_seo_title")
+    no_text = RunJob(run_id=str(uuid4()), project_id="\0", playbook_id="missing_seo_title", run_type=Run.APPLY)
+    no_id = RunJob(run_id="7", project_id="p", playbook_id="missing_seo_title", run_type=Run.APPLY)
+    strange = [unknown_playbook, no_type, no_text, no_id]
+    mixed = RunJobBatch(jobs=[*strange, RunJob.FromString(good.body)]).SerializeToString()
+    dead = await bench.inbox.consume([b"\xff\xff", mixed])
+    assert await bench.value("SELECT run_id FROM executor.executions") == good.run_id
+    assert [letter.body for letter in dead] == [
+        b"\xff\xff",
+        *(RunJobBatch(jobs=[one]).SerializeToString() for one in strange),
+    ]
+    assert all(letter.reason for letter in dead)
+    assert unknown_playbook.run_id in dead[1].reason
+
+
+# Fairness
+
+
+async def test_a_project_with_many_runs_does_not_delay_anothers_first(bench: Bench) -> None:
+    await bench.inbox.accept([job(project="busy") for _ in range(200)])
+    small = [job(project=f"small-{n}") for n in range(3)]
+    await bench.inbox.accept(small)
+
+    claimed = {execution.lease.run_id for execution in await claim(bench, limit=4)}
+
+    assert claimed >= {each.run_id for each in small}
+
+
+async def test_running_executions_count_against_their_project(bench: Bench) -> None:
+    await bench.inbox.accept([job(project="busy") for _ in range(20)])
+    await claim(bench, limit=4)
+    await bench.inbox.accept([job(project="late") for _ in range(3)])
+
+    started = await claim(bench, limit=3)
+
+    assert await projects_of(bench, started) == ["late"] * 3
+
+
+async def test_within_a_project_the_oldest_run_is_first(bench: Bench) -> None:
+    jobs = [job() for _ in range(5)]
+    for each in jobs:
+        await bench.inbox.accept([each])
+    claimed = [(await claim(bench, limit=1))[0].lease.run_id for _ in jobs]
+    assert claimed == [each.run_id for each in jobs]
+
+
+async def projects_of(bench: Bench, claimed: Sequence[Execution]) -> list[str]:
+    ids = [execution.lease.run_id for execution in claimed]
+    rows = await bench.rows("SELECT project_id FROM executor.executions WHERE run_id = ANY(:ids)", ids=ids)
+    return [row.project_id for row in rows]
+
+
+async def test_two_replicas_never_claim_the_same_run(bench: Bench, other: Bench) -> None:
+    await bench.inbox.accept([job(project=f"p{n % 7}") for n in range(60)])
+    claims = await asyncio.gather(*(claim(replica, limit=5) for _ in range(8) for replica in (bench, other)))
+    taken = [execution.lease.run_id for claimed in claims for execution in claimed]
+    assert len(taken) == len(set(taken))
+
+
+async def test_runs_beyond_the_concurrency_wait_and_then_follow_at_once(bench: Bench) -> None:
+    await bench.stock(0)
+    jobs = [job() for _ in range(20)]  # five times the concurrency
+    async with bench.working():
+        await bench.inbox.accept(jobs)
+        async with asyncio.timeout(5):  # a poll for each round would take longer than that
+            await eventually(lambda: all_ended(bench))
+
+
+async def all_ended(bench: Bench) -> bool:
+    return await bench.value("SELECT bool_and(status = 'SUCCEEDED') FROM executor.executions") is True
+
+
+# Leases
+
+
+async def test_a_run_whose_executor_died_is_taken_over_when_its_lease_ends(bench: Bench, other: Bench) -> None:
+    await bench.inbox.accept([job()])
+    (first,) = await claim(bench)
+    assert await claim(other) == []
+
+    await expire_leases(bench)
+    (second,) = await claim(other)
+
+    assert second.lease == Lease(first.lease.run_id, 2, "two")
+    assert second.crashes == 1
+
+
+async def test_who_lost_the_lease_can_write_nothing_more(bench: Bench, other: Bench) -> None:
+    await bench.inbox.accept([job()])
+    (frozen,) = await claim(bench)
+    await expire_leases(bench)
+    (taken_over,) = await claim(other)
+
+    async with bench.database.autocommit() as connection:
+        with pytest.raises(LeaseLost):
+            await executions.set_progress(connection, frozen.lease, completed=1, total=2)
+    with pytest.raises(LeaseLost):
+        await finish(bench, frozen.lease)
+
+    await finish(other, taken_over.lease)
+    assert await bench.value("SELECT status || attempt FROM executor.executions") == "SUCCEEDED2"
+
+
+async def test_a_heartbeat_renews_leases_and_learns_of_lost_ones(bench: Bench, other: Bench) -> None:
+    await bench.inbox.accept([job(), job()])
+    kept, lost = await claim(bench, lease_seconds=1)
+    await bench.rows(
+        "UPDATE executor.executions SET lease_until = now() - interval '1 second' WHERE run_id = :id",
+        id=lost.lease.run_id,
+    )
+    await claim(other)
+
+    async with bench.database.autocommit() as connection:
+        run_ids = [kept.lease.run_id, lost.lease.run_id]
+        ours = await executions.renew(connection, run_ids, owner="one", lease_seconds=100)
+
+    assert ours == {(kept.lease.run_id, 1)}
+    seconds = "SELECT extract(epoch FROM lease_until - now()) FROM executor.executions WHERE run_id = :id"
+    assert await bench.value(seconds, id=kept.lease.run_id) > 90
+
+
+async def test_a_heartbeat_does_not_wait_for_a_run_that_is_being_written(bench: Bench) -> None:
+    await bench.inbox.accept([job(), job()])
+    written, idle = await claim(bench)
+    async with bench.database.transaction() as writing, bench.database.autocommit() as connection:
+        await executions.hold(writing, written.lease)
+        async with asyncio.timeout(2):
+            run_ids = [written.lease.run_id, idle.lease.run_id]
+            ours = await executions.renew(connection, run_ids, owner="one", lease_seconds=100)
+    assert ours == {(written.lease.run_id, 1), (idle.lease.run_id, 1)}
+
+
+async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench, other: Bench) -> None:
+    await bench.stock(1)
+    bench.provider.open.clear()
+    async with bench.working():
+        await bench.inbox.accept([job()])
+        await bench.provider.waiting.wait()
+        await expire_leases(bench)
+        (taken_over,) = await claim(other)
+        await bench.heartbeat.tick()
+        await eventually(lambda: not bench.executor.leases())
+        bench.provider.open.set()
+    assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
+    assert await bench.value("SELECT lease_owner FROM executor.executions") == taken_over.lease.owner
+
+
+async def test_a_stopped_executor_hands_its_runs_back_at_once(bench: Bench, other: Bench) -> None:
+    await bench.stock(1)
+    bench.provider.open.clear()
+    async with bench.working():
+        await bench.inbox.accept([job()])
+        await bench.provider.waiting.wait()
+    bench.provider.open.set()
+
+    (again,) = await claim(other)
+
+    assert (again.lease.attempt, again.crashes) == (2, 0)
+
+
+async def test_a_run_whose_executors_keep_dying_is_given_up(bench: Bench, other: Bench) -> None:
+    await bench.stock(1)
+    poison = job()
+    await bench.inbox.accept([poison])
+    for _ in range(MAX_CRASHES):
+        await claim(other)
+        await expire_leases(bench)
+    async with bench.working():
+        state = await bench.execute(poison)
+    assert (state.status, state.error_code) == (Status.FAILED, "MAX_ATTEMPTS_EXCEEDED")
+    assert state.attempt == MAX_CRASHES
+    assert bench.provider.requests == 0
+
+
+async def test_an_unknown_error_fails_the_run_and_tells_only_the_request_id(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> Effect:
+        raise RuntimeError("the secret inside")
+
+    monkeypatch.setattr(bench.generate, "perform", broken)
+    async with bench.working():
+        state = await bench.preview(expect=Status.FAILED)
+    assert state.error_code == "INTERNAL_ERROR"
+    assert "request-1" in state.error_message
+    assert "secret" not in state.error_message
+    assert "the secret inside" in caplog.text
+
+
+# Events
+
+
+async def test_every_change_has_the_next_number_and_is_noted_as_told(bench: Bench) -> None:
+    await bench.stock(3)
+    async with bench.working():
+        states = await bench.follow(job())
+        numbers = [state.number for state in states]
+        assert numbers == sorted(set(numbers))
+        await eventually(lambda: outbox_is_empty(bench))
+    assert [states[0].status, states[-1].status] == [Status.QUEUED, Status.SUCCEEDED]
+
+
+async def outbox_is_empty(bench: Bench) -> bool:
+    unpublished = "SELECT count(*) FROM executor.executions WHERE published_number < event_number"
+    return await bench.value(unpublished) == 0
+
+
+async def test_a_run_of_another_replica_can_be_followed(bench: Bench, other: Bench) -> None:
+    await bench.stock(1)
+    async with other.working():
+        state = await bench.execute(job())  # taken in here, executed there
+    assert state.status is Status.SUCCEEDED
+
+
+async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.stock(2)
+    finish_really = executions.finish
+
+    async def fail_once(connection: AsyncConnection, endings: Sequence[tuple[Lease, Outcome]]) -> Any:
+        if endings[0][1].status is Status.SUCCEEDED:
+            raise RuntimeError("between the effects and the commit")
+        return await finish_really(connection, endings)
+
+    monkeypatch.setattr(executions, "finish", fail_once)
+    async with bench.working():
+        state = await bench.preview(expect=Status.FAILED)
+    assert state.draft_id is None
+    assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
+    assert isinstance(state.run_id, UUID)

@@ -1,0 +1,105 @@
+"""executor-service as a process: how it starts, refuses to start, and stops."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from playbooks.executor.v1 import executor_service_pb2 as pb
+from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
+from playbooks.executor.v1.job_pb2 import RunJob
+
+from devstack.ports import HOST, free_ports
+from tests.support.executor import Bench, job
+from tests.support.openai_protocol import Behaviour
+from tests.support.openai_server import OpenAIServer
+
+COMMAND = [sys.executable, "-m", "executor_service"]
+DEADLINE = 30  # seconds
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def environment(executor_database: str, openai: OpenAIServer) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("EXECUTOR_", "AI_", "OPENAI_"))},
+        "EXECUTOR_DATABASE_URL": executor_database,
+        "EXECUTOR_LISTEN": f"{HOST}:{free_ports(1)[0]}",
+        "EXECUTOR_GRACE_SECONDS": "0.1",
+        "AUTH_MODE": "disabled",
+        "OPENAI_API_KEY": openai.api_key,
+        "OPENAI_BASE_URL": openai.base_url,
+    }
+
+
+def start(environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
+    environment: dict[str, str], openai: OpenAIServer, bench: Bench
+) -> None:
+    await bench.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    process = start(environment)
+    try:
+        async with grpc.aio.insecure_channel(environment["EXECUTOR_LISTEN"]) as channel:
+            call = ExecutorServiceStub(channel).ExecuteRun(
+                pb.ExecuteRunRequest(job=RunJob.FromString(job().body)), wait_for_ready=True, timeout=DEADLINE
+            )
+            following = asyncio.create_task(read_all(call))
+            await openai.wait_for(lambda stats: stats.in_flight == 1, timeout_seconds=DEADLINE)
+            stopped = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await following
+        assert await asyncio.to_thread(process.wait, DEADLINE) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert time.monotonic() - stopped < 10
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    (row,) = await bench.rows("SELECT status, lease_owner, lease_until < now(), crashes FROM executor.executions")
+    assert tuple(row) == ("RUNNING", None, True, 0)
+
+
+async def read_all(call: Any) -> list[Any]:
+    return [response async for response in call]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"EXECUTOR_CONCURRENCY": "0"}, ["EXECUTOR_CONCURRENCY", "greater than or equal to 1"]),
+        ({"AI_PROVIDER": "mistral"}, ["AI_PROVIDER", "'openai' or 'offline'"]),
+        ({"AI_PROVIDER": "openai", "OPENAI_API_KEY": ""}, ["OPENAI_API_KEY", "AI_PROVIDER=offline"]),
+        ({"EXECUTOR_DATABASE_URL": "sqlite://"}, ["EXECUTOR_DATABASE_URL", "postgresql://"]),
+        ({"AUTH_MODE": "jwt"}, ["AUTH_JWT_SECRET"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
+    environment: dict[str, str], settings: dict[str, str], words: list[str]
+) -> None:
+    process = start(environment | settings)
+    _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    assert all(word in errors for word in words), errors
+
+
+def test_help_names_every_variable(environment: dict[str, str]) -> None:
+    shown = subprocess.run([*COMMAND, "--help"], env=environment, capture_output=True, text=True, check=True).stdout
+    for name in ("EXECUTOR_DATABASE_URL", "BROKER_URL", "EXECUTOR_LEASE_SECONDS", "AI_BATCH_SIZE", "migrate"):
+        assert name in shown

@@ -1,0 +1,332 @@
+"""RunStore over a real PostgreSQL: the promises that rest on its statements."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from playbooks.executor.v1.job_pb2 import RunEvent
+from playbooks.runs.v1.run_pb2 import Run
+from sqlalchemy import text
+
+from runs_service import transitions
+from runs_service.runs import Runs
+from runs_service.store import Filters, RunStore
+from servicekit.clock import SystemClock
+from servicekit.database import Database
+from servicekit.errors import Reason, ServiceError
+from servicekit.lifecycle import running
+from tests.support.runs import NOW, TERMINAL, event, new_run
+
+LATER = timedelta(hours=1)
+
+
+@pytest.fixture
+def store(runs_database: Database) -> RunStore:
+    return RunStore(runs_database, reconcile_after=LATER)
+
+
+@pytest.fixture
+async def other(runs_database_url: str) -> AsyncIterator[RunStore]:
+    """The store of another replica."""
+    database = Database(runs_database_url, pool_size=5, application_name="other")
+    yield RunStore(database, reconcile_after=LATER)
+    await database.close()
+
+
+def changes(run: Run, told: RunEvent) -> list[Run]:
+    return transitions.changes(run, told, NOW)
+
+
+async def created(store: RunStore, **fields: Any) -> Run:
+    (stored,) = await store.create([new_run(**fields)])
+    assert stored.created
+    return stored.run
+
+
+async def tell(store: RunStore, *events: RunEvent) -> list[Run]:
+    return await store.change(events, changes)
+
+
+async def rows(database: Database, statement: str, **values: object) -> Sequence[Any]:
+    async with database.autocommit() as connection:
+        result = await connection.execute(text(statement), values)
+        return result.all() if result.returns_rows else []
+
+
+# Creating
+
+
+async def test_200_concurrent_requests_of_one_key_over_two_replicas_make_one_run(
+    store: RunStore, other: RunStore
+) -> None:
+    stored = await asyncio.gather(*((store, other)[n % 2].create([new_run(idempotency_key="k")]) for n in range(200)))
+    outcomes = [outcome for (outcome,) in stored]
+    assert len({outcome.run.id for outcome in outcomes}) == 1
+    assert Counter(outcome.created for outcome in outcomes) == {True: 1, False: 199}
+    assert all(outcome.same_request for outcome in outcomes)
+
+
+async def test_batches_of_the_same_keys_in_any_order_do_not_block_each_other(store: RunStore, other: RunStore) -> None:
+    def batch(n: int) -> list[Any]:
+        wanted = [new_run(idempotency_key=f"k{key}") for key in range(40)]
+        random.Random(n).shuffle(wanted)
+        return wanted
+
+    async with asyncio.timeout(20):
+        batches = [batch(n) for n in range(20)]
+        stored = await asyncio.gather(*((store, other)[n % 2].create(b) for n, b in enumerate(batches)))
+    by_key: dict[str, set[str]] = {}
+    for wanted, outcomes in zip(batches, stored, strict=True):
+        for one, outcome in zip(wanted, outcomes, strict=True):  # each outcome stands at its request's place
+            assert outcome.run.idempotency_key == one.run.idempotency_key
+            by_key.setdefault(one.run.idempotency_key, set()).add(outcome.run.id)
+    assert len(by_key) == 40
+    assert all(len(ids) == 1 for ids in by_key.values())
+    assert sum(outcome.created for outcomes in stored for outcome in outcomes) == 40
+
+
+async def test_one_key_twice_in_one_batch_makes_one_run(store: RunStore) -> None:
+    one, two = await store.create([new_run(idempotency_key="k"), new_run(idempotency_key="k")])
+    assert one.run.id == two.run.id
+    assert sorted((one.created, two.created)) == [False, True]
+
+
+async def test_another_request_under_a_key_is_told_apart(store: RunStore) -> None:
+    run = await created(store, idempotency_key="k")
+    (again,) = await store.create([new_run(idempotency_key="k", playbook_id="missing_seo_description")])
+    assert (again.run.id, again.created, again.same_request) == (run.id, False, False)
+
+
+async def test_keys_of_two_projects_have_nothing_to_do_with_each_other(store: RunStore) -> None:
+    runs = [await created(store, idempotency_key="k", project_id=project) for project in ("p", "q")]
+    assert runs[0].id != runs[1].id
+
+
+@pytest.mark.parametrize("status", TERMINAL, ids=Run.Status.Name)
+@pytest.mark.parametrize("fields", [{"idempotency_key": "k"}, {"scope_id": "s"}, {}], ids=["given", "scoped", "bare"])
+async def test_when_a_key_is_free_again(status: Run.Status.ValueType, fields: dict[str, str], store: RunStore) -> None:
+    first = await created(store, **fields)
+    await tell(store, event(first.id, 1, Run.RUNNING))
+    (while_running,) = await store.create([new_run(**fields)])
+    assert while_running.run.id == first.id
+    await tell(store, event(first.id, 2, status))
+    (after,) = await store.create([new_run(**fields)])
+    is_free = status != Run.SUCCEEDED or not fields
+    assert after.created is is_free
+    assert (after.run.id != first.id) is is_free
+
+
+async def test_a_key_that_is_freed_and_taken_all_the_time_still_gets_an_answer(
+    store: RunStore, other: RunStore
+) -> None:
+    done = asyncio.Event()
+
+    async def end_runs() -> None:
+        while not done.is_set():
+            page = await other.page(Filters("p", status="QUEUED"), limit=10, offset=0, before=None)
+            await tell(other, *(event(run.id, 1, Run.FAILED) for run in page))
+            await asyncio.sleep(0)
+
+    ending = asyncio.create_task(end_runs())
+    stored = await asyncio.gather(*(store.create([new_run(idempotency_key="k")]) for _ in range(100)))
+    done.set()
+    await ending
+    assert len(stored) == 100
+    ids = [outcome.run.id for (outcome,) in stored if outcome.created]
+    assert len(ids) == len(set(ids)) >= 1
+
+
+# Changing
+
+
+async def test_concurrent_appliers_leave_a_history_without_gaps(
+    store: RunStore, other: RunStore, runs_database: Database
+) -> None:
+    ids = [(await created(store, idempotency_key=str(n))).id for n in range(5)]
+    told = [event(run_id, number, Run.RUNNING, completed=number) for run_id in ids for number in range(1, 21)]
+    told += [event(run_id, 21, Run.SUCCEEDED, completed=100) for run_id in ids]
+    chance = random.Random(7)
+    told = [copy for one in told for copy in [one] * chance.choice([1, 2])]
+    chance.shuffle(told)
+    batches = [told[n : n + 6] for n in range(0, len(told), 6)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*((store, other)[n % 2].change(b, changes) for n, b in enumerate(batches)))
+    history = await store.changes_after(dict.fromkeys(ids, 0), limit=1000)
+    for run_id in ids:
+        steps = [step for step in history if step.id == run_id]
+        assert [step.sequence for step in steps] == list(range(1, len(steps) + 1))
+        assert steps[-1].status == Run.SUCCEEDED
+        assert await store.get("p", run_id) == steps[-1]
+    stale = await rows(runs_database, "SELECT status, event_number FROM runs.runs")
+    assert {tuple(row) for row in stale} == {("SUCCEEDED", 21)}
+
+
+async def test_a_number_that_was_passed_changes_nothing(store: RunStore) -> None:
+    run = await created(store)
+    (after,) = await tell(store, event(run.id, 5, Run.RUNNING, completed=5))
+    for late in (5, 4, 1):
+        assert await tell(store, event(run.id, late, Run.FAILED)) == []
+    assert await store.get("p", run.id) == after
+
+
+async def test_events_of_unknown_runs_are_passed_over(store: RunStore) -> None:
+    run = await created(store)
+    stranger = new_run().run.id
+    changed = await tell(store, event(stranger, 1, Run.RUNNING), event(run.id, 1, Run.RUNNING))
+    assert [one.id for one in changed] == [run.id]
+
+
+async def test_events_of_one_batch_apply_in_order(store: RunStore) -> None:
+    run = await created(store)
+    (after,) = await tell(
+        store,
+        event(run.id, 1, Run.RUNNING),
+        event(run.id, 2, Run.RUNNING, completed=50),
+        event(run.id, 3, Run.SUCCEEDED, completed=100),
+    )
+    assert after.sequence == 4
+    assert [run.sequence for run in await store.changes_after({run.id: 1}, limit=2)] == [2, 3]
+
+
+async def test_a_change_that_fails_leaves_nothing_behind(store: RunStore, runs_database: Database) -> None:
+    run = await created(store)
+
+    def broken(_run: Run, told: RunEvent) -> list[Run]:
+        if told.number == 2:
+            raise ZeroDivisionError
+        return changes(_run, told)
+
+    with pytest.raises(ZeroDivisionError):
+        await store.change([event(run.id, 1, Run.RUNNING), event(run.id, 2, Run.RUNNING, completed=1)], broken)
+    assert await store.get("p", run.id) == run
+    assert len(await rows(runs_database, "SELECT 1 FROM runs.run_events")) == 1
+
+
+# Reading
+
+
+async def test_a_run_of_another_project_is_not_there(store: RunStore) -> None:
+    run = await created(store)
+    assert await store.get("q", run.id) is None
+
+
+@pytest.fixture
+async def runs(store: RunStore) -> AsyncIterator[Runs]:
+    runs = Runs(store, dispatcher=None, stopper=None, watchers=None, clock=SystemClock())  # type: ignore[arg-type]  # only reads
+    async with running(runs.creations):
+        yield runs
+
+
+async def pages(runs: Runs, filters: Filters, limit: int, between: Callable[[], Any] | None = None) -> list[Run]:
+    listed: list[Run] = []
+    token = ""
+    while True:
+        page, token = await runs.page(filters, limit=limit, offset=0, page_token=token)
+        listed += page
+        if not token:
+            return listed
+        if between:
+            await between()
+
+
+async def test_pages_skip_and_repeat_nothing_while_runs_are_inserted(store: RunStore, runs: Runs) -> None:
+    # Many of the same microsecond: the id decides among them.
+    stored = await store.create([new_run(NOW + timedelta(microseconds=n // 10), scope_id=f"s{n}") for n in range(60)])
+    numbers = iter(range(1000))
+
+    async def insert() -> None:
+        await store.create([new_run(NOW + timedelta(days=1), idempotency_key=f"new{next(numbers)}")])
+
+    listed = await pages(runs, Filters("p"), 7, between=insert)
+    expected = sorted((one.run for one in stored), key=lambda run: (run.created_at.ToNanoseconds(), UUID(run.id)))
+    assert [run.id for run in listed] == [run.id for run in reversed(expected)]
+
+
+async def test_filters_hold_on_every_page(store: RunStore, runs: Runs) -> None:
+    stored = await store.create([new_run(scope_id=f"s{n % 2}", idempotency_key=str(n)) for n in range(20)])
+    for one in stored[:10]:
+        await tell(store, event(one.run.id, 1, Run.FAILED))
+    both = Filters("p", "missing_seo_title", "PREVIEW_GENERATE", "s0", "FAILED")
+    assert {run.id for run in await pages(runs, both, 2)} == {one.run.id for one in stored[:10:2]}
+    assert await pages(runs, Filters("p", status="SUCCEEDED"), 2) == []
+    assert await pages(runs, Filters("q"), 2) == []
+
+
+async def test_limit_and_offset(store: RunStore, runs: Runs) -> None:
+    await store.create([new_run(NOW + timedelta(seconds=n), idempotency_key=str(n)) for n in range(130)])
+    for limit, expected in ((0, 20), (1, 1), (100, 100), (5000, 100)):
+        page, token = await runs.page(Filters("p"), limit=limit, offset=0, page_token="")
+        assert len(page) == expected
+        assert token
+    page, token = await runs.page(Filters("p"), limit=100, offset=120, page_token="")
+    assert [run.idempotency_key for run in page] == [str(n) for n in range(9, -1, -1)]
+    assert token == ""
+
+
+async def test_the_last_page_has_no_token_even_when_it_is_full(store: RunStore, runs: Runs) -> None:
+    await store.create([new_run(idempotency_key=str(n)) for n in range(4)])
+    page, token = await runs.page(Filters("p"), limit=4, offset=0, page_token="")
+    assert (len(page), token) == (4, "")
+
+
+async def test_a_made_up_position_in_a_page_token_is_refused(runs: Runs) -> None:
+    from servicekit import page_tokens
+
+    query = ["ListRuns", "p", "", "", "", ""]
+    for position in ([], ["x"], ["2026", "x"], ["2026-05-04T00:00:00Z", "x"], ["", "", ""], [1, 2]):
+        token = page_tokens.encode(position, query=query)  # type: ignore[arg-type]
+        with pytest.raises(ServiceError) as failure:
+            await runs.page(Filters("p"), limit=1, offset=0, page_token=token)
+        assert failure.value.reason is Reason.PAGE_TOKEN_INVALID
+
+
+async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> None:
+    one, two = await created(store, idempotency_key="1"), await created(store, idempotency_key="2")
+    for number in range(1, 5):
+        await tell(store, *(event(run.id, number, Run.RUNNING, completed=number) for run in (one, two)))
+    found = await store.changes_after({one.id: 3, two.id: 0, new_run().run.id: 0}, limit=2)
+    assert sorted((run.id, run.sequence) for run in found) == sorted(
+        [(one.id, 4), (one.id, 5), (two.id, 1), (two.id, 2)]
+    )
+    assert await store.oldest_sequence(one.id) == 1
+
+
+# Delivering
+
+
+async def test_a_run_is_in_the_outbox_until_it_is_dispatched_or_heard_of(store: RunStore) -> None:
+    marked, heard, left = [await created(store, idempotency_key=str(n)) for n in range(3)]
+    await store.mark_dispatched([marked.id])
+    await tell(store, event(heard.id, 1, Run.QUEUED))
+    waiting = await store.undispatched(older_than=timedelta(0), limit=10)
+    assert [(item.run.id, item.request_id) for item in waiting] == [(left.id, "r")]
+    assert await store.undispatched(older_than=timedelta(days=36500), limit=10) == []
+
+
+async def test_two_replicas_never_take_the_same_silent_run(runs_database: Database, runs_database_url: str) -> None:
+    at_once = RunStore(runs_database, reconcile_after=timedelta(0))
+    stored = await at_once.create([new_run(idempotency_key=str(n)) for n in range(100)])
+    ids = {one.run.id for one in stored}
+    await at_once.mark_dispatched(list(ids))
+    database = Database(runs_database_url, pool_size=5, application_name="other")
+    replicas = [RunStore(runs_database, reconcile_after=LATER), RunStore(database, reconcile_after=LATER)]
+    taken: list[str] = []
+    while len(taken) < 100:
+        for batch in await asyncio.gather(*(replicas[n % 2].take_silent(limit=15) for n in range(4))):
+            taken += [item.run.id for item in batch]
+    assert Counter(taken) == Counter(ids)
+    assert await replicas[0].take_silent(limit=100) == []
+    await database.close()
+
+
+async def test_what_is_not_dispatched_or_has_ended_is_not_silent(runs_database: Database) -> None:
+    store = RunStore(runs_database, reconcile_after=timedelta(0))
+    _, ended, silent = [await created(store, idempotency_key=str(n)) for n in range(3)]
+    await store.mark_dispatched([ended.id, silent.id])
+    await tell(store, event(ended.id, 1, Run.FAILED))
+    assert [item.run.id for item in await store.take_silent(limit=10)] == [silent.id]

@@ -1,0 +1,349 @@
+"""The real runs-service process over gRPC: what surrounds every call, and how it starts and stops."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import grpc
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from playbooks.executor.v1.job_pb2 import RunEventBatch
+from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
+from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, GetRunRequest, WatchRunRequest
+from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
+
+from devstack.ports import HOST, free_ports
+from devstack.valkey import Valkey
+from runs_service import stream
+from runs_service.events import EVENTS_QUEUE
+from servicekit.broker import Publisher
+from servicekit.metrics import Metrics
+from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.support.runs import event, request
+from tests.support.waiting import eventually
+
+SECRET = "a secret of the services, 32 or more"
+NOBODY = "0198f0a0-0000-7000-8000-000000000000"
+
+
+class Service:
+    """A runs-service process, and where it listens."""
+
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        self.port, self.metrics_port = free_ports(2)
+        self.address = f"{HOST}:{self.port}"
+        self.log = log
+        settings = {
+            "RUNS_LISTEN": self.address,
+            "METRICS_LISTEN": f"{HOST}:{self.metrics_port}",
+            "AUTH_JWT_SECRET": SECRET,
+            "EXECUTOR_TARGET": f"{HOST}:1",  # nobody is there
+            "LOG_LEVEL": "DEBUG",
+            "PATH": os.environ["PATH"],
+        }
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runs_service"], env=settings | environment, stdout=output, stderr=output
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+async def serving(channel: grpc.aio.Channel) -> bool:
+    try:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+    except grpc.aio.AioRpcError:
+        return False
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.fixture(scope="session")
+def environment(postgres_server: Any, _runs_template: None, valkey_server: Valkey) -> Iterator[dict[str, str]]:
+    for url in new_database(postgres_server, template=RUNS_TEMPLATE):
+        yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}
+
+
+@pytest.fixture(scope="session")
+async def service(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    service = Service(tmp_path_factory.mktemp("runs-service") / "log", environment)
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        await eventually(lambda: serving(channel), timeout=20)
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        yield channel
+
+
+def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
+    claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
+    return (("authorization", f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"), *more.items())
+
+
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    status = rpc_status.from_call(error)
+    assert status is not None, f"no details: {error}"
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "playbook-runs"
+    return info
+
+
+@asynccontextmanager
+async def refused(code: grpc.StatusCode, reason: str) -> AsyncIterator[list[grpc.aio.AioRpcError]]:
+    errors: list[grpc.aio.AioRpcError] = []
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        yield errors
+    errors.append(failure.value)
+    assert (failure.value.code(), info_of(failure.value).reason) == (code, reason)
+
+
+async def test_errors_say_what_why_and_where_under_the_callers_request_id(channel: grpc.aio.Channel) -> None:
+    stub = RunsServiceStub(channel)
+    more = {"x-request-id": "mine-1"}
+    async with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND") as errors:
+        await stub.GetRun(GetRunRequest(project_id="p", run_id=NOBODY), metadata=metadata(**more), timeout=5)
+    assert dict(errors[0].trailing_metadata())["x-request-id"] == "mine-1"
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED") as errors:
+        await stub.GetRun(GetRunRequest(project_id="p", run_id="x"), metadata=metadata(), timeout=5)
+    bad = error_details_pb2.BadRequest()
+    assert rpc_status.from_call(errors[0]).details[1].Unpack(bad)
+    assert [violation.field for violation in bad.field_violations] == ["run_id"]
+    async with refused(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"):
+        await stub.GetRun(GetRunRequest(project_id="p", run_id=NOBODY), timeout=5)
+    async with refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_TOO_LOW"):
+        await stub.CreateRun(request(), metadata=metadata("VIEWER"), timeout=5)
+    async with refused(grpc.StatusCode.PERMISSION_DENIED, "PROJECT_ACCESS_DENIED"):
+        await stub.CreateRun(request(project_id="q"), metadata=metadata(), timeout=5)
+    async with refused(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"):
+        async for _ in stub.WatchRun(WatchRunRequest(project_id="p", run_id=NOBODY), timeout=5):
+            pass
+
+
+async def test_a_request_id_comes_back_on_success_and_a_new_one_replaces_an_unfit_one(
+    channel: grpc.aio.Channel, service: Service
+) -> None:
+    for given, kept in (("abc-1", True), ("x" * 129, False), ("a b;c", False)):
+        call = RunsServiceStub(channel).CreateRun(request(), metadata=metadata(**{"x-request-id": given}), timeout=5)
+        await call
+        told = dict(await call.trailing_metadata())["x-request-id"]
+        assert (told == given) is kept
+        assert told
+    lines = [line for line in service.lines() if line.get("request_id") == "abc-1"]
+    assert any("[AutomationPlaybookRunsService]" in line["message"] for line in lines)
+
+
+@pytest.mark.parametrize("path", ["/playbooks.runs.v1.RunsService/Nothing", "/no.Service/At", "/x"])
+async def test_an_unknown_method_is_an_error_like_all_others(path: str, channel: grpc.aio.Channel) -> None:
+    async with refused(grpc.StatusCode.UNIMPLEMENTED, "METHOD_UNKNOWN") as errors:
+        await channel.unary_unary(path)(b"anything", timeout=5)
+    assert dict(errors[0].trailing_metadata())["x-request-id"]
+    async with refused(grpc.StatusCode.UNIMPLEMENTED, "METHOD_UNKNOWN"):
+        async for _ in channel.unary_stream(path)(b"", timeout=5):
+            pass
+
+
+async def test_health_and_reflection_are_open(channel: grpc.aio.Channel) -> None:
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    assert await serving(channel)
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=5)
+    answers = [answer async for answer in call]
+    names = {service.name for service in answers[0].list_services_response.service}
+    assert "playbooks.runs.v1.RunsService" in names
+
+
+async def test_bytes_that_are_no_request_are_told_as_such(channel: grpc.aio.Channel) -> None:
+    call = channel.unary_unary("/playbooks.runs.v1.RunsService/GetRun")
+    for body in (b"\xff\xff\xff", b"\x0a\x02\xc3\x28"):  # no protobuf; a string that is no UTF-8
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED"):
+            await call(body, metadata=metadata(), timeout=5)
+
+
+async def test_calls_are_counted_by_method_and_code(channel: grpc.aio.Channel, service: Service) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await RunsServiceStub(channel).GetRun(
+            GetRunRequest(project_id="p", run_id=NOBODY), metadata=metadata(), timeout=5
+        )
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/made.up/Name")(b"", timeout=5)
+    url = f"http://{HOST}:{service.metrics_port}/metrics"
+    text = (await asyncio.to_thread(urllib.request.urlopen, url, timeout=5)).read().decode()
+    assert 'grpc_server_calls_total{code="NOT_FOUND",method="/playbooks.runs.v1.RunsService/GetRun"}' in text
+    assert "made.up" not in text
+    assert 'broker_connected{link="consume playbook-runs.events"} 1.0' in text
+
+
+async def test_a_watcher_that_goes_away_is_forgotten_and_the_run_stays_watchable(channel: grpc.aio.Channel) -> None:
+    stub = RunsServiceStub(channel)
+    run = (await stub.CreateRun(request(idempotency_key="w"), metadata=metadata(), timeout=5)).run
+    for _ in range(20):
+        call = stub.WatchRun(WatchRunRequest(project_id="p", run_id=run.id), metadata=metadata(), timeout=5)
+        assert (await call.read()).run.id == run.id
+        call.cancel()
+
+
+async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with_0(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    service = Service(tmp_path / "log", environment)
+    try:
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            await eventually(lambda: serving(channel), timeout=20)
+            stub = RunsServiceStub(channel)
+            run = (await stub.CreateRun(CreateRunRequest(
+                project_id="p", playbook_id="missing_seo_title", run_type=Run.PREVIEW_GENERATE, idempotency_key="stop"
+            ), metadata=metadata(), timeout=5)).run  # fmt: skip
+            call = stub.WatchRun(WatchRunRequest(project_id="p", run_id=run.id), metadata=metadata(), timeout=30)
+            assert (await call.read()).run.sequence == 1
+            service.process.send_signal(signal.SIGTERM)
+            async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN") as errors:
+                await call.read()
+            retry = error_details_pb2.RetryInfo()
+            assert any(detail.Unpack(retry) for detail in rpc_status.from_call(errors[0]).details)
+            assert await asyncio.to_thread(service.process.wait, 15) == 0
+        assert "Traceback" not in service.log.read_text()
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("variable", ["RUNS_LISTEN", "METRICS_LISTEN"])
+async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
+    variable: str, environment: dict[str, str], service: Service, tmp_path: Path
+) -> None:
+    second = Service(tmp_path / "log", environment | {variable: service.address})
+    try:
+        assert await asyncio.to_thread(second.process.wait, 20) == 1
+        text = second.log.read_text()
+        assert f"cannot listen on {service.address}" in text
+        assert "Traceback" not in text
+    finally:
+        second.stop()
+
+
+# TLS
+
+
+class Authority:
+    """A certificate authority of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+        self.file = folder / "ca.pem"
+        self.file.write_bytes(self._sign(self.name, self.key, is_ca=True).public_bytes(Encoding.PEM))
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Return the files of a certificate, good for servers and clients on loopback, and of its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        certificate, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        certificate.write_bytes(self._sign(subject, key, is_ca=False).public_bytes(Encoding.PEM))
+        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return certificate, private
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_ca: bool) -> x509.Certificate:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
+async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server")
+    tls = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
+    if mutual:
+        tls["TLS_CLIENT_CA_FILE"] = str(authority.file)
+    service = Service(tmp_path / "log", environment | tls)
+    client_certificate, client_key = authority.issue("client")
+    root = authority.file.read_bytes()
+    with_certificate = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_certificate.read_bytes())
+    try:
+        async with grpc.aio.secure_channel(service.address, with_certificate) as channel:
+            await eventually(lambda: serving(channel), timeout=20)
+            async with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
+                await RunsServiceStub(channel).GetRun(
+                    GetRunRequest(project_id="p", run_id=NOBODY), metadata=metadata(), timeout=5
+                )
+        without = grpc.ssl_channel_credentials(root)
+        async with grpc.aio.secure_channel(service.address, without) as channel:
+            assert await serving(channel) is not mutual
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            assert not await serving(channel)
+    finally:
+        service.stop()
+
+
+async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(
+    channel: grpc.aio.Channel, environment: dict[str, str]
+) -> None:
+    stub = RunsServiceStub(channel)
+    rules = PlaybookRules(forbidden_phrases=["x" * 200] * 100)  # makes each message big
+    wanted = request(idempotency_key="slow", meta=RunMeta(rules=rules))
+    run = (await stub.CreateRun(wanted, metadata=metadata(), timeout=5)).run
+    watching = WatchRunRequest(project_id="p", run_id=run.id)
+    call = stub.WatchRun(watching, metadata=metadata(), timeout=60)
+    assert (await call.read()).run.sequence == 1
+    count = 400
+    publisher = Publisher(environment["BROKER_URL"], f"playbook-runs.{EVENTS_QUEUE}", Metrics())
+    for first in range(1, count, 100):
+        events = [event(run.id, n, Run.RUNNING, completed=n) for n in range(first, first + 100)]
+        await publisher.publish(RunEventBatch(events=events).SerializeToString())
+    await publisher.publish(
+        RunEventBatch(events=[event(run.id, count + 1, Run.SUCCEEDED, completed=100)]).SerializeToString()
+    )
+    await publisher.close()
+
+    async def ended() -> bool:
+        answer = await stub.GetRun(GetRunRequest(project_id="p", run_id=run.id), metadata=metadata(), timeout=5)
+        return answer.run.status == Run.SUCCEEDED
+
+    await eventually(ended)
+    await asyncio.sleep(stream.WRITE_TIMEOUT + 1)  # this is the fault: nothing is read for so long
+    seen = [1]
+    async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW"):
+        while True:
+            seen.append((await call.read()).run.sequence)
+    watching.after_sequence = seen[-1]
+    resumed = stub.WatchRun(watching, metadata=metadata(), timeout=30)
+    seen += [message.run.sequence async for message in resumed]
+    assert seen == list(range(1, count + 3))

@@ -1,0 +1,60 @@
+"""What tests of the broker link share."""
+
+import asyncio
+from collections.abc import Sequence
+
+import kombu
+
+from servicekit.broker import DeadLetter
+from servicekit.errors import database_unavailable
+
+
+class Inbox:
+    """Takes bodies; fails, or waits, when told to; finds some that nobody can read."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self.failures = 0
+        self.unreadable: dict[bytes, str] = {}  # the reason, by body
+        self.poison: set[bytes] = set()  # bodies on which it breaks
+        self.open = asyncio.Event()
+        self.open.set()
+        self.entered = 0
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for batch in self.batches for body in batch]
+
+    async def handle(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
+        self.entered += 1
+        if self.failures:
+            self.failures -= 1
+            raise database_unavailable()
+        if broken := self.poison.intersection(bodies):
+            raise ArithmeticError(f"{len(broken)} on purpose")
+        await self.open.wait()
+        self.batches.append([body for body in bodies if body not in self.unreadable])
+        return [DeadLetter(body, self.unreadable[body]) for body in bodies if body in self.unreadable]
+
+
+def take_all(url: str, queue: str) -> list[tuple[bytes, dict[str, object]]]:
+    """Return body and headers of every message in a queue, and take them out of it."""
+    found: list[tuple[bytes, dict[str, object]]] = []
+    with kombu.Connection(url, connect_timeout=2) as connection:
+        channel = connection.channel()
+        try:
+            while (message := channel.basic_get(queue)) is not None:
+                body = message.body
+                found.append((body.encode() if isinstance(body, str) else bytes(body), dict(message.headers)))
+                channel.basic_ack(message.delivery_tag)
+        except connection.channel_errors:  # RabbitMQ: there is no such queue
+            return found
+    return found
+
+
+def delete_queues(url: str, *names: str) -> None:
+    """Delete queues, as many of them as there are."""
+    with kombu.Connection(url, connect_timeout=2) as connection:
+        channel = connection.channel()
+        for name in names:
+            channel.queue_delete(name)

@@ -1,0 +1,236 @@
+"""The executor's parts over a database of their own, with a clock and a provider that do as they are told."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+from uuid import uuid4
+
+from playbooks.executor.v1.job_pb2 import RunJob
+from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
+from sqlalchemy import text
+
+from executor_service import messages
+from executor_service.ai.errors import AIError
+from executor_service.ai.provider import SuggestionRequest
+from executor_service.catalog import Catalog
+from executor_service.executor import Executor, Heartbeat, Work
+from executor_service.follow import Follower
+from executor_service.inbox import Inbox
+from executor_service.library import Library
+from executor_service.playbooks.apply import Apply
+from executor_service.playbooks.generate import Generate
+from executor_service.records import Job, Plan, Product, Project, RunType, State, Status, WholeDraft
+from executor_service.reporter import Reporter
+from executor_service.suggestions import Suggestions
+from servicekit.database import Database
+from servicekit.lifecycle import running
+
+TITLES = "missing_seo_title"
+DESCRIPTIONS = "missing_seo_description"
+
+
+class FakeClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: datetime = datetime(2026, 5, 4, 12, tzinfo=UTC)) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, by: timedelta) -> None:
+        self._now += by
+
+
+class ScriptedProvider:
+    """Writes "<title> by AI", counts what it is asked, and fails or waits when told to."""
+
+    model = "scripted"
+    prompt_version = "1"
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.requests = 0
+        self.blank: set[str] = set()  # products it has no text for
+        self.failing: dict[str, AIError] = {}  # by product
+        self.waiting = asyncio.Event()  # set while requests are held back
+        self.open = asyncio.Event()  # clear it to hold requests back
+        self.open.set()
+
+    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+        self.requests += 1
+        ids = [product.product_id for product in request.products]
+        self.asked.update(ids)
+        if not self.open.is_set():
+            self.waiting.set()
+            await self.open.wait()
+        for product_id in ids:
+            if product_id in self.failing:
+                raise self.failing[product_id]
+        return {
+            product.product_id: "" if product.product_id in self.blank else f"{product.title} by AI"
+            for product in request.products
+        }
+
+    async def close(self) -> None:
+        pass
+
+
+class Bench:
+    """One executor_service without its gRPC server. Two of them on one database are two replicas."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: FakeClock | None = None,
+        provider: ScriptedProvider | None = None,
+        owner: str = "one",
+        concurrency: int = 4,
+        lease_seconds: float = 15.0,
+        batch_size: int = 2,
+    ) -> None:
+        self.url = url
+        self.clock = clock or FakeClock()
+        self.provider = provider or ScriptedProvider()
+        self.owner = owner
+        self.database = Database(url, pool_size=6, application_name=f"bench-{owner}")
+        self.reporter = Reporter(self.database, None)
+        suggestions = Suggestions(
+            self.database, self.provider, self.reporter, self.clock, batch_size=batch_size, concurrency=2
+        )
+        self.generate = Generate(self.database, self.provider, suggestions, self.clock)
+        self.apply = Apply(self.database, self.clock)
+        self.executor = Executor(
+            self.database,
+            self.reporter,
+            self.work,
+            owner=owner,
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+            grace_seconds=0,
+            clock=self.clock,
+        )
+        self.heartbeat = Heartbeat(self.database, self.executor, owner=owner, lease_seconds=lease_seconds)
+        self.inbox = Inbox(self.database, wake=self.executor.wake)
+        self.catalog = Catalog(self.database, self.clock)
+        self.library = Library(self.database)
+        self.follower = Follower(self.database, self.reporter)
+
+    def work(self, job: Job) -> Work:
+        return self.apply if job.run_type is RunType.APPLY else self.generate
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.executor.stop()
+        await self.database.close()
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Execute what is in the inbox, within the block."""
+        async with running(self.reporter, self.heartbeat, self.executor.endings, self.executor):
+            yield
+
+    # Catalog
+
+    async def stock(
+        self, count: int, *, project: str = "p", plan: Plan = Plan.BUSINESS, limit: int | None = None
+    ) -> list[str]:
+        """Put a project with `count` products without SEO fields; return their ids."""
+        await self.catalog.put_project(Project(project, plan, limit))
+        products = [Product(f"{n:05}", "", f"Thing {n}", "Good.", "", "") for n in range(count)]
+        if products:
+            await self.catalog.put_products(project, products)
+        return [product.id for product in products]
+
+    async def put(self, product_id: str, *, project: str = "p", **fields: str) -> None:
+        values = {"external_id": "", "title": "T", "description": "", "seo_title": "", "seo_description": ""} | fields
+        await self.catalog.put_products(project, [Product(product_id, **values)])
+
+    async def titles(self, project: str = "p") -> dict[str, str]:
+        page = await self.catalog.products(project, "", limit=1000, page_token="")
+        return {product.id: product.seo_title for product in page.rows}
+
+    async def ai_used(self, project: str = "p") -> int:
+        return (await self.catalog.allowance(await self.catalog.project(project))).used
+
+    # Runs
+
+    async def execute(self, job: Job) -> State:
+        """Take the job in and return how it ended; `working` must be on somewhere."""
+        states = await self.follow(job)
+        return states[-1]
+
+    async def follow(self, job: Job) -> list[State]:
+        """Take the job in and return every state up to its end."""
+        states: list[State] = []
+
+        async def tell(state: State) -> None:
+            states.append(state)
+
+        await self.inbox.accept([job])
+        async with asyncio.timeout(20):
+            await self.follower.follow(job.run_id, tell)
+        return states
+
+    async def preview(self, *, expect: Status = Status.SUCCEEDED, **fields: Any) -> State:
+        return await self._executed(Run.PREVIEW_GENERATE, expect, fields)
+
+    async def draft(self, preview: State, *, expect: Status = Status.SUCCEEDED, **fields: Any) -> State:
+        return await self._executed(Run.DRAFT_GENERATE, expect, _after(preview) | fields)
+
+    async def applied(self, preview: State, *, expect: Status = Status.SUCCEEDED, **fields: Any) -> State:
+        return await self._executed(Run.APPLY, expect, _after(preview) | fields)
+
+    async def _executed(self, run_type: Run.Type.ValueType, expect: Status, fields: dict[str, Any]) -> State:
+        state = await self.execute(job(run_type, **fields))
+        assert state.status is expect, f"{state.status} {state.error_code}: {state.error_message}"
+        return state
+
+    async def latest_draft(self, playbook_id: str = TITLES, project: str = "p") -> WholeDraft:
+        return await self.library.latest_draft(project, playbook_id)
+
+    # Looking behind the scenes
+
+    async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
+        async with self.database.autocommit() as connection:
+            result = await connection.execute(text(statement), parameters)
+            return result.all() if result.returns_rows else []
+
+    async def value(self, statement: str, **parameters: Any) -> Any:
+        ((value,),) = await self.rows(statement, **parameters)
+        return value
+
+
+def _after(preview: State) -> dict[str, Any]:
+    return {"scope_id": preview.scope_id, "rules_hash": preview.rules_hash}
+
+
+def job(
+    run_type: Run.Type.ValueType = Run.PREVIEW_GENERATE,
+    *,
+    project: str = "p",
+    playbook_id: str = TITLES,
+    scope_id: str = "",
+    rules_hash: str = "",
+    sample: int | None = None,
+    rules: PlaybookRules | None = None,
+) -> Job:
+    """Return a job of a new run."""
+    return messages.job(
+        RunJob(
+            run_id=str(uuid4()),
+            project_id=project,
+            playbook_id=playbook_id,
+            run_type=run_type,
+            scope_id=scope_id,
+            rules_hash=rules_hash,
+            meta=RunMeta(sample_size=sample, rules=rules),
+            request_id="request-1",
+        )
+    )

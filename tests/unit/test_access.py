@@ -1,0 +1,87 @@
+"""Where the command finds a service, and whom it sends which token."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from devstack.datadir import DataDir, Secrets, StackInfo
+from runs_client.access import Access, find_access
+from runs_client.failures import CommandError
+
+INFO = StackInfo(
+    pid=os.getpid(),
+    auth="jwt",
+    runs_targets=["127.0.0.1:1001", "127.0.0.1:1003"],
+    executor_targets=["127.0.0.1:1002"],
+    postgres_port=1,
+    valkey_port=None,
+)
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Secrets:
+    """Those of a stack that runs in tmp_path."""
+    stack = DataDir(tmp_path)
+    stack.publish(INFO)
+    return stack.make_secrets()
+
+
+def found(service: Any = "runs", **given: Any) -> Access:
+    options = {"target": None, "token": None, "data_dir": None, "ca_file": None}
+    return find_access(service, "shop", **(options | given))
+
+
+@pytest.fixture(autouse=True)
+def _no_default_stack(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def test_without_a_stack_the_default_addresses_are_tried() -> None:
+    assert found("runs") == Access("127.0.0.1:50051")
+    assert found("executor") == Access("127.0.0.1:50052")
+
+
+def test_a_local_stack_gives_its_addresses_and_an_owners_token(tmp_path: Path, secrets: Secrets) -> None:
+    assert found("executor", data_dir=tmp_path).target == "127.0.0.1:1002"
+    access = found("runs", data_dir=tmp_path)
+    assert access.target == "127.0.0.1:1001"
+    claims = jwt.decode(access.token, secrets.jwt_secret, algorithms=["HS256"])
+    assert claims["projects"] == {"shop": "OWNER"}
+
+
+def test_the_stack_in_the_default_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    stack = DataDir(tmp_path / "playbook-runs")
+    stack.path.mkdir()
+    stack.make_secrets()
+    stack.publish(INFO)
+    assert found("runs").target == "127.0.0.1:1001"
+
+
+def test_what_is_given_counts(tmp_path: Path, secrets: Secrets) -> None:
+    assert found(target="example.com:443", token="mine", data_dir=tmp_path) == Access("example.com:443", "mine")
+    assert found(token="mine", data_dir=tmp_path) == Access("127.0.0.1:1001", "mine")
+
+
+def test_another_replica_of_the_stack_gets_a_token(tmp_path: Path, secrets: Secrets) -> None:
+    assert found(target="127.0.0.1:1003", data_dir=tmp_path).token
+
+
+def test_a_stacks_token_goes_nowhere_else(tmp_path: Path, secrets: Secrets) -> None:
+    assert found(target="example.com:443", data_dir=tmp_path).token == ""
+    assert found("executor", target="127.0.0.1:1001", data_dir=tmp_path).token == ""
+
+
+def test_a_stack_that_ended_is_no_stack(tmp_path: Path, secrets: Secrets) -> None:
+    DataDir(tmp_path).publish(replace(INFO, pid=2**22 + 1))  # beyond every process id
+    with pytest.raises(CommandError, match="no stack runs in"):
+        found(data_dir=tmp_path)
+
+
+def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"ca\.pem: there is no such file"):
+        found(ca_file=tmp_path / "ca.pem")

@@ -1,0 +1,63 @@
+import time
+
+import pytest
+
+from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
+
+
+@pytest.mark.parametrize(
+    ("html", "blocks"),
+    [
+        ("", []),
+        ("just text,\n on two lines", ["just text, on two lines"]),
+        ("<p>One <b>bold</b> word</p><p>Two</p>", ["One bold word", "Two"]),
+        ("one<br>two<BR/>three<hr />four", ["one", "two", "three", "four"]),
+        ("<ul><li>a</li><li>b</ul><header>c</header>", ["a", "b", "c"]),
+        ("<table><tr><td>Width</td><td>3 cm</td></tr><tr><td>Depth</td></tr></table>", ["Width 3 cm", "Depth"]),
+        ("a<!-- <p>no</p> -->b<style>p{}</style>c<SCRIPT>if (1<2) '<p>'</SCRIPT >d", ["abcd"]),
+        ("seen<script>never closed <p>hidden", ["seen"]),
+        ("<img alt=\"a > b\" src='x>y'>text", ["text"]),
+        ("<p don't>text</p>", ["text"]),
+        ("cut in the middle of <a href='htt", ["cut in the middle of"]),
+        ("3 < 5 & 7 > 6, I <3 it", ["3 < 5 & 7 > 6, I <3 it"]),
+        ("Salt &amp; pepper&nbsp;&ndash; &eacute;&#233;&#xE9; &lt;b&gt;", ["Salt & pepper – ééé <b>"]),
+        ("&bogus; &#0; &#" + "9" * 5_000, ["&bogus; � �" + "9" * 4_993]),
+        ("null\x00 and \ud800 half", ["null and half"]),
+    ],
+)
+def test_markup_becomes_lines_of_visible_text(html: str, blocks: list[str]) -> None:
+    assert text_blocks(html) == blocks
+
+
+@pytest.mark.parametrize(
+    "part", ["<", "<!", "<!--", "<a ", "<a b='", "</", "&#", "<a/", "<script>", "</script", "<p>x"]
+)
+def test_no_markup_takes_long_to_read(part: str) -> None:
+    started = time.process_time()
+    text_blocks(part * 100_000)
+    assert time.process_time() - started < 1  # html.parser needs up to seven seconds
+
+
+def test_one_line_keeps_what_can_be_seen() -> None:
+    assert one_line(" a\t\tb\r\nc\u00a0d 漢字 🌱 ") == "a b c d 漢字 🌱"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("short", 10, "short"),
+        ("exactly ten", 11, "exactly ten"),
+        ("one two three", 11, "one two"),
+        ("one two, three", 10, "one two"),
+        ("onetwothree", 5, "onetw"),
+        ("", 5, ""),
+    ],
+)
+def test_a_cut_leaves_whole_words(text: str, limit: int, expected: str) -> None:
+    assert cut_at_word(text, limit) == expected
+
+
+def test_a_cut_prefers_whole_sentences() -> None:
+    assert cut_at_sentence("One two. Three four five.", 20) == "One two. Three four…"
+    assert cut_at_sentence("One two. Three four five.", 16) == "One two."
+    assert cut_at_sentence("Costs 3.50 in all shops.", 20) == "Costs 3.50 in all…"

@@ -1,0 +1,317 @@
+"""The client library against a scripted server: resuming watches, retries, errors."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from playbooks.executor.v1 import catalog_service_pb2 as catalog_pb2
+from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceServicer, add_CatalogServiceServicer_to_server
+from playbooks.runs.v1 import runs_service_pb2 as pb
+from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer, add_RunsServiceServicer_to_server
+
+from runs_client import executor
+from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError, Violation
+from runs_client.executor import ExecutorClient
+
+Context = grpc.aio.ServicerContext
+Stream = Callable[[pb.WatchRunRequest, Context], Awaitable[None]]
+
+RUNNING, SUCCEEDED = Run.RUNNING, Run.SUCCEEDED
+SNAPSHOT, UPDATED, HEARTBEAT = (
+    pb.WatchRunResponse.SNAPSHOT,
+    pb.WatchRunResponse.UPDATED,
+    pb.WatchRunResponse.HEARTBEAT,
+)
+
+
+def change(
+    kind: pb.WatchRunResponse.Kind.ValueType, sequence: int, status: Run.Status.ValueType = RUNNING
+) -> pb.WatchRunResponse:
+    return pb.WatchRunResponse(kind=kind, run=Run(id="r", sequence=sequence, status=status))
+
+
+async def fail(context: Context, code: grpc.StatusCode, reason: str = "", field: str = "meta.sample_size") -> None:
+    status = status_pb2.Status(code=code.value[0], message=f"told: {reason}, {field}")
+    if reason:
+        status.details.add().Pack(
+            error_details_pb2.ErrorInfo(reason=reason, domain="playbook-runs", metadata={"run_id": "r"})
+        )
+        violations = [error_details_pb2.BadRequest.FieldViolation(field=field, description="too many")]
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
+    """Serves one stream after the other, and remembers what it was asked."""
+
+    def __init__(self, *streams: Stream, run: Run | None = None) -> None:
+        self.streams = list(streams)
+        self.run = run or Run()
+        self.asked: list[int | None] = []
+        self.ended = asyncio.Event()
+        self.calls = 0
+        self.batches: list[int] = []
+        self.authorization: object = None
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> None:  # type: ignore[override]
+        self.asked.append(request.after_sequence if request.HasField("after_sequence") else None)
+        try:
+            await self.streams.pop(0)(request, context)
+        finally:
+            self.ended.set()
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:  # type: ignore[override]
+        self.calls += 1
+        self.authorization = dict(context.invocation_metadata() or ()).get("authorization")
+        if self.run.id == "flaky" and self.calls < 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if self.run.id == "unreachable":
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now either")
+        if self.run.id == "bad":
+            await fail(context, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED")
+        return pb.GetRunResponse(run=self.run)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:  # type: ignore[override]
+        page = int(request.page_token or 0)
+        runs = [Run(id=f"{request.scope_id}{page}{place}") for place in "ab"]
+        return pb.ListRunsResponse(runs=runs, next_page_token=str(page + 1) if page < 2 else "")
+
+    async def PutProducts(  # type: ignore[override]
+        self, request: catalog_pb2.PutProductsRequest, context: Context
+    ) -> catalog_pb2.PutProductsResponse:
+        self.batches.append(len(request.products))
+        for place, product in enumerate(request.products):
+            if product.title == "bad":
+                await fail(context, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED", f"products[{place}].title")
+        return catalog_pb2.PutProductsResponse(created=len(request.products), updated=1)
+
+
+@asynccontextmanager
+async def serving(script: Script) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    add_RunsServiceServicer_to_server(script, server)
+    add_CatalogServiceServicer_to_server(script, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+async def watched(script: Script, after_sequence: int | None = None) -> list[tuple[str, int]]:
+    async with serving(script) as target, RunsClient(target) as client:
+        return [
+            (pb.WatchRunResponse.Kind.Name(response.kind), response.run.sequence)
+            async for response in client.watch("p", "r", after_sequence=after_sequence)
+        ]
+
+
+def sending(*responses: pb.WatchRunResponse, then: grpc.StatusCode | None = None, reason: str = "") -> Stream:
+    async def stream(request: pb.WatchRunRequest, context: Context) -> None:
+        for response in responses:
+            await context.write(response)
+        if then:
+            await fail(context, then, reason)
+
+    return stream
+
+
+class TestWatch:
+    async def test_it_ends_with_the_runs_end(self) -> None:
+        script = Script(sending(change(SNAPSHOT, 1), change(UPDATED, 2), change(UPDATED, 3, SUCCEEDED)))
+        assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2), ("UPDATED", 3)]
+        assert script.asked == [None]
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+            (grpc.StatusCode.UNAVAILABLE, ""),
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW"),
+            (grpc.StatusCode.INTERNAL, ""),
+            (grpc.StatusCode.UNKNOWN, ""),
+        ],
+    )
+    async def test_it_resumes_after_the_last_change_it_saw(self, code: grpc.StatusCode, reason: str) -> None:
+        script = Script(
+            sending(change(SNAPSHOT, 4), change(UPDATED, 5), change(HEARTBEAT, 5), then=code, reason=reason),
+            sending(then=code, reason=reason),
+            sending(change(UPDATED, 6), then=code, reason=reason),
+            sending(change(UPDATED, 7, SUCCEEDED)),
+        )
+        seen = await watched(script)
+        assert seen == [("SNAPSHOT", 4), ("UPDATED", 5), ("HEARTBEAT", 5), ("UPDATED", 6), ("UPDATED", 7)]
+        assert script.asked == [None, 5, 5, 6]
+
+    async def test_it_starts_where_it_is_told_to(self) -> None:
+        script = Script(sending(change(UPDATED, 9, SUCCEEDED)))
+        assert await watched(script, after_sequence=8) == [("UPDATED", 9)]
+        assert script.asked == [8]
+
+    async def test_it_goes_on_from_a_snapshot_when_its_place_is_no_longer_kept(self) -> None:
+        script = Script(
+            sending(then=grpc.StatusCode.OUT_OF_RANGE, reason="SEQUENCE_EXPIRED"),
+            sending(change(SNAPSHOT, 90), change(UPDATED, 91, SUCCEEDED)),
+        )
+        assert await watched(script, after_sequence=2) == [("SNAPSHOT", 90), ("UPDATED", 91)]
+        assert script.asked == [2, None]
+
+    async def test_a_service_that_keeps_nothing_is_not_asked_for_ever(self) -> None:
+        script = Script(*[sending(then=grpc.StatusCode.OUT_OF_RANGE, reason="SEQUENCE_EXPIRED")] * 3)
+        with pytest.raises(ServiceCallError, match="SEQUENCE_EXPIRED"):
+            await watched(script, after_sequence=2)
+        assert script.asked == [2, None]
+
+    async def test_a_stream_that_ends_well_with_changes_still_to_come_is_taken_up_again(self) -> None:
+        script = Script(
+            sending(change(SNAPSHOT, 1)),
+            sending(change(UPDATED, 2), change(UPDATED, 3, SUCCEEDED)),
+            run=Run(status=SUCCEEDED, sequence=3),
+        )
+        assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2), ("UPDATED", 3)]
+
+    async def test_a_stream_that_ends_well_before_the_run_does_is_taken_up_again(self) -> None:
+        script = Script(
+            sending(change(SNAPSHOT, 1)), sending(change(UPDATED, 2, SUCCEEDED)), run=Run(status=RUNNING, sequence=1)
+        )
+        assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2)]
+
+    async def test_a_run_whose_end_was_seen_before_has_nothing_to_tell(self) -> None:
+        script = Script(sending(), run=Run(status=SUCCEEDED, sequence=7))
+        assert await watched(script, after_sequence=7) == []
+        assert script.asked == [7]
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"),
+            (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED"),
+            (grpc.StatusCode.INTERNAL, "INTERNAL_ERROR"),
+            (grpc.StatusCode.OUT_OF_RANGE, "VALIDATION_FAILED"),
+        ],
+    )
+    async def test_a_refusal_is_raised(self, code: grpc.StatusCode, reason: str) -> None:
+        script = Script(sending(change(SNAPSHOT, 1), then=code, reason=reason))
+        with pytest.raises(ServiceCallError) as refusal:
+            await watched(script)
+        assert (refusal.value.code, refusal.value.reason) == (code, reason)
+        assert len(script.asked) == 1
+
+    async def test_who_stops_early_frees_the_server(self) -> None:
+        async def endless(request: pb.WatchRunRequest, context: Context) -> None:
+            await context.write(change(SNAPSHOT, 1))
+            await asyncio.Event().wait()
+
+        script = Script(endless)
+        async with serving(script) as target, RunsClient(target) as client:
+            async with aclosing(client.watch("p", "r")) as responses:
+                async for _ in responses:
+                    break
+            async with asyncio.timeout(5):
+                await script.ended.wait()
+
+    async def test_it_gives_up_when_nothing_is_heard_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from runs_client import client, watch
+
+        monkeypatch.setattr(client, "RunWatch", lambda *args, **kwargs: watch.RunWatch(*args, **kwargs, patience=1))
+        script = Script(*[sending(then=grpc.StatusCode.UNAVAILABLE)] * 50, run=Run(id="unreachable"))
+        with pytest.raises(ServiceCallError) as refusal:
+            await watched(script)
+        assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
+        assert 4 <= len(script.asked) <= 7  # with pauses that grow, or it were 11 and more
+
+    async def test_streams_that_are_cut_while_there_is_nothing_to_tell_do_not_make_it_give_up(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from runs_client import client, watch
+
+        monkeypatch.setattr(client, "RunWatch", lambda *args, **kwargs: watch.RunWatch(*args, **kwargs, patience=0))
+        cut = sending(then=grpc.StatusCode.UNAVAILABLE)
+        script = Script(cut, cut, cut, sending(change(UPDATED, 3, SUCCEEDED)), run=Run(status=RUNNING, sequence=2))
+        assert await watched(script, after_sequence=2) == [("UPDATED", 3)]
+        assert script.calls == 3
+
+    async def test_a_plain_cancelled_is_a_lost_connection(self) -> None:
+        async def cut(request: pb.WatchRunRequest, context: Context) -> None:
+            await context.abort(grpc.StatusCode.CANCELLED)
+
+        script = Script(cut, sending(change(SNAPSHOT, 2, SUCCEEDED)))
+        assert await watched(script) == [("SNAPSHOT", 2)]
+        assert len(script.asked) == 2
+
+    async def test_a_connection_without_heartbeats_counts_as_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def dead(request: pb.WatchRunRequest, context: Context) -> None:
+            await context.write(change(SNAPSHOT, 1))
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("runs_client.watch.SILENCE", 0.2)
+        script = Script(dead, sending(change(UPDATED, 2, SUCCEEDED)))
+        assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2)]
+        assert script.asked == [None, 1]
+
+
+class TestCalls:
+    async def test_an_unavailable_service_is_asked_again(self) -> None:
+        script = Script(run=Run(id="flaky"))
+        async with serving(script) as target, RunsClient(target, token="abc") as client:
+            assert (await client.get("p", "r")).id == "flaky"
+        assert script.calls == 3
+        assert script.authorization == "Bearer abc"
+
+    async def test_an_error_carries_all_that_the_service_told(self) -> None:
+        async with serving(Script(run=Run(id="bad"))) as target, RunsClient(target) as client:
+            with pytest.raises(ServiceCallError) as refusal:
+                await client.get("p", "r")
+        error = refusal.value
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.reason == "VALIDATION_FAILED"
+        assert error.message == "told: VALIDATION_FAILED, meta.sample_size"
+        assert error.violations == (Violation("meta.sample_size", "too many"),)
+        assert error.metadata == {"run_id": "r"}
+
+    async def test_lists_go_on_over_pages(self) -> None:
+        async with serving(Script()) as target, RunsClient(target) as client:
+            runs = [run.id async for run in client.list("p", scope_id="s")]
+        assert runs == ["s0a", "s0b", "s1a", "s1b", "s2a", "s2b"]
+
+    async def test_products_go_out_in_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = Script()
+        products = [catalog_pb2.Product(id=str(number), title="t") for number in range(1201)]
+        async with serving(script) as target, ExecutorClient(target) as client:
+            stored = await client.put_products("p", products)
+        assert script.batches == [500, 500, 201]
+        assert (stored.created, stored.updated) == (1201, 3)
+
+    async def test_long_products_go_out_in_smaller_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(executor, "BATCH_BYTES", 3000)
+        script = Script()
+        products = [catalog_pb2.Product(id=str(number), description="x" * 1000) for number in range(5)]
+        products.append(catalog_pb2.Product(id="long", description="x" * 5000))
+        async with serving(script) as target, ExecutorClient(target) as client:
+            await client.put_products("p", products)
+        assert script.batches == [2, 2, 1, 1]
+
+    async def test_a_bad_product_is_named_by_its_id(self) -> None:
+        products = [catalog_pb2.Product(id=f"p{number}", title="t") for number in range(503)]
+        products[501].title = "bad"
+        async with serving(Script()) as target, ExecutorClient(target) as client:
+            with pytest.raises(ServiceCallError) as refusal:
+                await client.put_products("p", products)
+        assert refusal.value.violations == (Violation("products['p501'].title", "too many"),)
+        assert refusal.value.message.endswith("products['p501'].title")
+        assert refusal.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+    async def test_no_server_is_told_by_a_code_without_reason(self) -> None:
+        async with serving(Script()) as target:
+            pass  # a port that was ours, and where nobody answers now
+        async with RunsClient(target) as client:
+            with pytest.raises(ServiceCallError) as refusal:
+                await client.get("p", "r")
+        assert (refusal.value.code, refusal.value.reason) == (grpc.StatusCode.UNAVAILABLE, "")

@@ -1,0 +1,128 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from runs_service.settings import RunsSettings
+from servicekit import settings
+
+SECRET = "a secret of the services, 32 or more"
+GOOD = {"RUNS_DATABASE_URL": "postgresql://u:hidden-password@h/d", "AUTH_JWT_SECRET": SECRET}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BROKER_URL", "AUTH_MODE", "RUNS_LISTEN", "METRICS_LISTEN", "TLS_CERT_FILE", "LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **environment: str) -> RunsSettings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return settings.load(RunsSettings)
+
+
+def test_the_defaults_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(monkeypatch)
+    assert (loaded.listen, loaded.executor_target) == ("127.0.0.1:50051", "127.0.0.1:50052")
+    assert (loaded.broker_url, loaded.enable_queue_processors, loaded.runs_inline_fallback) == (None, True, False)
+    assert (loaded.auth_mode, loaded.metrics_listen) == ("jwt", None)
+
+
+def test_empty_variables_count_as_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(monkeypatch, BROKER_URL="", METRICS_LISTEN="", TLS_CERT_FILE="")
+    assert (loaded.broker_url, loaded.metrics_listen, loaded.tls_cert_file) == (None, None, None)
+
+
+def test_settings_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(monkeypatch)
+    with pytest.raises(ValidationError):
+        loaded.listen = "127.0.0.1:1"
+
+
+def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = "redis://127.0.0.1:6379/0"
+    assert load(monkeypatch, BROKER_URL=broker).queue_url == broker
+    assert load(monkeypatch, ENABLE_QUEUE_PROCESSORS="false").queue_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("RUNS_DATABASE_URL", "mysql://h/d", "postgresql://"),
+        ("RUNS_LISTEN", "50051", "HOST:PORT"),
+        ("RUNS_LISTEN", "127.0.0.1:70000", "HOST:PORT"),
+        ("RUNS_LISTEN", ":50051", "HOST:PORT"),
+        ("RUNS_LISTEN", "127.0.0.1:²", ""),
+        ("EXECUTOR_TARGET", "executor", "HOST:PORT"),
+        ("METRICS_LISTEN", "9100", "HOST:PORT"),
+        ("BROKER_URL", "127.0.0.1:6379", "redis://"),
+        ("BROKER_URL", "http://127.0.0.1", "redis://"),
+        ("ENABLE_QUEUE_PROCESSORS", "perhaps", "boolean"),
+        ("RUNS_INLINE_FALLBACK", "2", "boolean"),
+        ("RUNS_RECONCILE_SECONDS", "0", "greater than 0"),
+        ("RUNS_RECONCILE_SECONDS", "often", "number"),
+        ("RUNS_DATABASE_POOL_SIZE", "1", "greater than or equal to 2"),
+        ("AUTH_MODE", "none", "'jwt' or 'disabled'"),
+        ("AUTH_JWT_SECRET", "short", "32"),
+        ("LOG_FORMAT", "xml", "'json' or 'console'"),
+        ("LOG_LEVEL", "LOUD", "'DEBUG'"),
+        ("TLS_CERT_FILE", "/nowhere/cert.pem", "TLS_KEY_FILE"),
+        ("TLS_CLIENT_CA_FILE", "/nowhere/ca.pem", "TLS_CERT_FILE"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", "/nowhere/key.pem", "/nowhere/key.pem"),
+    ],
+)
+def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
+    name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load(monkeypatch, **{name: value})
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert name in told
+    assert allowed in told
+    assert "hidden-password" not in told
+    assert SECRET not in told
+
+
+def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("RUNS_DATABASE_URL")
+    with pytest.raises(SystemExit):
+        load(monkeypatch)
+    assert capsys.readouterr().err.startswith("RUNS_DATABASE_URL:")
+
+
+def test_jwt_needs_a_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("AUTH_JWT_SECRET")
+    with pytest.raises(SystemExit):
+        load(monkeypatch)
+    assert "AUTH_JWT_SECRET" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:50051", "192.168.1.7:50051", "[::]:50051", "example.com:50051"])
+def test_disabled_authentication_is_refused_at_an_open_address(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load(monkeypatch, AUTH_MODE="disabled", RUNS_LISTEN=address)
+    assert "loopback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "127.1.2.3:50051", "[::1]:50051", "localhost:50051"])
+def test_disabled_authentication_is_accepted_at_loopback(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, AUTH_MODE="disabled", RUNS_LISTEN=address).listen == address
+
+
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert SECRET not in repr(load(monkeypatch))
+
+
+def test_tls_files_that_are_there_are_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files: dict[str, Any] = {}
+    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
+        files[name] = str(tmp_path / name)
+        Path(files[name]).write_text("x")
+    assert load(monkeypatch, **files).tls_client_ca_file == tmp_path / "TLS_CLIENT_CA_FILE"
