@@ -1,8 +1,9 @@
 """The command executor-service."""
 
 import argparse
-import asyncio
 import sys
+
+import uvloop
 
 from executor_service import app
 from executor_service.settings import ExecutorSettings
@@ -56,7 +57,7 @@ def main() -> int:
     if command == "migrate":
         app.migrate(loaded)
     else:
-        asyncio.run(app.serve(loaded))
+        uvloop.run(app.serve(loaded))
     return 0
 
 

@@ -134,7 +134,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
 
         # Started in this order, stopped in the reverse one.
-        await stack.enter_async_context(running(reporter, OutboxSweeper(database, reporter)))
+        await stack.enter_async_context(running(reporter.marks, reporter, OutboxSweeper(database, reporter)))
         stack.push_async_callback(server.stop, grace=1.0)
         await stack.enter_async_context(running(heartbeat, executor.endings, executor, DeadlineKeeper(stops)))
         await server.start()

@@ -1,8 +1,9 @@
 """The command runs-service."""
 
 import argparse
-import asyncio
 import sys
+
+import uvloop
 
 from runs_service import app
 from runs_service.settings import RunsSettings
@@ -51,7 +52,7 @@ def main() -> int:
     if command == "migrate":
         app.migrate(loaded)
     else:
-        asyncio.run(app.serve(loaded))
+        uvloop.run(app.serve(loaded))
     return 0
 
 

@@ -85,7 +85,11 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     if settings.queue_url:
         publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics)
         jobs = JobPublisher(publisher, store)
-        workers += [jobs.batcher, Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics)]
+        workers += [
+            jobs.marks,
+            jobs.batcher,
+            Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics),
+        ]
     else:
         logger.warning("no queue is configured: runs execute inline, CreateRun answers when they have ended")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from playbooks.executor.v1.job_pb2 import RunJobBatch
@@ -10,39 +10,56 @@ from playbooks.executor.v1.job_pb2 import RunJobBatch
 from runs_service import messages
 from runs_service.inline import InlineExecution
 from runs_service.store import Dispatchable, RunStore
-from servicekit.batcher import Batcher
+from servicekit.batcher import Batcher, Conflator
 from servicekit.broker import BrokerUnavailable, Publisher
-from servicekit.errors import ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.lifecycle import Ticker
 
 logger = logging.getLogger(__name__)
 
 JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
-BATCH = 200  # jobs in one broker message
+BATCH = 500  # jobs in one broker message
+MARKS = 5_000  # rows marked with one statement
+MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
 SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_LIMIT = 5_000  # runs at once
 SWEEP_AGE = timedelta(seconds=2)  # younger ones are on their way already
 
 
 class JobPublisher:
-    """Publishes runs as jobs; many at once go out in one message."""
+    """Publishes runs as jobs; many at once go out in one message. Needs `marks` and `batcher` to run."""
 
     def __init__(self, publisher: Publisher, store: RunStore) -> None:
         self._publisher = publisher
-        self._store = store
+        self.marks = _Marks(store)
         self.batcher: Batcher[Dispatchable, None] = Batcher(self._publish, limit=BATCH)
 
-    async def publish(self, item: Dispatchable) -> None:
-        """Publish one run and note it in its row. Raises BrokerUnavailable."""
-        await self.batcher.submit(item)
+    def publish(self, item: Dispatchable) -> asyncio.Future[None]:
+        """Publish one run, and note it in its row when there is time. The result raises BrokerUnavailable."""
+        return self.batcher.submit(item)
 
     async def _publish(self, items: Sequence[Dispatchable]) -> list[None]:
         body = RunJobBatch(jobs=[messages.job(item.run, item.request_id) for item in items])
-        await self._publisher.publish(body.SerializeToString())
+        try:
+            await self._publisher.publish(body.SerializeToString())
+        except BrokerUnavailable as error:
+            logger.warning("%d runs are not published yet: %s", len(items), error)
+            raise
         reached(FailPoint.RUNS_AFTER_PUBLISH)
-        await self._store.mark_dispatched([item.run.id for item in items])
+        self.marks.put({item.run.id: None for item in items})
         return [None] * len(items)
+
+
+class _Marks(Conflator[str, None]):
+    """Notes which runs were published. Nothing waits for that: at worst one is published a second time."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__(limit=MARKS, pause=MARK_PAUSE)
+        self._store = store
+
+    async def handle(self, batch: Mapping[str, None]) -> None:
+        """Note one batch."""
+        await self._store.mark_dispatched(list(batch))
 
 
 class Dispatcher:
@@ -55,7 +72,7 @@ class Dispatcher:
         self._queue = queue
         self._inline = inline
         self._fallback = fallback
-        self._under_way: dict[str, asyncio.Task[None]] = {}  # by run id
+        self._under_way: dict[str, asyncio.Future[None]] = {}  # by run id
 
     @property
     def waits_for_end(self) -> bool:
@@ -68,37 +85,39 @@ class Dispatcher:
         Returns at once when it goes to the broker, and when the run has ended if it executes inline. A caller
         that gives up waiting does not stop the run.
         """
-        task = self.dispatch_soon(item)
+        self.dispatch_soon(item)
         if self.waits_for_end:
-            await asyncio.wait([task])
+            while under_way := self._under_way.get(item.run.id):  # the broker first, then perhaps inline
+                await asyncio.wait([under_way])
 
-    def dispatch_soon(self, item: Dispatchable) -> asyncio.Task[None]:
+    def dispatch_soon(self, item: Dispatchable) -> None:
         """Hand over a run in the background, unless that is under way. If it fails, the sweeper does it again."""
         run_id = item.run.id
-        task = self._under_way.get(run_id)
-        if task is None:
-            self._under_way[run_id] = task = asyncio.create_task(self._deliver(item))
-            task.add_done_callback(lambda _: self._under_way.pop(run_id))
-        return task
+        if run_id in self._under_way:
+            return
+        if self._queue is None:
+            self._execute_inline(item)
+            return
+        self._under_way[run_id] = publication = self._queue.publish(item)
+        publication.add_done_callback(lambda done: self._published(item, done))
 
     async def close(self) -> None:
         """Stop waiting for inline runs; the executor goes on with them, and the reconciler hears of their end."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        under_way = list(self._under_way.values())
+        for future in under_way:
+            future.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _deliver(self, item: Dispatchable) -> None:
-        try:
-            if self._queue is not None:
-                await self._queue.publish(item)
-                return
-        except (BrokerUnavailable, ServiceError) as error:
-            logger.warning("run %s is not published yet: %s", item.run.id, error)
-            if not self._fallback:
-                return
+    def _published(self, item: Dispatchable, publication: asyncio.Future[None]) -> None:
+        del self._under_way[item.run.id]
+        if not publication.cancelled() and publication.exception() is not None and self._fallback:
+            self._execute_inline(item)
+
+    def _execute_inline(self, item: Dispatchable) -> None:
         logger.info("[AutomationPlaybookRunsService] Queue not available, executing inline")
-        await self._inline.execute(item)
+        run_id = item.run.id
+        self._under_way[run_id] = task = asyncio.create_task(self._inline.execute(item))
+        task.add_done_callback(lambda _: self._under_way.pop(run_id))
 
 
 class OutboxSweeper(Ticker):

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from playbooks.executor.v1.job_pb2 import RunJob
@@ -26,11 +26,17 @@ class NewRun:
     dedup_key: str
     # Whether a SUCCEEDED run makes way for a new one under the same key.
     frees_on_success: bool
+    created_at: datetime
 
     @property
     def has_own_key(self) -> bool:
         """Whether the caller chose the key, and so can reuse it by mistake."""
         return self.dedup_key.startswith("key:")
+
+    @property
+    def deadline(self) -> datetime:
+        """When the run must have ended."""
+        return self.created_at + timedelta(seconds=self.run.meta.deadline_seconds)
 
 
 def new_run(request: CreateRunRequest, *, run_id: UUID, user_id: str, request_id: str, now: datetime) -> NewRun:
@@ -54,13 +60,14 @@ def new_run(request: CreateRunRequest, *, run_id: UUID, user_id: str, request_id
         run.meta.sample_size = DEFAULT_SAMPLE_SIZE
     run.meta.deadline_seconds = request.meta.deadline_seconds or DEFAULT_DEADLINE
     run.created_at.FromDatetime(now)
-    run.updated_at.FromDatetime(now)
+    run.updated_at.CopyFrom(run.created_at)
     return NewRun(
         run=run,
         request_id=request_id,
         fingerprint=fingerprint,
         dedup_key=f"key:{request.idempotency_key}" if own_key else f"derived:{fingerprint.hex()}",
         frees_on_success=not own_key and not request.scope_id,
+        created_at=now,
     )
 
 
@@ -73,13 +80,14 @@ def retry(original: NewRun, *, key: str | None, run_id: UUID, user_id: str, requ
     run.created_by_user_id = user_id
     run.idempotency_key = key or run.idempotency_key
     run.created_at.FromDatetime(now)
-    run.updated_at.FromDatetime(now)
+    run.updated_at.CopyFrom(run.created_at)
     return NewRun(
         run=run,
         request_id=request_id,
         fingerprint=original.fingerprint,
         dedup_key=f"key:{key}" if key else original.dedup_key,
         frees_on_success=original.frees_on_success and not key,
+        created_at=now,
     )
 
 
@@ -102,11 +110,6 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
     return plain
 
 
-def deadline(run: Run) -> datetime:
-    """Return when `run` must have ended."""
-    return run.created_at.ToDatetime(tzinfo=UTC) + timedelta(seconds=run.meta.deadline_seconds)
-
-
 def job(run: Run, request_id: str) -> RunJob:
     """Return what the executor needs to execute `run`."""
     job = RunJob(
@@ -121,5 +124,6 @@ def job(run: Run, request_id: str) -> RunJob:
         request_id=request_id,
         created_at=run.created_at,
     )
-    job.deadline.FromDatetime(deadline(run))
+    job.deadline.CopyFrom(run.created_at)
+    job.deadline.seconds += run.meta.deadline_seconds
     return job

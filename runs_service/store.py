@@ -10,7 +10,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from runs_service.messages import NewRun, deadline
+from runs_service.messages import NewRun
 from runs_service.models import ACTIVE, HOLDS_KEY, UNDISPATCHED
 from servicekit.database import Database
 from servicekit.failpoints import FailPoint, reached
@@ -110,6 +110,7 @@ class RunStore:
             fingerprint=bytes(row.fingerprint),
             dedup_key=row.dedup_key,
             frees_on_success=row.frees_on_success,
+            created_at=row.created_at,
         )
         return asked, Run.FromString(row.run)
 
@@ -273,13 +274,13 @@ def _columns(wanted: Sequence[NewRun]) -> dict[str, list[object]]:
         "playbooks": [w.run.playbook_id for w in wanted],
         "types": [Run.Type.Name(w.run.run_type) for w in wanted],
         "scopes": [w.run.scope_id for w in wanted],
-        "created": [w.run.created_at.ToDatetime().isoformat() + "Z" for w in wanted],
+        "created": [w.created_at for w in wanted],
         "runs": [w.run.SerializeToString() for w in wanted],
         "requests": [w.request_id for w in wanted],
         "keys": [w.dedup_key for w in wanted],
         "frees": [w.frees_on_success for w in wanted],
         "fingerprints": [w.fingerprint for w in wanted],
-        "deadlines": [deadline(w.run) for w in wanted],
+        "deadlines": [w.deadline for w in wanted],
     }
 
 
@@ -314,7 +315,7 @@ _HOLDING_KEY = text(f"""
 _GET = text("SELECT run FROM runs.runs WHERE id = CAST(:id AS uuid) AND project_id = :project")
 
 _ORIGINAL = text("""
-    SELECT first.run AS original, runs.run, request_id, fingerprint, dedup_key, frees_on_success
+    SELECT first.run AS original, runs.run, request_id, fingerprint, dedup_key, frees_on_success, created_at
     FROM runs.runs JOIN runs.run_events AS first ON first.run_id = runs.id AND first.sequence = 1
     WHERE runs.id = CAST(:id AS uuid) AND project_id = :project
 """)

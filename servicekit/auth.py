@@ -1,6 +1,8 @@
 """Who is calling and what they may do: JSON Web Tokens, roles, and the services' own tokens."""
 
 import json
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from servicekit.errors import Reason, ServiceError
 
 SERVICE_TOKEN_LIFETIME = timedelta(minutes=10)
 PUBLIC_KEY_ALGORITHMS = ["RS256", "ES256", "EdDSA"]
+KNOWN_TOKENS = 4_096  # tokens whose verification is remembered
 
 
 class Role(IntEnum):
@@ -98,14 +101,20 @@ class TokenAuthenticator:
 
     With `public_keys` users' tokens are signed by those (RS256, ES256, EdDSA), and the HS256 `secret` signs the
     services' tokens only. Without, the secret signs both. The key decides the algorithms, never the token.
+    A token that was found good is good until it expires, so it is verified once and then remembered.
     """
 
     def __init__(self, secret: str, public_keys: Mapping[str | None, Any] | None = None) -> None:
         self._secret = secret
         self._public_keys = public_keys or {}
+        # By the whole header: the principal, and the Unix time up to which the token is valid.
+        self._known: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
 
     def authenticate(self, authorization: str | None) -> Principal:
         """Return the caller. Raises ServiceError (TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID)."""
+        known = self._known.get(authorization or "")
+        if known is not None and time.time() < known[1]:
+            return known[0]
         scheme, _, token = (authorization or "").partition(" ")
         if not authorization:
             raise ServiceError(Reason.TOKEN_MISSING, "send the metadata `authorization: Bearer <JWT>`")
@@ -113,11 +122,15 @@ class TokenAuthenticator:
             raise ServiceError(Reason.TOKEN_INVALID, "the authorization metadata is not of the form `Bearer <JWT>`")
         try:
             claims = self._verified_claims(token.strip())
-            return self._principal(claims)
+            principal = self._principal(claims)
         except jwt.ExpiredSignatureError as error:
             raise ServiceError(Reason.TOKEN_EXPIRED, "the token has expired; get a new one") from error
         except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
             raise ServiceError(Reason.TOKEN_INVALID, f"the token is not valid: {error}") from error
+        self._known[authorization] = principal, float(claims["exp"])
+        if len(self._known) > KNOWN_TOKENS:
+            self._known.popitem(last=False)
+        return principal
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)

@@ -2,14 +2,21 @@
 for company, so a lone item is as fast as without batching."""
 
 import asyncio
+import logging
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from servicekit.lifecycle import Worker
 
+logger = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class Batcher(Worker, Generic[Item, Result]):
@@ -27,12 +34,12 @@ class Batcher(Worker, Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
 
-    async def submit(self, item: Item) -> Result:
-        """Have `item` handled with the next batch and return its result. Raises what `handle` raised for it."""
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """Have `item` handled with the next batch; await its result, or what `handle` raised for it."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._arrived.set()
-        return await done
+        return done
 
     async def run(self) -> None:
         """Handle batches until cancelled."""
@@ -68,3 +75,56 @@ class Batcher(Worker, Generic[Item, Result]):
                 done.set_exception(result)
             else:
                 done.set_result(result)
+
+
+class Conflator(Worker, Generic[Key, Value]):
+    """Hands on what is put, in batches of at most `limit`, and of each key only the newest value.
+
+    Nobody waits for it, and a batch whose handling raises is dropped: it is for what is found again otherwise.
+    `pause` seconds lie between two batches, for what is in no hurry.
+    """
+
+    def __init__(self, *, limit: int, pause: float = 0.0) -> None:
+        super().__init__()
+        self._limit = limit
+        self._pause = pause
+        self._waiting: dict[Key, Value] = {}
+        self._arrived = asyncio.Event()
+
+    @abstractmethod
+    async def handle(self, batch: Mapping[Key, Value]) -> None:
+        """Hand on one batch, in the order in which its keys came."""
+
+    def put(self, items: Mapping[Key, Value]) -> None:
+        """Have `items` handed on with the next batch."""
+        if items:
+            self._waiting.update(items)
+            self._arrived.set()
+
+    async def run(self) -> None:
+        """Hand on batches until cancelled."""
+        while True:
+            await self._arrived.wait()
+            if batch := self._taken():
+                await self.handle(batch)
+            if self._pause:
+                await asyncio.sleep(self._pause)
+
+    async def stop(self) -> None:
+        """End the run, then hand on what waits."""
+        await super().stop()
+        while batch := self._taken():
+            try:
+                await self.handle(batch)
+            except Exception as error:
+                logger.warning("%s stops with %d left: %s", type(self).__name__, len(self._waiting), error)
+                return
+
+    def _taken(self) -> dict[Key, Value]:
+        batch, self._waiting = self._waiting, {}
+        if len(batch) > self._limit:
+            self._waiting = dict(islice(batch.items(), self._limit, None))
+            batch = dict(islice(batch.items(), self._limit))
+        if not self._waiting:
+            self._arrived.clear()
+        return batch

@@ -1,49 +1,80 @@
-"""Log lines: JSON for machines, colours for a console; each with the id of the request it belongs to."""
+"""Log lines: JSON for machines, plain lines for a console; each with the id of the request it belongs to.
 
+Every run writes several lines, so a line is made in one step from its record.
+"""
+
+import json
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Final
 
-import structlog
+_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never changed, only replaced
+# What every record has; the rest came with `extra`.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def fields(self, record: logging.LogRecord) -> dict[str, object]:
+        """Return what a line says besides its message, level and time."""
+        return {
+            "logger": record.name,
+            "service": self._service,
+            **_bound.get(),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+        }
+
+    def exception(self, record: logging.LogRecord) -> str:
+        """Return the trace that belongs to the line, or ""."""
+        return self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+
+
+class _Json(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "message": record.getMessage(),
+            "level": record.levelname.lower(),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            **self.fields(record),
+        }
+        if trace := self.exception(record):
+            line["exception"] = trace
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class _Console(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
+        fields = " ".join(f"{name}={value}" for name, value in self.fields(record).items())
+        line = f"{time} {record.levelname:<7} {record.getMessage()}  {fields}"
+        trace = self.exception(record)
+        return f"{line}\n{trace}" if trace else line
 
 
 def configure(*, service: str, format: str, level: str) -> None:
     """Send every log line of this process to standard error, as "json" or "console", from `level` on."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if format == "console"
-        else [
-            structlog.processors.format_exc_info,
-            structlog.processors.EventRenamer("message"),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ]
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
-    )
+    handler.setFormatter(_Console(service) if format == "console" else _Json(service))
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    # Nobody reads where in the code, and in which thread and process, a line was made: not worth looking it up.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Chatty at INFO about their own business, not about runs.
     for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    structlog.contextvars.bind_contextvars(service=service)
 
 
 def bind(**values: str) -> None:
     """Add `values` to every line that is logged from here on in this call or task."""
-    structlog.contextvars.bind_contextvars(**values)
+    _bound.set({**_bound.get(), **values})
 
 
 def bound(name: str) -> str:
     """Return what `name` is bound to in this call or task, or ""."""
-    value = structlog.contextvars.get_contextvars().get(name, "")
-    return str(value)
+    return _bound.get().get(name, "")

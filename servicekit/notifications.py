@@ -3,13 +3,13 @@
 A hint only says "look now": whoever misses one finds the same by reading its table a moment later.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import psycopg
 from sqlalchemy import text
 
+from servicekit.batcher import Conflator
 from servicekit.database import CONNECT_TIMEOUT, Database, psycopg_url
 from servicekit.errors import database_unavailable
 from servicekit.lifecycle import Worker
@@ -17,6 +17,7 @@ from servicekit.lifecycle import Worker
 logger = logging.getLogger(__name__)
 
 PAYLOAD_LIMIT = 7_900  # bytes; NOTIFY fails the statement at 8,000
+WORDS = 10_000  # at once
 IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
 
 
@@ -57,33 +58,26 @@ class Listener(Worker):
                 await connection.execute("SELECT 1")
 
 
-class Notifier(Worker):
+class Notifier(Conflator[str, None]):
     """Tells other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
     out with the next. When the database fails, hints are dropped."""
 
     def __init__(self, database: Database, channel: str) -> None:
-        super().__init__()
+        super().__init__(limit=WORDS)
         self._database = database
         self._channel = channel
-        self._waiting: dict[str, None] = {}
-        self._arrived = asyncio.Event()
 
     def tell(self, words: Iterable[str]) -> None:
         """Send `words` (short, without blanks) soon; the same word once."""
-        self._waiting.update(dict.fromkeys(words))
-        self._arrived.set()
+        self.put(dict.fromkeys(words))
 
-    async def run(self) -> None:
-        """Send until cancelled."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            words, self._waiting = list(self._waiting), {}
-            async with self._database.autocommit() as connection:
-                for payload in payloads(words):
-                    await connection.execute(
-                        text("SELECT pg_notify(:channel, :payload)"), {"channel": self._channel, "payload": payload}
-                    )
+    async def handle(self, batch: Mapping[str, None]) -> None:
+        """Send one batch."""
+        async with self._database.autocommit() as connection:
+            for payload in payloads(list(batch)):
+                await connection.execute(
+                    text("SELECT pg_notify(:channel, :payload)"), {"channel": self._channel, "payload": payload}
+                )
 
 
 def payloads(words: list[str]) -> list[str]:

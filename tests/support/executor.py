@@ -133,7 +133,7 @@ class Bench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Execute what is in the inbox, within the block."""
-        async with running(self.reporter, self.heartbeat, self.executor.endings, self.executor):
+        async with running(self.reporter.marks, self.reporter, self.heartbeat, self.executor.endings, self.executor):
             yield
 
     # Catalog

@@ -20,6 +20,7 @@ from servicekit.auth import (
     load_public_keys,
 )
 from servicekit.errors import Reason, ServiceError
+from tests.support.waiting import eventually
 
 SECRET = "a secret of the services, 32 or more"
 KEYS = {
@@ -254,3 +255,27 @@ def test_the_message_of_a_refusal_tells_no_secret() -> None:
     with pytest.raises(ServiceError) as failure:
         TokenAuthenticator(SECRET).authenticate(f"Bearer {jwt.encode(claims(), 'x' * 32, algorithm='HS256')}")
     assert SECRET not in failure.value.message
+
+
+async def test_a_token_that_is_remembered_expires_all_the_same() -> None:
+    authenticator = TokenAuthenticator(SECRET)
+    token = hs256(exp=datetime.now(UTC) + timedelta(seconds=1.5))
+    first = authenticator.authenticate(f"Bearer {token}")
+    assert authenticator.authenticate(f"Bearer {token}") is first
+
+    def expired() -> bool:
+        try:
+            authenticator.authenticate(f"Bearer {token}")
+        except ServiceError as error:
+            return error.reason is Reason.TOKEN_EXPIRED
+        return False
+
+    await eventually(expired)
+
+
+def test_a_token_with_another_signature_is_not_taken_for_one_that_is_remembered() -> None:
+    authenticator = TokenAuthenticator(SECRET)
+    token = hs256()
+    authenticator.authenticate(f"Bearer {token}")
+    forged = token[:-2] + ("AA" if token[-2:] != "AA" else "BB")
+    assert reason_of(authenticator, forged) is Reason.TOKEN_INVALID

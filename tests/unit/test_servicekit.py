@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-import structlog
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,7 +120,7 @@ def _logging_as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    structlog.contextvars.clear_contextvars()
+    logs.bind(request_id="")
 
 
 @pytest.mark.usefixtures("_logging_as_before")
