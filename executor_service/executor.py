@@ -10,8 +10,6 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from executor_service import messages
 from executor_service.failures import FailedRun, outcome_of, overdue
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
@@ -21,7 +19,7 @@ from executor_service.store.executions import BEGINNING, Claimed
 from servicekit import logs
 from servicekit.batcher import Batcher
 from servicekit.clock import Clock
-from servicekit.database import Database
+from servicekit.database import Connection, Database
 from servicekit.errors import ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.lifecycle import Ticker, Worker
@@ -37,7 +35,7 @@ NOTICE = 1.0  # seconds until a process notices that a run it works on was ended
 ENDINGS = 200  # outcomes in one statement
 
 # Writes a run's effects in the transaction that ends it, and says how it ended.
-Effect = Callable[[AsyncConnection], Awaitable[Outcome]]
+Effect = Callable[[Connection], Awaitable[Outcome]]
 
 
 class Work(Protocol):

@@ -8,11 +8,10 @@ from uuid import UUID
 from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runs_service.messages import NewRun
 from runs_service.models import ACTIVE, HOLDS_KEY, UNDISPATCHED
-from servicekit.database import Database
+from servicekit.database import Connection, Database
 from servicekit.failpoints import FailPoint, reached
 
 CREATE_ROUNDS = 10  # how often a key may be freed and taken again while we look
@@ -237,13 +236,13 @@ class RunStore:
             rows = await connection.execute(_OVERDUE, {"margin": margin, "limit": limit})
             return [str(row.id) for row in rows]
 
-    async def _lock(self, connection: AsyncConnection, run_ids: set[str]) -> tuple[dict[str, Run], dict[str, int]]:
+    async def _lock(self, connection: Connection, run_ids: set[str]) -> tuple[dict[str, Run], dict[str, int]]:
         rows = (await connection.execute(_LOCK, {"ids": sorted(run_ids)})).all()
         return {str(row.id): Run.FromString(row.run) for row in rows}, {str(row.id): row.event_number for row in rows}
 
     async def _write(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         runs: Sequence[Run],
         numbers: Mapping[str, int],
         history: Sequence[Run],

@@ -1,16 +1,24 @@
-"""The engine: pooled connections, transactions, and driver errors turned into ours in one place."""
+"""The database: pooled connections, transactions, and driver errors turned into ours in one place.
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+SQLAlchemy keeps the pool and knows the schema; statements go straight to psycopg, which takes a fifth of the time.
+"""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import psycopg
-from sqlalchemy import exc, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
+from sqlalchemy import PoolProxiedConnection, TextClause, event, exc, make_url, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from servicekit.errors import database_unavailable
+
+Row = Any  # a named tuple of the statement's columns
 
 STATEMENT_TIMEOUT = 30_000  # milliseconds
 CONNECT_TIMEOUT = 2  # seconds
@@ -27,12 +35,8 @@ def psycopg_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-class _Interrupted(psycopg.Error):
-    """A cancellation, in a shape that SQLAlchemy does not throw a good connection away for."""
-
-
 class _BoundedConnection(psycopg.AsyncConnection[Any]):
-    """A connection whose server answers each statement in time, or is taken for lost, and that outlives cancellation.
+    """A connection whose server answers each statement in time, or is taken for lost.
 
     The server's own statement_timeout does not help against a server that stands still, nor does TCP: the kernel
     of such a machine goes on acknowledging.
@@ -49,15 +53,68 @@ class _BoundedConnection(psycopg.AsyncConnection[Any]):
                 self.pgconn.finish()  # what it is doing there nobody knows
                 raise psycopg.OperationalError(f"no answer within {self.answer_timeout} s") from None
             raise
-        except asyncio.CancelledError:
-            # psycopg has stopped the statement and read its end: the connection is as good as before.
-            raise _Interrupted("cancelled") from None
 
 
 async def _connect(answer_timeout: float, *arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
-    connection = await _BoundedConnection.connect(*arguments, **options)
+    connection = await _BoundedConnection.connect(*arguments, autocommit=True, **options)
     connection.answer_timeout = answer_timeout
     return connection
+
+
+@lru_cache(maxsize=512)
+def _in_psycopgs_words(statement: str) -> str:
+    """Return a statement with :name parameters as psycopg takes it."""
+    return str(text(statement).compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+
+
+class Rows(list[Row]):
+    """What a statement returned, and how many rows it touched (`rowcount`)."""
+
+    rowcount = 0
+
+    def all(self) -> list[Row]:
+        """Return all rows."""
+        return self
+
+    def first(self) -> Row | None:
+        """Return the first row, or None."""
+        return self[0] if self else None
+
+    def one(self) -> Row:
+        """Return the only row."""
+        (row,) = self
+        return row
+
+    def one_or_none(self) -> Row | None:
+        """Return the only row, or None when there is none."""
+        return self.one() if self else None
+
+    def scalar_one(self) -> Any:
+        """Return the first column of the only row."""
+        return self.one()[0]
+
+    def scalar_one_or_none(self) -> Any | None:
+        """Return the first column of the only row, or None when there is none."""
+        return self.scalar_one() if self else None
+
+    def scalars(self) -> list[Any]:
+        """Return the first column of all rows."""
+        return [row[0] for row in self]
+
+
+class Connection:
+    """A connection as the stores use it: statements have :name parameters, rows have names."""
+
+    def __init__(self, driver: psycopg.AsyncConnection[Any]) -> None:
+        self._driver = driver
+
+    async def execute(self, statement: TextClause, parameters: Mapping[str, object] | None = None) -> Rows:
+        """Execute one statement and return all its rows."""
+        cursor = self._driver.cursor(row_factory=namedtuple_row)
+        await cursor.execute(_in_psycopgs_words(statement.text), parameters or {})
+        rows = Rows(await cursor.fetchall() if cursor.description else ())
+        rows.rowcount = cursor.rowcount
+        return rows
 
 
 class Database:
@@ -76,7 +133,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=min(5.0, answer_timeout),
-            hide_parameters=True,  # what customers sent does not belong into logs
+            pool_reset_on_return=None,  # every statement outside of `transaction` is its own
+            use_native_hstore=False,  # it costs a query at the start
             connect_args={
                 "async_creator_fn": partial(_connect, answer_timeout),
                 "connect_timeout": CONNECT_TIMEOUT,
@@ -87,25 +145,50 @@ class Database:
                 "keepalives_count": 3,
             },
         )
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._lost_at = 0.0  # when a connection was found broken; those that are older are not trusted any more
+        event.listen(self._engine.sync_engine, "connect", _note_birth)
+        event.listen(self._engine.sync_engine, "checkout", self._refuse_suspects)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         """Enter a transaction; it commits at the end, or rolls back when the body raises."""
-        with _translated():
-            async with self._engine.begin() as connection:
-                yield connection
+        async with self._checked_out() as driver, driver.transaction():
+            yield Connection(driver)
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+    async def autocommit(self) -> AsyncIterator[Connection]:
         """Enter a connection on which every statement is its own transaction: one round trip each."""
-        with _translated():
-            async with self._autocommit.connect() as connection:
-                yield connection
+        async with self._checked_out() as driver:
+            yield Connection(driver)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _checked_out(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        with _translated():
+            proxy = await self._engine.raw_connection()
+            driver: psycopg.AsyncConnection[Any] = proxy.driver_connection  # type: ignore[assignment]
+            try:
+                yield driver
+            finally:
+                self._give_back(proxy, driver)
+
+    def _give_back(self, proxy: PoolProxiedConnection, driver: psycopg.AsyncConnection[Any]) -> None:
+        if driver.info.transaction_status is not TransactionStatus.IDLE:  # lost, or nobody knows where it stands
+            driver.pgconn.finish()
+            self._lost_at = time.monotonic()
+        proxy.close()
+
+    def _refuse_suspects(self, driver: Any, record: Any, _proxy: object) -> None:
+        """Let the pool replace a connection that is lost, or as old as one that was."""
+        if driver.closed or record.info["born"] < self._lost_at:
+            raise exc.DisconnectionError
+
+
+def _note_birth(_driver: object, record: Any) -> None:
+    record.info["born"] = time.monotonic()
 
 
 @contextmanager
@@ -113,13 +196,7 @@ def _translated() -> Iterator[None]:
     """Turn errors of the connection into DATABASE_UNAVAILABLE; let all others through."""
     try:
         yield
-    except exc.DBAPIError as error:
-        if isinstance(error.orig, _Interrupted):
-            raise asyncio.CancelledError from None
-        if isinstance(error, exc.OperationalError | exc.InterfaceError):
-            raise database_unavailable() from error
-        raise
-    except _Interrupted:
-        raise asyncio.CancelledError from None
-    except exc.TimeoutError as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise database_unavailable() from error
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.InvalidRequestError) as error:
         raise database_unavailable() from error

@@ -3,14 +3,12 @@
 import logging
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from executor_service.executor import Effect
 from executor_service.playbooks import checks
 from executor_service.records import Job, Lease, Outcome, Status
 from executor_service.store import catalog, drafts
 from servicekit.clock import Clock
-from servicekit.database import Database
+from servicekit.database import Connection, Database
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +29,12 @@ class Apply:
         if not affected:
             return self._completed(job, draft_id=None, affected=0, updated=0)
 
-        async def apply(connection: AsyncConnection) -> Outcome:
+        async def apply(connection: Connection) -> Outcome:
             return await self._apply(connection, job)
 
         return apply
 
-    async def _apply(self, connection: AsyncConnection, job: Job) -> Outcome:
+    async def _apply(self, connection: Connection, job: Job) -> Outcome:
         await catalog.lock_project(connection, job.project_id)
         _, affected = await checks.current_scope(connection, job, expected=job.scope_id)
         draft_id, updated = await self._write(connection, job)
@@ -68,7 +66,7 @@ class Apply:
             total=affected,
         )
 
-    async def _write(self, connection: AsyncConnection, job: Job) -> tuple[UUID, int]:
+    async def _write(self, connection: Connection, job: Job) -> tuple[UUID, int]:
         of_scope = await drafts.of_scope(connection, job.project_id, job.playbook, job.scope_id)
         draft = checks.draft_to_apply(job, of_scope, self._clock.now())
         logger.info(

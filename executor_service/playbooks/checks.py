@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from executor_service import quota
 from executor_service.failures import FailedRun, StaleRun
 from executor_service.playbooks.rules import Rules, rules_hash
 from executor_service.playbooks.scope import scope_id
 from executor_service.records import Draft, Job, Project
 from executor_service.store import catalog
+from servicekit.database import Connection
 
 
-async def find_project(connection: AsyncConnection, job: Job) -> Project:
+async def find_project(connection: Connection, job: Job) -> Project:
     """Return the job's project. Raises FailedRun."""
     project = await catalog.find_project(connection, job.project_id)
     if project is None:
@@ -31,7 +30,7 @@ def require_plan(project: Project) -> None:
         raise FailedRun("PLAN_NOT_ELIGIBLE", problem)
 
 
-async def current_scope(connection: AsyncConnection, job: Job, *, expected: str | None) -> tuple[str, int]:
+async def current_scope(connection: Connection, job: Job, *, expected: str | None) -> tuple[str, int]:
     """Return the id of the current scope and how many products it has.
 
     Raises StaleRun when `expected` is another one; None: whatever it is.

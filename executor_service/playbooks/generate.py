@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.executor import Effect
 from executor_service.playbooks import checks
@@ -28,7 +26,7 @@ from executor_service.records import (
 from executor_service.store import catalog, drafts, suggestions
 from executor_service.suggestions import Suggestions
 from servicekit.clock import Clock
-from servicekit.database import Database
+from servicekit.database import Connection, Database
 from servicekit.failpoints import FailPoint, reached
 
 DRAFT_LIFETIME = timedelta(days=7)  # from the last write
@@ -58,7 +56,7 @@ class Generate:
         plan = await self._plan(job)
         texts = await self._asker.get(lease, job, plan.project, plan.wanted)
 
-        async def write_draft(connection: AsyncConnection) -> Outcome:
+        async def write_draft(connection: Connection) -> Outcome:
             return await self._write_draft(connection, job, plan, texts)
 
         return write_draft
@@ -79,7 +77,7 @@ class Generate:
             )
         return _Plan(project, scope_id, rules, wanted)
 
-    async def _rules(self, connection: AsyncConnection, job: Job) -> Rules:
+    async def _rules(self, connection: Connection, job: Job) -> Rules:
         """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""
         if job.rules is not None or job.run_type is RunType.PREVIEW_GENERATE:
             checks.require_rules(job, job.rules or Rules())
@@ -88,9 +86,7 @@ class Generate:
         of_scope = await drafts.of_scope(connection, job.project_id, job.playbook, job.scope_id)
         return Rules.from_json(checks.draft_to_complete(job, of_scope, self._clock.now()).rules)
 
-    async def _write_draft(
-        self, connection: AsyncConnection, job: Job, plan: _Plan, texts: Mapping[str, str]
-    ) -> Outcome:
+    async def _write_draft(self, connection: Connection, job: Job, plan: _Plan, texts: Mapping[str, str]) -> Outcome:
         await catalog.lock_project(connection, job.project_id)
         _, affected = await checks.current_scope(connection, job, expected=plan.scope_id)
         items = [_item(plan.rules, wanted.product_id, texts.get(wanted.product_id, "")) for wanted in plan.wanted]

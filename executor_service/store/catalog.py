@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from executor_service.models import BLANK
 from executor_service.playbooks.playbook import Playbook
 from executor_service.records import Plan, Product, Project
+from servicekit.database import Connection
 
 _PRODUCT = "id, external_id, title, description, seo_title, seo_description"
 
@@ -25,7 +25,7 @@ ON CONFLICT (id) DO UPDATE
 SET plan = excluded.plan, ai_daily_limit = excluded.ai_daily_limit, updated_at = now()""")
 
 
-async def put_project(connection: AsyncConnection, project: Project) -> None:
+async def put_project(connection: Connection, project: Project) -> None:
     """Create the project, or set its plan and limit."""
     parameters = {"id": project.id, "plan": project.plan.value, "ai_daily_limit": project.ai_daily_limit}
     await connection.execute(_PUT_PROJECT, parameters)
@@ -37,18 +37,18 @@ _SHARE_PROJECT = text(f"{_PROJECT} FOR SHARE")
 _LOCK_PROJECT = text(f"{_PROJECT} FOR NO KEY UPDATE")
 
 
-async def find_project(connection: AsyncConnection, project_id: str) -> Project | None:
+async def find_project(connection: Connection, project_id: str) -> Project | None:
     """Return the project, or None."""
     row = (await connection.execute(_FIND_PROJECT, {"id": project_id})).one_or_none()
     return None if row is None else Project(row.id, Plan(row.plan), row.ai_daily_limit)
 
 
-async def share_project(connection: AsyncConnection, project_id: str) -> bool:
+async def share_project(connection: Connection, project_id: str) -> bool:
     """Keep runs from ending until this transaction has written its products; tell whether there is a project."""
     return (await connection.execute(_SHARE_PROJECT, {"id": project_id})).first() is not None
 
 
-async def lock_project(connection: AsyncConnection, project_id: str) -> None:
+async def lock_project(connection: Connection, project_id: str) -> None:
     """Keep everyone from writing the project's products until this transaction ends."""
     await connection.execute(_LOCK_PROJECT, {"id": project_id})
 
@@ -79,7 +79,7 @@ class PutCounts:
     updated: int
 
 
-async def put_products(connection: AsyncConnection, project_id: str, products: Sequence[Product]) -> PutCounts:
+async def put_products(connection: Connection, project_id: str, products: Sequence[Product]) -> PutCounts:
     """Create or replace products."""
     parameters = {
         "project_id": project_id,
@@ -102,7 +102,7 @@ WITH doomed AS (
 DELETE FROM executor.products WHERE project_id = :project_id AND id IN (SELECT id FROM doomed)""")
 
 
-async def delete_products(connection: AsyncConnection, project_id: str, ids: Sequence[str]) -> int:
+async def delete_products(connection: Connection, project_id: str, ids: Sequence[str]) -> int:
     """Delete products; return how many were there."""
     parameters = {"project_id": project_id, "ids": list(ids)}
     return (await connection.execute(_DELETE_PRODUCTS, parameters)).rowcount
@@ -114,7 +114,7 @@ _LIST_AFFECTED = {field: text(f"{_PAGE} AND {blank} ORDER BY id LIMIT :limit") f
 
 
 async def list_products(
-    connection: AsyncConnection, project_id: str, *, playbook: Playbook | None, after: str, limit: int
+    connection: Connection, project_id: str, *, playbook: Playbook | None, after: str, limit: int
 ) -> list[Product]:
     """Return products by id, from the one after `after`; with a playbook only its affected ones."""
     statement = _LIST_AFFECTED[playbook.field] if playbook else _LIST_ALL
@@ -128,6 +128,6 @@ _AFFECTED_IDS = {
 }
 
 
-async def affected_ids(connection: AsyncConnection, project_id: str, playbook: Playbook) -> list[str]:
+async def affected_ids(connection: Connection, project_id: str, playbook: Playbook) -> list[str]:
     """Return the ids of the playbook's affected products, in no order."""
     return (await connection.execute(_AFFECTED_IDS[playbook.field], {"project_id": project_id})).scalar_one() or []

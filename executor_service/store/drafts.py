@@ -2,23 +2,22 @@
 """Drafts, and what applying them did."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncConnection
+from psycopg.types.json import Jsonb
+from sqlalchemy import text
 
 from executor_service.models import BLANK
 from executor_service.playbooks.playbook import BLANKS, Playbook
 from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem, WholeDraft
+from servicekit.database import Connection, Row
 
 _DRAFT = """
   id, project_id, playbook_id, scope_id, rules_hash, rules, status, affected_total, draft_generated,
   no_suggestion_count, model, created_at, updated_at, expires_at"""
 
 
-def _draft(row: Row[Any]) -> Draft:
+def _draft(row: Row) -> Draft:
     return Draft(
         id=row.id,
         key=DraftKey(row.project_id, row.playbook_id, row.scope_id, row.rules_hash),
@@ -44,7 +43,7 @@ ON CONFLICT (project_id, playbook_id, scope_id, rules_hash) DO UPDATE
 SET status = excluded.status, affected_total = excluded.affected_total, draft_generated = excluded.draft_generated,
     no_suggestion_count = excluded.no_suggestion_count, model = excluded.model, updated_at = excluded.updated_at,
     expires_at = excluded.expires_at, run_id = excluded.run_id
-RETURNING id""").bindparams(bindparam("rules", type_=JSONB))
+RETURNING id""")
 
 _DELETE_ITEMS = text("DELETE FROM executor.draft_items WHERE draft_id = :draft_id")
 
@@ -55,7 +54,7 @@ FROM unnest(CAST(:product_ids AS text[]), CAST(:raws AS text[]), CAST(:finals AS
   AS item (product_id, raw, final, warnings)""")
 
 
-async def put(connection: AsyncConnection, draft: Draft, items: Sequence[DraftItem], *, run_id: UUID) -> UUID:
+async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem], *, run_id: UUID) -> UUID:
     """Write a draft and its items in place of the one under the same key; return its id, which stays the first one."""
     parameters = {
         "id": draft.id,
@@ -63,7 +62,7 @@ async def put(connection: AsyncConnection, draft: Draft, items: Sequence[DraftIt
         "playbook_id": draft.key.playbook_id,
         "scope_id": draft.key.scope_id,
         "rules_hash": draft.key.rules_hash,
-        "rules": draft.rules,
+        "rules": Jsonb(draft.rules),
         "status": draft.status.value,
         "affected_total": draft.affected_total,
         "draft_generated": draft.draft_generated,
@@ -98,7 +97,7 @@ WHERE project_id = :project_id AND playbook_id = :playbook_id AND scope_id = :sc
 ORDER BY updated_at DESC, id DESC""")
 
 
-async def of_scope(connection: AsyncConnection, project_id: str, playbook: Playbook, scope_id: str) -> list[Draft]:
+async def of_scope(connection: Connection, project_id: str, playbook: Playbook, scope_id: str) -> list[Draft]:
     """Return the scope's drafts, the one written last first."""
     parameters = {"project_id": project_id, "playbook_id": playbook.id, "scope_id": scope_id}
     return [_draft(row) for row in await connection.execute(_OF_SCOPE, parameters)]
@@ -115,18 +114,18 @@ _FIND = text(f"{_WHOLE} AND id = :id")
 _LATEST = text(f"{_WHOLE} AND playbook_id = :playbook_id ORDER BY updated_at DESC, id DESC LIMIT 1")
 
 
-async def find(connection: AsyncConnection, project_id: str, draft_id: UUID) -> WholeDraft | None:
+async def find(connection: Connection, project_id: str, draft_id: UUID) -> WholeDraft | None:
     """Return a draft of the project by its id, or None."""
     return _whole((await connection.execute(_FIND, {"id": draft_id, "project_id": project_id})).one_or_none())
 
 
-async def latest(connection: AsyncConnection, project_id: str, playbook_id: str) -> WholeDraft | None:
+async def latest(connection: Connection, project_id: str, playbook_id: str) -> WholeDraft | None:
     """Return the draft of a playbook that was written last, or None."""
     parameters = {"project_id": project_id, "playbook_id": playbook_id}
     return _whole((await connection.execute(_LATEST, parameters)).one_or_none())
 
 
-def _whole(row: Row[Any] | None) -> WholeDraft | None:
+def _whole(row: Row | None) -> WholeDraft | None:
     if row is None:
         return None
     return WholeDraft(
@@ -165,7 +164,7 @@ SELECT count(*) FROM updated""")
 
 
 async def apply(
-    connection: AsyncConnection, project_id: str, playbook: Playbook, draft_id: UUID, *, run_id: UUID, skipped: str
+    connection: Connection, project_id: str, playbook: Playbook, draft_id: UUID, *, run_id: UUID, skipped: str
 ) -> int:
     """Write the draft's usable suggestions into the affected products, and an item for each of these.
 
@@ -181,7 +180,7 @@ SELECT product_id, status, message FROM executor.run_items
 WHERE run_id = :run_id AND product_id > :after ORDER BY product_id LIMIT :limit""")
 
 
-async def run_items(connection: AsyncConnection, run_id: UUID, *, after: str, limit: int) -> list[RunItem]:
+async def run_items(connection: Connection, run_id: UUID, *, after: str, limit: int) -> list[RunItem]:
     """Return what an APPLY did, by product id, from the one after `after`."""
     rows = await connection.execute(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit})
     return [RunItem(row.product_id, ItemStatus(row.status), row.message) for row in rows]

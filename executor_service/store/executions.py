@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
 from executor_service.models import UNPUBLISHED
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
+from servicekit.database import Connection, Row
 
 STATE = """
   run_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,
@@ -31,7 +31,7 @@ def fence(lease: Lease) -> dict[str, Any]:
     return {"run_id": lease.run_id, "attempt": lease.attempt, "owner": lease.owner}
 
 
-def state_of(row: Row[Any]) -> State:
+def state_of(row: Row) -> State:
     """Return the state in a row of STATE."""
     return State(
         run_id=row.run_id,
@@ -61,7 +61,7 @@ SELECT * FROM unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[]), CAS
 ON CONFLICT (run_id) DO NOTHING""")
 
 
-async def enqueue(connection: AsyncConnection, jobs: Sequence[Job]) -> int:
+async def enqueue(connection: Connection, jobs: Sequence[Job]) -> int:
     """Insert the jobs that are not here yet; return how many."""
     inserted = await connection.execute(
         _ENQUEUE,
@@ -133,7 +133,7 @@ class Claimed:
 
 
 async def claim(
-    connection: AsyncConnection, *, owner: str, limit: int, lease_seconds: float, since: datetime = BEGINNING
+    connection: Connection, *, owner: str, limit: int, lease_seconds: float, since: datetime = BEGINNING
 ) -> Claimed:
     """Take up to `limit` executions under a lease, of runs that were created at `since` or later."""
     parameters = {"owner": owner, "limit": limit, "lease_seconds": lease_seconds, "since": since}
@@ -168,7 +168,7 @@ SELECT run_id, attempt FROM ours""")
 
 
 async def renew(
-    connection: AsyncConnection, run_ids: Sequence[UUID], *, owner: str, lease_seconds: float
+    connection: Connection, run_ids: Sequence[UUID], *, owner: str, lease_seconds: float
 ) -> set[tuple[UUID, int]]:
     """Prolong the owner's leases; return (run id, attempt) of those it still has."""
     parameters = {"run_ids": list(run_ids), "owner": owner, "lease_seconds": lease_seconds}
@@ -182,12 +182,12 @@ UPDATE executor.executions SET {_FREE}
 WHERE status = 'RUNNING' AND lease_owner = :owner AND run_id <> ALL(CAST(:kept AS uuid[]))""")
 
 
-async def hand_back(connection: AsyncConnection, lease: Lease) -> None:
+async def hand_back(connection: Connection, lease: Lease) -> None:
     """Let others take the execution at once. The attempt does not count as a crash."""
     await connection.execute(_HAND_BACK, fence(lease))
 
 
-async def hand_back_all_but(connection: AsyncConnection, kept: Sequence[UUID], owner: str) -> None:
+async def hand_back_all_but(connection: Connection, kept: Sequence[UUID], owner: str) -> None:
     """Hand back everything the owner has, except for `kept`."""
     await connection.execute(_HAND_BACK_ALL_BUT, {"kept": list(kept), "owner": owner})
 
@@ -197,7 +197,7 @@ async def hand_back_all_but(connection: AsyncConnection, kept: Sequence[UUID], o
 _HOLD = text(f"SELECT ai_reserved FROM executor.executions WHERE {FENCE} FOR UPDATE")
 
 
-async def hold(connection: AsyncConnection, lease: Lease) -> int:
+async def hold(connection: Connection, lease: Lease) -> int:
     """Make sure that this transaction writes as the owner of the lease, up to its end.
 
     Returns how many suggestions are still reserved. Raises LeaseLost.
@@ -214,7 +214,7 @@ SET progress_completed = :completed, progress_total = :total, event_number = eve
 WHERE {FENCE} RETURNING {STATE}""")
 
 
-async def set_progress(connection: AsyncConnection, lease: Lease, *, completed: int, total: int) -> State:
+async def set_progress(connection: Connection, lease: Lease, *, completed: int, total: int) -> State:
     """Write how far the run is. Raises LeaseLost."""
     parameters = {**fence(lease), "completed": completed, "total": total}
     return _owned(lease, (await connection.execute(_PROGRESS, parameters)).one_or_none())
@@ -251,7 +251,7 @@ FROM outcome o WHERE e.run_id = o.run_id AND e.run_id IN (SELECT run_id FROM hel
 RETURNING {_of("e", STATE)}""")
 
 
-async def finish(connection: AsyncConnection, endings: Sequence[tuple[Lease, Outcome]]) -> list[State | LeaseLost]:
+async def finish(connection: Connection, endings: Sequence[tuple[Lease, Outcome]]) -> list[State | LeaseLost]:
     """Write how executions ended; return, in order, their last state, or LeaseLost for those that somebody else owns.
 
     What they reserved and did not use is given back.
@@ -288,7 +288,7 @@ WHERE e.run_id IN (SELECT run_id FROM held)
 RETURNING {_of("e", STATE)}""")
 
 
-async def end(connection: AsyncConnection, run_ids: Sequence[UUID], outcome: Outcome) -> list[State]:
+async def end(connection: Connection, run_ids: Sequence[UUID], outcome: Outcome) -> list[State]:
     """End executions that have not ended, whoever works on them; return those that this ended."""
     parameters = {
         "run_ids": list(run_ids),
@@ -304,12 +304,12 @@ SELECT run_id FROM executor.executions WHERE status = 'QUEUED' AND deadline_at <
 """)
 
 
-async def overdue(connection: AsyncConnection, *, limit: int) -> list[UUID]:
+async def overdue(connection: Connection, *, limit: int) -> list[UUID]:
     """Return executions that wait for a free place past their deadline."""
     return list((await connection.execute(_OVERDUE, {"limit": limit})).scalars())
 
 
-def _owned(lease: Lease, row: Row[Any] | None) -> State:
+def _owned(lease: Lease, row: Row | None) -> State:
     if row is None:
         raise _lost(lease)
     return state_of(row)
@@ -324,7 +324,7 @@ def _lost(lease: Lease) -> LeaseLost:
 _STATES = text(f"SELECT {STATE} FROM executor.executions WHERE run_id = ANY(CAST(:run_ids AS uuid[]))")
 
 
-async def states(connection: AsyncConnection, run_ids: Sequence[UUID]) -> list[State]:
+async def states(connection: Connection, run_ids: Sequence[UUID]) -> list[State]:
     """Return how the executions that are here stand."""
     return [state_of(row) for row in await connection.execute(_STATES, {"run_ids": list(run_ids)})]
 
@@ -334,7 +334,7 @@ SELECT {STATE} FROM executor.executions
 WHERE {UNPUBLISHED} AND updated_at < now() - make_interval(secs => :age) ORDER BY updated_at LIMIT :limit""")
 
 
-async def unpublished(connection: AsyncConnection, *, age: float, limit: int) -> list[State]:
+async def unpublished(connection: Connection, *, age: float, limit: int) -> list[State]:
     """Return executions with a change that was not published for `age` seconds, oldest first."""
     return [state_of(row) for row in await connection.execute(_UNPUBLISHED, {"age": age, "limit": limit})]
 
@@ -346,7 +346,7 @@ FROM (SELECT run_id, max(number) AS number
 WHERE e.run_id = told.run_id AND e.published_number < told.number""")
 
 
-async def mark_published(connection: AsyncConnection, told: Sequence[State]) -> None:
+async def mark_published(connection: Connection, told: Sequence[State]) -> None:
     """Note that these states have been published."""
     parameters = {"run_ids": [state.run_id for state in told], "numbers": [state.number for state in told]}
     await connection.execute(_MARK_PUBLISHED, parameters)
@@ -355,7 +355,7 @@ async def mark_published(connection: AsyncConnection, told: Sequence[State]) -> 
 _EXISTS = text("SELECT 1 FROM executor.executions WHERE run_id = :run_id AND project_id = :project_id")
 
 
-async def exists(connection: AsyncConnection, project_id: str, run_id: UUID) -> bool:
+async def exists(connection: Connection, project_id: str, run_id: UUID) -> bool:
     """Tell whether the project has this run."""
     parameters = {"run_id": run_id, "project_id": project_id}
     return (await connection.execute(_EXISTS, parameters)).first() is not None

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from executor_service.models import BLANK
 from executor_service.playbooks.playbook import Playbook
 from executor_service.records import Lease, LeaseLost, State, Suggested, Wanted
 from executor_service.store.executions import FENCE, STATE, fence, state_of
+from servicekit.database import Connection
 
 # A JSON array, because its text is unambiguous. Whatever else a prompt comes to depend on belongs in here.
 _FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(
@@ -31,7 +31,7 @@ ORDER BY p.id""")
 
 
 async def wanted(
-    connection: AsyncConnection,
+    connection: Connection,
     project_id: str,
     playbook: Playbook,
     *,
@@ -69,7 +69,7 @@ class Affected:
 
 
 async def affected(
-    connection: AsyncConnection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
+    connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
 ) -> Affected:
     """Return the affected products, and for how many a suggestion has to be asked for."""
     parameters = {
@@ -98,7 +98,7 @@ SELECT * FROM run""")
 
 
 async def record(
-    connection: AsyncConnection,
+    connection: Connection,
     lease: Lease,
     project_id: str,
     arrived: Sequence[Suggested],

@@ -4,15 +4,15 @@
 from datetime import date
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from executor_service.records import Lease
 from executor_service.store.executions import FENCE, fence
+from servicekit.database import Connection
 
 _USED = text("SELECT used FROM executor.ai_usage WHERE project_id = :project_id AND day = :day")
 
 
-async def used(connection: AsyncConnection, project_id: str, day: date) -> int:
+async def used(connection: Connection, project_id: str, day: date) -> int:
     """Return how many suggestions the project has used or reserved on that UTC day."""
     row = (await connection.execute(_USED, {"project_id": project_id, "day": day})).one_or_none()
     return row.used if row else 0
@@ -32,7 +32,7 @@ WHERE {FENCE}""")
 
 
 async def reserve(
-    connection: AsyncConnection, lease: Lease, project_id: str, *, day: date, count: int, limit: int | None
+    connection: Connection, lease: Lease, project_id: str, *, day: date, count: int, limit: int | None
 ) -> bool:
     """Reserve suggestions for a run that holds its lease and has nothing reserved; tell whether they fit."""
     parameters = {"project_id": project_id, "day": day, "count": count, "limit": limit}
@@ -52,6 +52,6 @@ WITH reserved AS (
 UPDATE executor.executions SET ai_reserved = 0 WHERE {FENCE}""")
 
 
-async def give_back(connection: AsyncConnection, lease: Lease) -> None:
+async def give_back(connection: Connection, lease: Lease) -> None:
     """Return what a run that holds its lease has reserved and not used."""
     await connection.execute(_GIVE_BACK, fence(lease))

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from alembic import command
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from devstack.postgres import Postgres
 from executor_service import app as executor_app
@@ -21,7 +20,7 @@ from executor_service.models import metadata as executor_metadata
 from runs_service import app as runs_app
 from runs_service.models import metadata as runs_metadata
 from servicekit import migrations
-from servicekit.database import CONNECT_TIMEOUT, Database
+from servicekit.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.errors import Reason, ServiceError
 from servicekit.lifecycle import running
 from servicekit.notifications import Listener, Notifier
@@ -66,7 +65,7 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_conne
             query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'test' ORDER BY pid"
             return [row.pid for row in await connection.execute(text(query))]
 
-    async def sleep(kind: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
+    async def sleep(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
         async with kind() as connection:
             sleeping.set()
             await connection.execute(text("SELECT pg_sleep(30)"))

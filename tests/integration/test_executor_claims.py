@@ -8,11 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from executor_service.executor import MAX_CRASHES, Effect
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
 from executor_service.store import executions
+from servicekit.database import Connection
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
 
@@ -271,7 +271,7 @@ async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch
     await bench.stock(2)
     finish_really = executions.finish
 
-    async def fail_once(connection: AsyncConnection, endings: Sequence[tuple[Lease, Outcome]]) -> Any:
+    async def fail_once(connection: Connection, endings: Sequence[tuple[Lease, Outcome]]) -> Any:
         if endings[0][1].status is Status.SUCCEEDED:
             raise RuntimeError("between the effects and the commit")
         return await finish_really(connection, endings)

@@ -55,7 +55,7 @@ async def tell(store: RunStore, *events: RunEvent) -> list[Run]:
 async def rows(database: Database, statement: str, **values: object) -> Sequence[Any]:
     async with database.autocommit() as connection:
         result = await connection.execute(text(statement), values)
-        return result.all() if result.returns_rows else []
+        return result
 
 
 # Creating

@@ -200,7 +200,7 @@ class Bench:
     async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
         async with self.database.autocommit() as connection:
             result = await connection.execute(text(statement), parameters)
-            return result.all() if result.returns_rows else []
+            return result.all()
 
     async def value(self, statement: str, **parameters: Any) -> Any:
         ((value,),) = await self.rows(statement, **parameters)

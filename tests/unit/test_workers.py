@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
-from servicekit.batcher import Batcher
+from servicekit.batcher import Batcher, Conflator
 from servicekit.lifecycle import Ticker, Worker, running
 from tests.support.waiting import eventually
 
@@ -183,9 +183,9 @@ async def test_what_comes_in_while_a_batch_is_under_way_is_the_next_batch_in_ord
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=3)
     async with running(batcher):
-        first = asyncio.create_task(batcher.submit(1))
+        first = batcher.submit(1)
         await eventually(lambda: gate.batches)
-        others = [asyncio.create_task(batcher.submit(n)) for n in (2, 3, 4, 5)]
+        others = [batcher.submit(n) for n in (2, 3, 4, 5)]
         await asyncio.sleep(0)
         for _ in range(3):
             gate.let.release()
@@ -233,7 +233,7 @@ async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=10)
     async with running(batcher):
-        tasks = [asyncio.create_task(batcher.submit(n)) for n in (1, 2)]
+        tasks = [batcher.submit(n) for n in (1, 2)]
         await eventually(lambda: gate.batches == [[1, 2]])
         tasks[0].cancel()
         gate.let.release()
@@ -245,9 +245,61 @@ async def test_stopping_lets_nobody_wait_for_ever() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=1)
     await batcher.start()
-    tasks = [asyncio.create_task(batcher.submit(n)) for n in (1, 2, 3)]  # one under way, two waiting
+    tasks = [batcher.submit(n) for n in (1, 2, 3)]  # one under way, two waiting
     await eventually(lambda: gate.batches)
     await batcher.stop()
     done, waiting = await asyncio.wait(tasks, timeout=5)
     assert not waiting
     assert all(task.cancelled() for task in done)
+
+
+class Collecting(Conflator[str, int]):
+    """Collects batches; waits for `gate`, and fails as often as told."""
+
+    def __init__(self, *, limit: int = 100, failures: int = 0) -> None:
+        super().__init__(limit=limit)
+        self.batches: list[dict[str, int]] = []
+        self.entered = asyncio.Event()
+        self.gate = asyncio.Event()
+        self._failures = failures
+
+    async def handle(self, batch: Mapping[str, int]) -> None:
+        self.entered.set()
+        await self.gate.wait()
+        if self._failures:
+            self._failures -= 1
+            raise RuntimeError("on purpose")
+        self.batches.append(dict(batch))
+
+
+async def test_of_what_waits_under_a_key_only_the_newest_is_handed_on() -> None:
+    conflator = Collecting()
+    async with running(conflator):
+        conflator.put({"a": 1})
+        await conflator.entered.wait()
+        conflator.put({"a": 2, "b": 1})
+        conflator.put({"c": 1})
+        conflator.put({"a": 3})
+        conflator.gate.set()
+        await eventually(lambda: len(conflator.batches) == 2)
+    assert conflator.batches == [{"a": 1}, {"a": 3, "b": 1, "c": 1}]
+
+
+async def test_a_conflator_keeps_to_its_limit_and_hands_on_the_rest_at_its_stop() -> None:
+    conflator = Collecting(limit=2)
+    conflator.gate.set()
+    await conflator.start()
+    conflator.put({str(n): n for n in range(5)})
+    await conflator.stop()
+    assert [list(batch.values()) for batch in conflator.batches] == [[0, 1], [2, 3], [4]]
+
+
+async def test_a_conflator_goes_on_after_a_batch_that_failed() -> None:
+    conflator = Collecting(failures=1)
+    conflator.gate.set()
+    async with running(conflator):
+        conflator.put({"lost": 1})
+        await conflator.entered.wait()
+        conflator.put({"kept": 1})
+        await eventually(lambda: conflator.batches)
+    assert conflator.batches == [{"kept": 1}]
