@@ -9,6 +9,7 @@ from uuid import uuid4
 from playbooks.executor.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 from playbooks.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
+from executor_service.affected import AffectedLookup
 from executor_service.ai.factory import build_provider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.catalog import Catalog
@@ -87,7 +88,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             concurrency=settings.ai_concurrency,
         )
         generate: Work = Generate(database, provider, suggestions, clock)
-        apply: Work = Apply(database, clock)
+        affected = AffectedLookup(database)
+        apply: Work = Apply(affected, clock)
 
         def work(job: Job) -> Work:
             return apply if job.run_type is RunType.APPLY else generate
@@ -106,7 +108,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
         stops = Stops(database, reporter, abandon=executor.abandon)
         heartbeat = Heartbeat(database, executor, owner=owner, lease_seconds=settings.executor_lease_seconds)
-        inbox = Inbox(database, wake=executor.wake)
+        inbox = Inbox(database, executor)
         catalog = Catalog(database, clock)
         server = Server(
             settings,
@@ -136,7 +138,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(reporter.marks, reporter, OutboxSweeper(database, reporter)))
         stack.push_async_callback(server.stop, grace=1.0)
-        await stack.enter_async_context(running(heartbeat, executor.endings, executor, DeadlineKeeper(stops)))
+        await stack.enter_async_context(running(heartbeat, affected, executor.endings, executor, DeadlineKeeper(stops)))
         await server.start()
         stack.push_async_callback(server.drain)
         if settings.queue_url:

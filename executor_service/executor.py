@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -33,6 +33,7 @@ RACE_POLL = 0.05  # seconds between claims while other processes claim too
 HAND_BACK_RETRY = 0.5  # seconds
 NOTICE = 1.0  # seconds until a process notices that a run it works on was ended by another
 ENDINGS = 200  # outcomes in one statement
+FIRST_WORD = 0.01  # seconds; what takes longer is told to be running
 
 # Writes a run's effects in the transaction that ends it, and says how it ended.
 Effect = Callable[[Connection], Awaitable[Outcome]]
@@ -56,7 +57,16 @@ class _Running:
 
     execution: Execution
     task: asyncio.Task[None] | None = None
+    first_word: asyncio.TimerHandle | None = None  # tells that it started
     ending: bool = False  # its outcome is being written: the database decides who wins
+
+
+@dataclass(frozen=True)
+class Places:
+    """Room for jobs that came in, to be claimed by `owner` as they are stored."""
+
+    owner: str
+    lease_seconds: float
 
 
 class Executor(Worker):
@@ -94,7 +104,9 @@ class Executor(Worker):
         self.endings: Batcher[tuple[Lease, Outcome], State] = Batcher(self._record_endings, limit=ENDINGS)
         self._running: dict[Lease, _Running] = {}
         self._woken = asyncio.Event()
-        self._backlog = False  # there was more to claim than there was room for
+        self._backlog = True  # there may be more to claim than there is room for
+        self._promised = 0  # places given to jobs that are being stored
+        self._unheard = True  # a claim may have been committed although its answer never came
 
     # Claiming
 
@@ -102,13 +114,42 @@ class Executor(Worker):
         """Look for work now."""
         self._woken.set()
 
+    @contextlib.contextmanager
+    def places(self, count: int) -> Iterator[Places | None]:
+        """Hold room for `count` jobs that overtake nobody; None when there is none, or others wait already."""
+        if self._backlog or self._room < count:
+            yield None
+            return
+        self._promised += count
+        try:
+            yield Places(self._owner, self._lease_seconds)
+        except BaseException:
+            self._unheard = True
+            self.wake()
+            raise
+        finally:
+            self._promised -= count
+
+    def begin(self, executions: Sequence[Execution]) -> None:
+        """Start what was claimed as it was stored, and look for what was not."""
+        for execution in executions:
+            self._start(execution)
+        if not executions:
+            self.wake()
+
+    @property
+    def _room(self) -> int:
+        return self._concurrency - len(self._running) - self._promised
+
     async def run(self) -> None:
         """Claim and start executions until cancelled."""
-        await self._hand_back_unheard()
+        self._unheard = True
         started, since = asyncio.get_running_loop().time(), self._clock.now()
         poll = BUSY_POLL
         while True:
             self._woken.clear()
+            if self._unheard and not self._promised:
+                await self._hand_back_unheard()
             if asyncio.get_running_loop().time() >= started + self._hold_back_seconds:
                 since = BEGINNING
             claimed = await self._claim(since)
@@ -123,8 +164,8 @@ class Executor(Worker):
                     await self._woken.wait()
 
     async def _claim(self, since: datetime) -> Claimed:
-        room = self._concurrency - len(self._running)
-        if not room:
+        room = self._room
+        if room <= 0:
             self._backlog = True
             return Claimed((), seen=0)
         async with self._database.autocommit() as connection:
@@ -132,17 +173,18 @@ class Executor(Worker):
                 connection, owner=self._owner, limit=room, lease_seconds=self._lease_seconds, since=since
             )
         for execution in claimed.executions:
-            reached(FailPoint.EXECUTOR_AFTER_CLAIM)
             self._start(execution)
-        self._backlog = claimed.seen >= room
+        # While some are held back, those that come in must not overtake them.
+        self._backlog = claimed.seen >= room or since > BEGINNING
         return claimed
 
     async def _hand_back_unheard(self) -> None:
-        """After a failure: a claim may have been committed although its answer never came."""
+        self._unheard = False
         async with self._database.autocommit() as connection:
             await executions.hand_back_all_but(connection, [lease.run_id for lease in self._running], self._owner)
 
     def _start(self, execution: Execution) -> None:
+        reached(FailPoint.EXECUTOR_AFTER_CLAIM)
         running = self._running[execution.lease] = _Running(execution)
         running.task = asyncio.create_task(self._execute(running), name=f"run-{execution.lease.run_id}")
 
@@ -158,6 +200,8 @@ class Executor(Worker):
             logger.warning("run %s is interrupted: %s", lease.run_id, error)
             await self._hand_back(lease)
         finally:
+            if running.first_word:
+                running.first_word.cancel()
             del self._running[lease]
             if self._backlog:
                 self.wake()
@@ -166,7 +210,7 @@ class Executor(Worker):
         """Take an execution to its outcome. Raises LeaseLost, and ServiceError when the database is away."""
         execution = running.execution
         try:
-            job = self._record_started(execution)
+            job = self._record_started(running)
             self._guard(execution)
             ending = await self._perform(execution.lease, job)
             return await self._record_outcome(running, ending)
@@ -175,12 +219,16 @@ class Executor(Worker):
         except Exception as error:
             return await self._record_outcome(running, _failure(error))
 
-    def _record_started(self, execution: Execution) -> Job:
+    def _record_started(self, running: _Running) -> Job:
+        execution = running.execution
         job = messages.job_from(execution.job_body)
         logs.bind(request_id=job.request_id, run_id=str(job.run_id), project_id=job.project_id)
         if execution.crashes < MAX_CRASHES:
             logger.info("[AutomationPlaybookRunProcessor] Processing run %s", job.run_id)
-            self._reporter.report(execution.state)
+            # Those that end within a moment tell that they started together with how they ended.
+            running.first_word = asyncio.get_running_loop().call_later(
+                FIRST_WORD, self._reporter.report, execution.state
+            )
         return job
 
     def _guard(self, execution: Execution) -> None:
@@ -250,6 +298,7 @@ class Executor(Worker):
 
     async def stop(self) -> None:
         """Claim nothing more, let running work end within the grace time, hand back what is left."""
+        self._backlog = True
         await super().stop()
         tasks = {running.task: lease for lease, running in self._running.items() if running.task}
         if not tasks:

@@ -1,13 +1,14 @@
-"""The way in: jobs become rows, each once, and the executor is woken."""
+"""The way in: jobs become rows, each once, and the executor starts them or is woken."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 from playbooks.executor.v1.job_pb2 import RunJobBatch
 
 from executor_service import messages
+from executor_service.executor import Executor
 from executor_service.messages import UnreadableJob
-from executor_service.records import Job
+from executor_service.records import Execution, Job
 from executor_service.store import executions
 from servicekit.broker import DeadLetter
 from servicekit.database import Database
@@ -19,18 +20,28 @@ JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
 class Inbox:
     """Takes jobs in. A job that is here already is passed over, so every delivery may be repeated."""
 
-    def __init__(self, database: Database, *, wake: Callable[[], None]) -> None:
+    def __init__(self, database: Database, executor: Executor) -> None:
         self._database = database
-        self._wake = wake
+        self._executor = executor
 
     async def accept(self, jobs: Sequence[Job]) -> None:
-        """Store `jobs`; they are safe when this returns. Raises ServiceError."""
+        """Store `jobs`; they are safe when this returns. Raises ServiceError.
+
+        Where nothing waits before them and there is room for all, they are stored as claimed and start at once.
+        """
         if not jobs:
             return
-        async with self._database.autocommit() as connection:
-            await executions.enqueue(connection, jobs)
+        with self._executor.places(len(jobs)) as places:
+            async with self._database.autocommit() as connection:
+                if places is None:
+                    await executions.enqueue(connection, jobs)
+                    started: Sequence[Execution] = ()
+                else:
+                    started = await executions.enqueue_claimed(
+                        connection, jobs, owner=places.owner, lease_seconds=places.lease_seconds
+                    )
         reached(FailPoint.EXECUTOR_AFTER_INSERT)
-        self._wake()
+        self._executor.begin(started)
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Store the jobs in broker messages, all with one statement; return what cannot be read.

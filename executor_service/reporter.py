@@ -47,7 +47,9 @@ class Reporter(Conflator[UUID, State]):
         """Tell of a change that has been committed: subscribers at once, the broker soon."""
         for queue in self._subscribers.get(state.run_id, ()):
             queue.put_nowait(state)
-        self.put({state.run_id: state})
+        waiting = self.waiting(state.run_id)
+        if waiting is None or waiting.number < state.number:
+            self.put({state.run_id: state})
 
     @contextmanager
     def subscription(self, run_id: UUID) -> Iterator[asyncio.Queue[State]]:

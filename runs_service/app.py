@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import add_RunsServiceServicer_to_server
 
 from runs_service.dispatch import JOBS_QUEUE, Dispatcher, JobPublisher, OutboxSweeper
@@ -19,7 +20,7 @@ from runs_service.settings import RunsSettings
 from runs_service.stop import DeadlineKeeper, Stopper
 from runs_service.store import RunStore
 from runs_service.stream import RunStream
-from runs_service.watch import Watchers
+from runs_service.watch import Watchers, hints
 from servicekit import lifecycle, migrations
 from servicekit.auth import ServiceTokens
 from servicekit.broker import Consumer, Publisher
@@ -65,9 +66,9 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     watchers = Watchers(store)
     notifier = Notifier(database, CHANGES_CHANNEL)
 
-    def announce(run_ids: Sequence[str]) -> None:
-        watchers.wake(run_ids)
-        notifier.tell(run_ids)
+    def announce(changes: Sequence[Run]) -> None:
+        watchers.deliver(changes)
+        notifier.tell(hints(changes))
 
     events = EventApplier(store, clock, announce=announce)
     inline = InlineExecution(executor, store, events)
@@ -77,7 +78,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
         Listener(
             settings.database_url,
             CHANGES_CHANNEL,
-            hear=lambda payload: watchers.wake(payload.split()),
+            hear=watchers.hear,
             missed=watchers.wake_all,
         ),
     ]

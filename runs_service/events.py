@@ -22,7 +22,7 @@ EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
 class EventApplier:
     """Applies events and announces the runs they changed. Applying an event again changes nothing."""
 
-    def __init__(self, store: RunStore, clock: Clock, *, announce: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, store: RunStore, clock: Clock, *, announce: Callable[[Sequence[Run]], None]) -> None:
         self._store = store
         self._clock = clock
         self._announce = announce
@@ -30,7 +30,7 @@ class EventApplier:
     async def apply(self, events: Sequence[RunEvent]) -> None:
         """Apply `events` in order, then announce the runs that changed. Raises ServiceError."""
         changed = await self._store.change(events, self._changes)
-        self._announce([run.id for run in changed])
+        self._announce(changed)
         for run in changed:
             if transitions.is_terminal(run.status):
                 logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})

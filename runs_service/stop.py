@@ -37,7 +37,7 @@ class Stopper(Ticker):
         events: EventApplier,
         clock: Clock,
         *,
-        announce: Callable[[Sequence[str]], None],
+        announce: Callable[[Sequence[Run]], None],
     ) -> None:
         super().__init__(SWEEP_INTERVAL)
         self._store = store
@@ -78,14 +78,14 @@ class Stopper(Ticker):
             return transitions.cancelled(run, self._clock.now())
 
         ended = await self._store.end(run_ids, changes)
-        self._announce([run.id for run in ended])
+        self._announce(ended)
 
 
 class DeadlineKeeper(Ticker):
     """Ends runs whose deadline has passed and of which no executor says anything."""
 
     def __init__(
-        self, store: RunStore, clock: Clock, stopper: Stopper, *, announce: Callable[[Sequence[str]], None]
+        self, store: RunStore, clock: Clock, stopper: Stopper, *, announce: Callable[[Sequence[Run]], None]
     ) -> None:
         super().__init__(SWEEP_INTERVAL)
         self._store = store
@@ -103,6 +103,6 @@ class DeadlineKeeper(Ticker):
             return transitions.overdue(run, self._clock.now())
 
         ended = await self._store.end(run_ids, changes)
-        self._announce([run.id for run in ended])
+        self._announce(ended)
         logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
         self._stopper.wake()

@@ -1,6 +1,6 @@
 """Every SQL statement of runs_service."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -9,8 +9,11 @@ from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy import text
 
+from runs_service.changing import Changes, Changing
 from runs_service.messages import NewRun
 from runs_service.models import ACTIVE, HOLDS_KEY, UNDISPATCHED
+from runs_service.recent import RecentRuns, Version
+from runs_service.transitions import is_terminal
 from servicekit.database import Connection, Database
 from servicekit.failpoints import FailPoint, reached
 
@@ -35,6 +38,12 @@ class Dispatchable:
 
 
 @dataclass(frozen=True)
+class _Written:
+    history: list[Run]
+    refused: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Filters:
     """Which runs to list; an empty string means all."""
 
@@ -51,6 +60,7 @@ class RunStore:
     def __init__(self, database: Database, *, reconcile_after: timedelta) -> None:
         self._database = database
         self._reconcile_after = reconcile_after
+        self._recent = RecentRuns()
 
     # Creating
 
@@ -69,6 +79,7 @@ class RunStore:
             if not pending:
                 break
             inserted = await self._insert([wanted[i] for i in pending])
+            self._recent.put(Version(wanted[i].run, 0) for i in pending if wanted[i].run.id in inserted)
             taken = [i for i in pending if wanted[i].run.id not in inserted]
             outcomes |= {i: Stored(wanted[i].run, True, True) for i in pending if i not in taken}
             if taken:
@@ -181,38 +192,64 @@ class RunStore:
 
     # Changing
 
-    async def change(self, events: Sequence[RunEvent], changes: Callable[[Run, RunEvent], Sequence[Run]]) -> list[Run]:
-        """Apply `events` in one transaction, in order; return the runs they changed, as they are now.
+    async def change(self, events: Sequence[RunEvent], changes: Changes) -> list[Run]:
+        """Apply `events`, in order; return each change of a run that they made.
 
-        `changes` says what an event makes of a run. The rows are locked, so sequences have no gaps; an event
-        whose number was passed already is ignored.
+        `changes` says what an event makes of a run. Every run changes in one transaction and under its row's lock, so
+        sequences have no gaps; an event whose number was passed already is ignored.
         """
+        known = {run_id: v for run_id in {e.run_id for e in events} if (v := self._recent.get(run_id)) is not None}
+        written = await self._change_known(known, [event for event in events if event.run_id in known], changes)
+        done = known.keys() - written.refused
+        rest = [event for event in events if event.run_id not in done]
+        return written.history + (await self._change_locked(rest, changes) if rest else [])
+
+    async def _change_known(
+        self, known: Mapping[str, Version], events: Sequence[RunEvent], changes: Changes
+    ) -> _Written:
+        """Write on top of what this process wrote last, with one statement; refused where that is not so any more."""
+        work = Changing(known)
+        work.apply(events, changes)
+        reached(FailPoint.RUNS_IN_CHANGE)
+        if not work.changed:
+            return _Written([], frozenset())
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_CHANGE, self._parameters(work, stop=False))
+        fresh = {str(run_id) for run_id in rows.scalars()}
+        refused = frozenset(work.changed.keys() - fresh)
+        self._recent.drop(refused)
+        self._remember(work.changed[run_id] for run_id in fresh)
+        return _Written([run for run in work.history if run.id in fresh], refused)
+
+    async def _change_locked(self, events: Sequence[RunEvent], changes: Changes) -> list[Run]:
         async with self._database.transaction() as connection:
-            current, numbers = await self._lock(connection, {event.run_id for event in events})
-            before = dict(numbers)
-            history: list[Run] = []
-            for event in events:
-                if event.number > numbers.get(event.run_id, event.number):
-                    steps = changes(current[event.run_id], event)
-                    history += steps
-                    current[event.run_id] = steps[-1] if steps else current[event.run_id]
-                    numbers[event.run_id] = event.number
-            heard = [current[run_id] for run_id in numbers if numbers[run_id] != before[run_id]]
-            await self._write(connection, heard, numbers, history)
+            work = Changing(await self._lock(connection, {event.run_id for event in events}))
+            work.apply(events, changes)
+            if work.changed:
+                await connection.execute(_CHANGE, self._parameters(work, stop=False))
             reached(FailPoint.RUNS_IN_CHANGE)
-        return [current[run_id] for run_id in dict.fromkeys(run.id for run in history)]
+        self._remember(work.changed.values())
+        return work.history
+
+    def _remember(self, versions: Iterable[Version]) -> None:
+        for version in versions:
+            if is_terminal(version.run.status):
+                self._recent.drop([version.run.id])
+            else:
+                self._recent.put([version])
 
     async def end(self, run_ids: Sequence[str], changes: Callable[[Run], Sequence[Run]]) -> list[Run]:
-        """End runs without a word from the executor, in one transaction; return those that it changed.
+        """End runs without a word from the executor, in one transaction; return the changes that this made.
 
         `changes` says what becomes of each. The executor is still to be told: their stop stays pending.
         """
         async with self._database.transaction() as connection:
-            current, numbers = await self._lock(connection, set(run_ids))
-            history = [step for run in current.values() for step in changes(run)]
-            ended = {step.id: step for step in history}
-            await self._write(connection, list(ended.values()), numbers, history, stop=True)
-        return list(ended.values())
+            work = Changing(await self._lock(connection, set(run_ids)))
+            work.end(changes)
+            if work.changed:
+                await connection.execute(_CHANGE, self._parameters(work, stop=True))
+        self._recent.drop(work.changed)
+        return work.history
 
     async def request_stop(self, run_id: str) -> None:
         """Note that a run shall not go on, until the executor has been told."""
@@ -236,34 +273,27 @@ class RunStore:
             rows = await connection.execute(_OVERDUE, {"margin": margin, "limit": limit})
             return [str(row.id) for row in rows]
 
-    async def _lock(self, connection: Connection, run_ids: set[str]) -> tuple[dict[str, Run], dict[str, int]]:
-        rows = (await connection.execute(_LOCK, {"ids": sorted(run_ids)})).all()
-        return {str(row.id): Run.FromString(row.run) for row in rows}, {str(row.id): row.event_number for row in rows}
+    async def _lock(self, connection: Connection, run_ids: set[str]) -> dict[str, Version]:
+        rows = await connection.execute(_LOCK, {"ids": sorted(run_ids)})
+        return {str(row.id): Version(Run.FromString(row.run), row.event_number) for row in rows}
 
-    async def _write(
-        self,
-        connection: Connection,
-        runs: Sequence[Run],
-        numbers: Mapping[str, int],
-        history: Sequence[Run],
-        *,
-        stop: bool = False,
-    ) -> None:
-        if not runs:
-            return
-        parameters = {
-            "ids": [run.id for run in runs],
-            "numbers": [numbers[run.id] for run in runs],
-            "statuses": [Run.Status.Name(run.status) for run in runs],
-            "scopes": [run.scope_id for run in runs],
-            "runs": [run.SerializeToString() for run in runs],
+    def _parameters(self, work: Changing, *, stop: bool) -> dict[str, object]:
+        # By id, so that two processes that change the same runs do not wait for each other in a circle.
+        changed = [(work.before[run_id], version) for run_id, version in sorted(work.changed.items())]
+        return {
+            "ids": [after.run.id for _, after in changed],
+            "old_numbers": [before.event_number for before, _ in changed],
+            "old_statuses": [Run.Status.Name(before.run.status) for before, _ in changed],
+            "numbers": [after.event_number for _, after in changed],
+            "statuses": [Run.Status.Name(after.run.status) for _, after in changed],
+            "scopes": [after.run.scope_id for _, after in changed],
+            "runs": [after.run.SerializeToString() for _, after in changed],
             "stop": stop,
             "reconcile_after": self._reconcile_after,
-            "event_ids": [run.id for run in history],
-            "sequences": [run.sequence for run in history],
-            "event_runs": [run.SerializeToString() for run in history],
+            "event_ids": [run.id for run in work.history],
+            "sequences": [run.sequence for run in work.history],
+            "event_runs": [run.SerializeToString() for run in work.history],
         }
-        await connection.execute(_CHANGE, parameters)
 
 
 def _columns(wanted: Sequence[NewRun]) -> dict[str, list[object]]:
@@ -373,11 +403,17 @@ _CHANGE = text("""
         SET event_number = heard.event_number, status = heard.status, scope_id = heard.scope_id, run = heard.run,
             dispatched_at = coalesce(dispatched_at, now()), reconcile_at = now() + :reconcile_after,
             stop_pending = stop_pending OR :stop
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS bigint[]), CAST(:statuses AS text[]),
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:old_numbers AS bigint[]), CAST(:old_statuses AS text[]),
+                    CAST(:numbers AS bigint[]), CAST(:statuses AS text[]),
                     CAST(:scopes AS text[]), CAST(:runs AS bytea[]))
-             AS heard (id, event_number, status, scope_id, run)
-        WHERE runs.id = heard.id
+             AS heard (id, old_number, old_status, event_number, status, scope_id, run)
+        WHERE runs.id = heard.id AND runs.event_number = heard.old_number AND runs.status = heard.old_status
+        RETURNING runs.id
+    ), history AS (
+        INSERT INTO runs.run_events (run_id, sequence, run)
+        SELECT told.* FROM unnest(CAST(:event_ids AS uuid[]), CAST(:sequences AS bigint[]),
+                                  CAST(:event_runs AS bytea[])) AS told (run_id, sequence, run)
+        WHERE told.run_id IN (SELECT id FROM changed)
     )
-    INSERT INTO runs.run_events (run_id, sequence, run)
-    SELECT * FROM unnest(CAST(:event_ids AS uuid[]), CAST(:sequences AS bigint[]), CAST(:event_runs AS bytea[]))
+    SELECT id FROM changed
 """)

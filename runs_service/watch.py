@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from playbooks.runs.v1.run_pb2 import Run
 
@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 BUFFER = 128  # changes a watcher may lag behind before its reading is put off
 POLL = 1.0  # seconds; only while somebody watches
+
+
+def hints(changes: Iterable[Run]) -> list[str]:
+    """Return what other processes are told of changes: the runs, and the sequences they have reached."""
+    return [f"{run_id}:{sequence}" for run_id, sequence in {run.id: run.sequence for run in changes}.items()]
 
 
 class Subscription:
@@ -36,6 +41,10 @@ class Subscription:
     def ready(self) -> bool:
         """Whether changes are wanted now."""
         return self.position is not None and not self._behind
+
+    def lacks(self, sequence: int) -> bool:
+        """Tell whether the change of this sequence is still to come."""
+        return self.position is not None and self.position < sequence
 
     def follow(self, after: int) -> None:
         """Want every change after this sequence."""
@@ -100,6 +109,20 @@ class Watchers(Worker):
             self._subscriptions[run_id].discard(subscription)
             if not self._subscriptions[run_id]:
                 del self._subscriptions[run_id]
+
+    def deliver(self, changes: Sequence[Run]) -> None:
+        """Hand on changes that were committed by this process; who is further behind reads on."""
+        for change in changes:
+            for subscription in self._subscriptions.get(change.id, ()):
+                subscription.deliver(change)
+        self.hear(" ".join(hints(changes)))
+
+    def hear(self, hint: str) -> None:
+        """Read on for the runs in a hint, for watchers that do not have what it tells of."""
+        for word in hint.split():
+            run_id, _, sequence = word.partition(":")
+            if any(s.ready and s.lacks(int(sequence)) for s in self._subscriptions.get(run_id, ())):
+                self.wake([run_id])
 
     def wake(self, run_ids: Iterable[str]) -> None:
         """Read on for these runs, if anybody here watches them."""

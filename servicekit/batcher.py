@@ -101,6 +101,10 @@ class Conflator(Worker, Generic[Key, Value]):
             self._waiting.update(items)
             self._arrived.set()
 
+    def waiting(self, key: Key) -> Value | None:
+        """Return what waits under `key`, or None."""
+        return self._waiting.get(key)
+
     async def run(self) -> None:
         """Hand on batches until cancelled."""
         while True:

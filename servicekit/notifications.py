@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 PAYLOAD_LIMIT = 7_900  # bytes; NOTIFY fails the statement at 8,000
 WORDS = 10_000  # at once
+PAUSE = 0.01  # seconds between two NOTIFYs: each holds a lock that all writers of the server share
 IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
 
 
@@ -63,7 +64,7 @@ class Notifier(Conflator[str, None]):
     out with the next. When the database fails, hints are dropped."""
 
     def __init__(self, database: Database, channel: str) -> None:
-        super().__init__(limit=WORDS)
+        super().__init__(limit=WORDS, pause=PAUSE)
         self._database = database
         self._channel = channel
 

@@ -3,12 +3,13 @@
 import logging
 from uuid import UUID
 
+from executor_service.affected import AffectedLookup
 from executor_service.executor import Effect
 from executor_service.playbooks import checks
 from executor_service.records import Job, Lease, Outcome, Status
 from executor_service.store import catalog, drafts
 from servicekit.clock import Clock
-from servicekit.database import Connection, Database
+from servicekit.database import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -17,16 +18,17 @@ class Apply:
     """Work of the runs that write a draft. All they write is one transaction, and what was checked is checked again
     in there: it is still so when it commits."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, affected: AffectedLookup, clock: Clock) -> None:
+        self._affected = affected
         self._clock = clock
 
     async def perform(self, lease: Lease, job: Job) -> Outcome | Effect:
         """Look whether there is anything to write."""
-        async with self._database.autocommit() as connection:
-            await checks.find_project(connection, job)
-            _, affected = await checks.current_scope(connection, job, expected=job.scope_id)
-        if not affected:
+        has_affected = await self._affected.submit((job.project_id, job.playbook))
+        if has_affected is None:
+            raise checks.project_not_found(job)
+        if not has_affected:
+            checks.require_scope(job, (), expected=job.scope_id)
             return self._completed(job, draft_id=None, affected=0, updated=0)
 
         async def apply(connection: Connection) -> Outcome:

@@ -16,12 +16,17 @@ async def find_project(connection: Connection, job: Job) -> Project:
     """Return the job's project. Raises FailedRun."""
     project = await catalog.find_project(connection, job.project_id)
     if project is None:
-        raise FailedRun(
-            "PROJECT_NOT_FOUND",
-            f"There is no project {job.project_id}. Create it with CatalogService.PutProject and put its products, "
-            "then start the run again.",
-        )
+        raise project_not_found(job)
     return project
+
+
+def project_not_found(job: Job) -> FailedRun:
+    """Return how a run ends whose project there is not."""
+    return FailedRun(
+        "PROJECT_NOT_FOUND",
+        f"There is no project {job.project_id}. Create it with CatalogService.PutProject and put its products, "
+        "then start the run again.",
+    )
 
 
 def require_plan(project: Project) -> None:
@@ -36,6 +41,11 @@ async def current_scope(connection: Connection, job: Job, *, expected: str | Non
     Raises StaleRun when `expected` is another one; None: whatever it is.
     """
     affected = await catalog.affected_ids(connection, job.project_id, job.playbook)
+    return require_scope(job, affected, expected=expected), len(affected)
+
+
+def require_scope(job: Job, affected: Sequence[str], *, expected: str | None) -> str:
+    """Return the id of the scope of these products. Raises StaleRun when `expected` is another one."""
     current = scope_id(job.project_id, job.playbook.id, affected)
     if expected is not None and expected != current:
         raise StaleRun(
@@ -43,7 +53,7 @@ async def current_scope(connection: Connection, job: Job, *, expected: str | Non
             f"The products without {job.playbook.noun} have changed since scope {expected} was read: the current scope "
             f"is {current} with {len(affected)} products. Make a new preview and go on with its scope.",
         )
-    return current, len(affected)
+    return current
 
 
 def require_rules(job: Job, rules: Rules) -> None:

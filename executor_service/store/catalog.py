@@ -5,7 +5,7 @@ Who writes products holds a share of their project's row; who ends a run holds t
 checked about the scope is still true when it commits, and catalog writers never wait for each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -131,3 +131,17 @@ _AFFECTED_IDS = {
 async def affected_ids(connection: Connection, project_id: str, playbook: Playbook) -> list[str]:
     """Return the ids of the playbook's affected products, in no order."""
     return (await connection.execute(_AFFECTED_IDS[playbook.field], {"project_id": project_id})).scalar_one() or []
+
+
+_HAVE_AFFECTED = {
+    field: text(f"""
+SELECT id, EXISTS (SELECT FROM executor.products WHERE project_id = projects.id AND {blank}) AS has_affected
+FROM executor.projects WHERE id = ANY(CAST(:ids AS text[]))""")
+    for field, blank in BLANK.items()
+}
+
+
+async def have_affected(connection: Connection, project_ids: Sequence[str], playbook: Playbook) -> Mapping[str, bool]:
+    """Return, of the projects that there are, whether each has affected products."""
+    rows = await connection.execute(_HAVE_AFFECTED[playbook.field], {"ids": list(project_ids)})
+    return {row.id: row.has_affected for row in rows}

@@ -54,27 +54,44 @@ def state_of(row: Row) -> State:
 
 # Inbox
 
-_ENQUEUE = text("""
+_JOBS = """unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[]), CAST(:run_types AS text[]),
+                     CAST(:jobs AS bytea[]), CAST(:created_ats AS timestamptz[]), CAST(:deadlines AS timestamptz[]))"""
+_ENQUEUE = text(f"""
 INSERT INTO executor.executions (run_id, project_id, run_type, job, created_at, deadline_at)
-SELECT * FROM unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[]), CAST(:run_types AS text[]),
-                     CAST(:jobs AS bytea[]), CAST(:created_ats AS timestamptz[]), CAST(:deadlines AS timestamptz[]))
+SELECT * FROM {_JOBS}
 ON CONFLICT (run_id) DO NOTHING""")
+
+
+def _columns(jobs: Sequence[Job]) -> dict[str, object]:
+    return {
+        "run_ids": [job.run_id for job in jobs],
+        "project_ids": [job.project_id for job in jobs],
+        "run_types": [job.run_type.value for job in jobs],
+        "jobs": [job.body for job in jobs],
+        "created_ats": [job.created_at for job in jobs],
+        "deadlines": [job.deadline for job in jobs],
+    }
 
 
 async def enqueue(connection: Connection, jobs: Sequence[Job]) -> int:
     """Insert the jobs that are not here yet; return how many."""
-    inserted = await connection.execute(
-        _ENQUEUE,
-        {
-            "run_ids": [job.run_id for job in jobs],
-            "project_ids": [job.project_id for job in jobs],
-            "run_types": [job.run_type.value for job in jobs],
-            "jobs": [job.body for job in jobs],
-            "created_ats": [job.created_at for job in jobs],
-            "deadlines": [job.deadline for job in jobs],
-        },
-    )
-    return inserted.rowcount
+    return (await connection.execute(_ENQUEUE, _columns(jobs))).rowcount
+
+
+_ENQUEUE_CLAIMED = text(f"""
+INSERT INTO executor.executions (run_id, project_id, run_type, job, created_at, deadline_at,
+                                 status, attempt, lease_owner, lease_until, event_number, started_at)
+SELECT jobs.*, 'RUNNING', 1, :owner, now() + make_interval(secs => :lease_seconds), 1, now() FROM {_JOBS} AS jobs
+ON CONFLICT (run_id) DO NOTHING
+RETURNING job, crashes, lease_owner, {STATE}""")
+
+
+async def enqueue_claimed(
+    connection: Connection, jobs: Sequence[Job], *, owner: str, lease_seconds: float
+) -> list[Execution]:
+    """Insert the jobs that are not here yet, under a lease already; return their executions."""
+    parameters = {**_columns(jobs), "owner": owner, "lease_seconds": lease_seconds}
+    return [_execution(row) for row in await connection.execute(_ENQUEUE_CLAIMED, parameters)]
 
 
 # Claims
@@ -138,17 +155,17 @@ async def claim(
     """Take up to `limit` executions under a lease, of runs that were created at `since` or later."""
     parameters = {"owner": owner, "limit": limit, "lease_seconds": lease_seconds, "since": since}
     rows = (await connection.execute(_CLAIM, parameters)).all()
-    executions = [
-        Execution(
-            job_body=row.job,
-            lease=Lease(row.run_id, row.attempt, row.lease_owner),
-            crashes=row.crashes,
-            state=state_of(row),
-        )
-        for row in rows
-        if row.run_id is not None
-    ]
+    executions = [_execution(row) for row in rows if row.run_id is not None]
     return Claimed(executions, seen=rows[0].candidates)
+
+
+def _execution(row: Row) -> Execution:
+    return Execution(
+        job_body=row.job,
+        lease=Lease(row.run_id, row.attempt, row.lease_owner),
+        crashes=row.crashes,
+        state=state_of(row),
+    )
 
 
 # A row that is locked is being written by its owner, or taken from him: waiting for it would let the other leases

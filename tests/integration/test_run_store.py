@@ -54,8 +54,7 @@ async def tell(store: RunStore, *events: RunEvent) -> list[Run]:
 
 async def rows(database: Database, statement: str, **values: object) -> Sequence[Any]:
     async with database.autocommit() as connection:
-        result = await connection.execute(text(statement), values)
-        return result
+        return await connection.execute(text(statement), values)
 
 
 # Creating
@@ -168,7 +167,7 @@ async def test_concurrent_appliers_leave_a_history_without_gaps(
 
 async def test_a_number_that_was_passed_changes_nothing(store: RunStore) -> None:
     run = await created(store)
-    (after,) = await tell(store, event(run.id, 5, Run.RUNNING, completed=5))
+    (*_, after) = await tell(store, event(run.id, 5, Run.RUNNING, completed=5))
     for late in (5, 4, 1):
         assert await tell(store, event(run.id, late, Run.FAILED)) == []
     assert await store.get("p", run.id) == after
@@ -183,7 +182,7 @@ async def test_events_of_unknown_runs_are_passed_over(store: RunStore) -> None:
 
 async def test_events_of_one_batch_apply_in_order(store: RunStore) -> None:
     run = await created(store)
-    (after,) = await tell(
+    (*_, after) = await tell(
         store,
         event(run.id, 1, Run.RUNNING),
         event(run.id, 2, Run.RUNNING, completed=50),
@@ -330,3 +329,36 @@ async def test_what_is_not_dispatched_or_has_ended_is_not_silent(runs_database: 
     await store.mark_dispatched([ended.id, silent.id])
     await tell(store, event(ended.id, 1, Run.FAILED))
     assert [item.run.id for item in await store.take_silent(limit=10)] == [silent.id]
+
+
+# What another process changed meanwhile
+
+
+async def test_a_change_on_top_of_what_another_process_changed_loses_nothing(store: RunStore, other: RunStore) -> None:
+    run = await created(store)  # and remembers it as it was
+    await tell(other, event(run.id, 1, Run.RUNNING))
+    (after,) = await tell(store, event(run.id, 2, Run.RUNNING, completed=7))
+    assert (after.sequence, after.progress.completed) == (3, 7)
+    history = await store.changes_after({run.id: 0}, limit=10)
+    assert [change.sequence for change in history] == [1, 2, 3]
+
+
+async def test_a_run_that_another_process_ended_stays_ended(store: RunStore, other: RunStore) -> None:
+    run = await created(store)
+    (ended,) = await other.end([run.id], lambda run: transitions.cancelled(run, NOW))
+    assert ended.status == Run.CANCELLED
+    assert await tell(store, event(run.id, 1, Run.RUNNING)) == []
+    assert await store.get("p", run.id) == ended
+
+
+async def test_of_a_batch_only_what_another_process_changed_is_read_again(store: RunStore, other: RunStore) -> None:
+    mine, theirs = await created(store, idempotency_key="a"), await created(store, idempotency_key="b")
+    await tell(other, event(theirs.id, 1, Run.RUNNING))
+    changed = await tell(store, event(theirs.id, 2, Run.SUCCEEDED), event(mine.id, 1, Run.SUCCEEDED))
+    assert {(run.id, run.sequence) for run in changed} == {(mine.id, 2), (mine.id, 3), (theirs.id, 3)}
+
+
+async def test_a_number_that_was_passed_is_ignored_without_asking_the_database(store: RunStore) -> None:
+    run = await created(store)
+    await tell(store, event(run.id, 4, Run.RUNNING))
+    assert await tell(store, event(run.id, 4, Run.RUNNING), event(run.id, 3, Run.FAILED)) == []

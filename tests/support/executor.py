@@ -13,6 +13,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from sqlalchemy import text
 
 from executor_service import messages
+from executor_service.affected import AffectedLookup
 from executor_service.ai.errors import AIError
 from executor_service.ai.provider import SuggestionRequest
 from executor_service.catalog import Catalog
@@ -103,7 +104,8 @@ class Bench:
             self.database, self.provider, self.reporter, self.clock, batch_size=batch_size, concurrency=2
         )
         self.generate = Generate(self.database, self.provider, suggestions, self.clock)
-        self.apply = Apply(self.database, self.clock)
+        self.affected = AffectedLookup(self.database)
+        self.apply = Apply(self.affected, self.clock)
         self.executor = Executor(
             self.database,
             self.reporter,
@@ -115,7 +117,7 @@ class Bench:
             clock=self.clock,
         )
         self.heartbeat = Heartbeat(self.database, self.executor, owner=owner, lease_seconds=lease_seconds)
-        self.inbox = Inbox(self.database, wake=self.executor.wake)
+        self.inbox = Inbox(self.database, self.executor)
         self.catalog = Catalog(self.database, self.clock)
         self.library = Library(self.database)
         self.follower = Follower(self.database, self.reporter)
@@ -133,7 +135,9 @@ class Bench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Execute what is in the inbox, within the block."""
-        async with running(self.reporter.marks, self.reporter, self.heartbeat, self.executor.endings, self.executor):
+        async with running(
+            self.reporter.marks, self.reporter, self.heartbeat, self.affected, self.executor.endings, self.executor
+        ):
             yield
 
     # Catalog

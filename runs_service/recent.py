@@ -1,0 +1,45 @@
+"""Runs as this process wrote them last, so that the next change need not read them first."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from playbooks.runs.v1.run_pb2 import Run
+
+CAPACITY = 10_000  # runs; about a kilobyte each
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A run as it was written, and the number of the newest event in it.
+
+    Whatever changes a run changes its event number or its status, so the two tell whether it is still the same.
+    """
+
+    run: Run
+    event_number: int
+
+
+class RecentRuns:
+    """A bounded memory. Another process may have changed what is in here: writes that rest on it check that."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._versions: OrderedDict[str, Version] = OrderedDict()
+
+    def get(self, run_id: str) -> Version | None:
+        """Return a run as it was written last, or None."""
+        return self._versions.get(run_id)
+
+    def put(self, versions: Iterable[Version]) -> None:
+        """Remember what was written."""
+        for version in versions:
+            self._versions[version.run.id] = version
+            self._versions.move_to_end(version.run.id)
+        while len(self._versions) > self._capacity:
+            self._versions.popitem(last=False)
+
+    def drop(self, run_ids: Iterable[str]) -> None:
+        """Forget runs that have ended, or that somebody else changed."""
+        for run_id in run_ids:
+            self._versions.pop(run_id, None)
