@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
 BATCH = 200  # jobs in one broker message
+CLOSE_TIMEOUT = 1.0  # seconds
 SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_LIMIT = 5_000  # runs at once
 SWEEP_AGE = timedelta(seconds=2)  # younger ones are on their way already
@@ -56,6 +57,7 @@ class Dispatcher:
         self._inline = inline
         self._fallback = fallback
         self._under_way: dict[str, asyncio.Task[None]] = {}  # by run id
+        self._released = asyncio.get_running_loop().create_future()
 
     @property
     def waits_for_end(self) -> bool:
@@ -70,7 +72,7 @@ class Dispatcher:
         """
         task = self.dispatch_soon(item)
         if self.waits_for_end:
-            await asyncio.wait([task])
+            await asyncio.wait([task, self._released], return_when=asyncio.FIRST_COMPLETED)
 
     def dispatch_soon(self, item: Dispatchable) -> asyncio.Task[None]:
         """Hand over a run in the background, unless that is under way. If it fails, the sweeper does it again."""
@@ -81,9 +83,20 @@ class Dispatcher:
             task.add_done_callback(lambda _: self._under_way.pop(run_id))
         return task
 
+    def release(self) -> None:
+        """Let callers that wait for inline runs go: this process is about to stop, and the runs go on."""
+        if not self._released.done():
+            self._released.set_result(None)
+
     async def close(self) -> None:
-        """Stop waiting for inline runs; the executor goes on with them, and the reconciler hears of their end."""
+        """Give publishing a moment and end the rest.
+
+        What is not published is found by a sweeper. The executor goes on with inline runs, and the reconciler hears
+        of their end.
+        """
         tasks = list(self._under_way.values())
+        if tasks and self._queue is not None:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
