@@ -6,7 +6,7 @@ import sys
 
 from executor_service import app
 from executor_service.settings import ExecutorSettings
-from servicekit import logs, settings
+from servicekit import lifecycle, logs, settings
 
 DESCRIPTION = """\
 Serve ExecutorService and CatalogService: execute runs, keep projects, products, drafts and AI usage.
@@ -57,6 +57,7 @@ def main() -> int:
         app.migrate(loaded)
     else:
         asyncio.run(app.serve(loaded))
+        lifecycle.leave()
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 
 from runs_service import app
 from runs_service.settings import RunsSettings
-from servicekit import logs, settings
+from servicekit import lifecycle, logs, settings
 
 DESCRIPTION = """\
 Serve RunsService: accept runs of automation playbooks, keep their history, let anyone watch.
@@ -52,6 +52,7 @@ def main() -> int:
         app.migrate(loaded)
     else:
         asyncio.run(app.serve(loaded))
+        lifecycle.leave()
     return 0
 
 
