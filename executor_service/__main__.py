@@ -7,7 +7,7 @@ import uvloop
 
 from executor_service import app
 from executor_service.settings import ExecutorSettings
-from servicekit import logs, settings
+from servicekit import lifecycle, logs, settings
 
 DESCRIPTION = """\
 Serve ExecutorService and CatalogService: execute runs, keep projects, products, drafts and AI usage.
@@ -58,6 +58,7 @@ def main() -> int:
         app.migrate(loaded)
     else:
         uvloop.run(app.serve(loaded))
+        lifecycle.leave()
     return 0
 
 

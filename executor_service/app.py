@@ -1,5 +1,6 @@
 """The composition root: the only place that constructs things."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +32,7 @@ from servicekit import migrations
 from servicekit.broker import Consumer, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
-from servicekit.lifecycle import running, stop_signal
+from servicekit.lifecycle import LAST_STEPS, end_within, running, stop_signal
 from servicekit.metrics import Metrics
 from servicekit.server import Registration, Server
 
@@ -48,6 +49,7 @@ async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
     async with serving(settings, clock):
         await stop_signal()
         logger.info("stopping")
+        end_within(settings.executor_grace_seconds + LAST_STEPS)
 
 
 def migrate(settings: ExecutorSettings) -> None:
@@ -59,8 +61,8 @@ def migrate(settings: ExecutorSettings) -> None:
 async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> AsyncIterator[Server]:
     """Enter a running executor.
 
-    At the end it takes no more messages, tells health checks, lets running work end or hands it back, ends the
-    calls, and publishes what is left to tell.
+    At the end it refuses new calls, takes no more messages, lets running work end or hands it back, ends the calls
+    that follow it, and publishes what is left to tell.
     """
     clock = clock or SystemClock()
     metrics = Metrics()
@@ -137,13 +139,17 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
 
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(reporter.marks, reporter, OutboxSweeper(database, reporter)))
-        stack.push_async_callback(server.stop, grace=1.0)
         await stack.enter_async_context(running(heartbeat, affected, executor.endings, executor, DeadlineKeeper(stops)))
         await server.start()
-        stack.push_async_callback(server.drain)
         if settings.queue_url:
             consumer = Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics)
             await stack.enter_async_context(running(consumer))
+
+        async def end_work() -> None:
+            # At the same time: calls that follow a run go on for as long as the run may.
+            await asyncio.gather(server.stop(settings.executor_grace_seconds), executor.stop())
+
+        stack.push_async_callback(end_work)
         yield server
 
 

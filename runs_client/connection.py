@@ -15,9 +15,13 @@ Response = TypeVar("Response")
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT = 30.0  # seconds, of a call that does not wait for a run
 
-# Calls that may be sent twice without harm. CreateRun is one of them: its key makes the second a look at the first.
+# Calls that may be sent twice without harm. CreateRun is one of them: its key makes the second a look at the first, and
+# so does RetryRun's. A preview that is asked for again after its end costs nothing more. WatchRun resumes by itself.
 _RETRIED = {
-    "playbooks.runs.v1.RunsService": ("CreateRun", "GetRun", "ListRuns"),
+    "playbooks.runs.v1.RunsService": (
+        *("CreateRun", "GetRun", "ListRuns", "CancelRun", "RetryRun"),
+        *("PreviewPlaybook", "ApplyPlaybook"),
+    ),
     "playbooks.executor.v1.CatalogService": ("PutProject", "GetProject", "PutProducts", "ListProducts"),
     "playbooks.executor.v1.ExecutorService": ("EstimatePlaybook", "GetDraft", "GetLatestDraft", "ListRunItems"),
 }

@@ -7,7 +7,7 @@ import uvloop
 
 from runs_service import app
 from runs_service.settings import RunsSettings
-from servicekit import logs, settings
+from servicekit import lifecycle, logs, settings
 
 DESCRIPTION = """\
 Serve RunsService: accept runs of automation playbooks, keep their history, let anyone watch.
@@ -53,6 +53,7 @@ def main() -> int:
         app.migrate(loaded)
     else:
         uvloop.run(app.serve(loaded))
+        lifecycle.leave()
     return 0
 
 

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 NAME = "runs-service"
 CHANGES_CHANNEL = "run_changes"
 ANSWER_TIMEOUT = 3.0  # seconds; all statements here are short, and callers are to hear of an outage soon
-GRACE = 10.0  # seconds for calls under way when told to stop
+GRACE = 5.0  # seconds for calls under way when told to stop; those that wait for a run are answered at once
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -118,6 +118,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
             await server.start()
             await lifecycle.stop_signal()
             logger.info("stopping")
+            lifecycle.end_within(GRACE + lifecycle.LAST_STEPS)
             await server.drain()
             watchers.end(
                 ServiceError(
@@ -126,6 +127,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
                     retry_after=timedelta(seconds=1),
                 )
             )
+            dispatcher.release()
             await server.stop(GRACE)
             await dispatcher.close()
     finally:

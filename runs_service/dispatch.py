@@ -21,6 +21,7 @@ JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
 BATCH = 500  # jobs in one broker message
 MARKS = 5_000  # rows marked with one statement
 MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
+CLOSE_TIMEOUT = 1.0  # seconds
 SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_LIMIT = 5_000  # runs at once
 SWEEP_AGE = timedelta(seconds=2)  # younger ones are on their way already
@@ -73,6 +74,7 @@ class Dispatcher:
         self._inline = inline
         self._fallback = fallback
         self._under_way: dict[str, asyncio.Future[None]] = {}  # by run id
+        self._released = asyncio.get_running_loop().create_future()
 
     @property
     def waits_for_end(self) -> bool:
@@ -87,8 +89,9 @@ class Dispatcher:
         """
         self.dispatch_soon(item)
         if self.waits_for_end:
-            while under_way := self._under_way.get(item.run.id):  # the broker first, then perhaps inline
-                await asyncio.wait([under_way])
+            # The broker first, then perhaps inline.
+            while not self._released.done() and (under_way := self._under_way.get(item.run.id)):
+                await asyncio.wait([under_way, self._released], return_when=asyncio.FIRST_COMPLETED)
 
     def dispatch_soon(self, item: Dispatchable) -> None:
         """Hand over a run in the background, unless that is under way. If it fails, the sweeper does it again."""
@@ -101,9 +104,20 @@ class Dispatcher:
         self._under_way[run_id] = publication = self._queue.publish(item)
         publication.add_done_callback(lambda done: self._published(item, done))
 
+    def release(self) -> None:
+        """Let callers that wait for inline runs go: this process is about to stop, and the runs go on."""
+        if not self._released.done():
+            self._released.set_result(None)
+
     async def close(self) -> None:
-        """Stop waiting for inline runs; the executor goes on with them, and the reconciler hears of their end."""
+        """Give publishing a moment and end the rest.
+
+        What is not published is found by a sweeper. The executor goes on with inline runs, and the reconciler hears
+        of their end.
+        """
         under_way = list(self._under_way.values())
+        if under_way and self._queue is not None:
+            await asyncio.wait(under_way, timeout=CLOSE_TIMEOUT)
         for future in under_way:
             future.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)

@@ -13,12 +13,14 @@ from servicekit.auth import Authenticator, NoAuthentication, TokenAuthenticator,
 from servicekit.interceptors.access_log import AccessLog
 from servicekit.interceptors.authentication import Authentication
 from servicekit.interceptors.authorization import Authorization, Permissions
+from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.request_ids import RequestIds
 from servicekit.interceptors.unknown_methods import UnknownMethods
 from servicekit.interceptors.validation import Validation
 from servicekit.metrics import Metrics
 from servicekit.settings import ServiceSettings
+from servicekit.sockets import hang_up
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Server:
         metrics: Metrics,
     ) -> None:
         self._names = [registration.name for registration in registrations]
+        self._calls = Draining()
         self._server = grpc.aio.server(
             options=OPTIONS,
             interceptors=[
@@ -71,6 +74,7 @@ class Server:
                 RequestIds(),
                 AccessLog(metrics),
                 ErrorTranslation(),
+                self._calls,
                 Authentication(authenticator(settings)),
                 Validation(),
                 Authorization(permissions),
@@ -81,7 +85,8 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable([*self._names, health.SERVICE_NAME], self._server)
-        self.address = self._bind(settings)
+        self._port = self._bind(settings)
+        self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 
     async def start(self) -> None:
         """Accept calls and say so to health checks."""
@@ -91,15 +96,18 @@ class Server:
         logger.info("serving at %s", self.address)
 
     async def drain(self) -> None:
-        """Tell health checks, before the stop, that no new calls are wanted."""
+        """Refuse new calls from now on, and tell health checks so. Reflection and health go on."""
+        self._calls.close()
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, give those under way `grace` seconds, then cancel them."""
-        await self._server.stop(grace)
+        """Refuse new calls, give those under way `grace` seconds, tell the rest to come again, and hang up."""
+        await self.drain()
+        await self._calls.finish(grace)
+        hang_up(self._port)
+        await self._server.stop(None)
 
-    def _bind(self, settings: ServiceSettings) -> str:
-        host = settings.listen.rpartition(":")[0]
+    def _bind(self, settings: ServiceSettings) -> int:
         try:
             if settings.tls_cert_file and settings.tls_key_file:
                 client_ca = settings.tls_client_ca_file
@@ -108,9 +116,7 @@ class Server:
                     root_certificates=client_ca.read_bytes() if client_ca else None,
                     require_client_auth=client_ca is not None,
                 )
-                port = self._server.add_secure_port(settings.listen, credentials)
-            else:
-                port = self._server.add_insecure_port(settings.listen)
+                return self._server.add_secure_port(settings.listen, credentials)
+            return self._server.add_insecure_port(settings.listen)
         except RuntimeError as error:
             raise SystemExit(f"cannot listen on {settings.listen}: is the port taken?") from error
-        return f"{host}:{port}"

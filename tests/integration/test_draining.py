@@ -1,0 +1,140 @@
+"""A gRPC server that stops, in one process: what becomes of the calls it has and of those that still come."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.protobuf.empty_pb2 import Empty
+
+from servicekit.interceptors.draining import Draining
+from servicekit.interceptors.errors import ErrorTranslation
+from servicekit.sockets import hang_up
+from tests.support.stopping import assert_shutting_down
+
+
+class Waiter:
+    """A server whose calls last until they are let go, and what became of them there."""
+
+    def __init__(self) -> None:
+        self.calls = Draining()
+        self.entered = asyncio.Semaphore(0)
+        self.open = asyncio.Event()
+        self.cancelled = 0
+        self.server = grpc.aio.server(interceptors=[ErrorTranslation(), self.calls])
+        handlers = {
+            "Unary": grpc.unary_unary_rpc_method_handler(self.unary, Empty.FromString, Empty.SerializeToString),
+            "Stream": grpc.unary_stream_rpc_method_handler(self.stream, Empty.FromString, Empty.SerializeToString),
+        }
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Waiter", handlers),))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    async def unary(self, request: Empty, context: Any) -> Empty:
+        await self._wait()
+        return Empty()
+
+    async def stream(self, request: Empty, context: Any) -> None:
+        await context.write(Empty())
+        await self._wait()
+
+    async def _wait(self) -> None:
+        self.entered.release()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+@pytest.fixture
+async def waiter() -> AsyncIterator[Waiter]:
+    waiter = Waiter()
+    await waiter.server.start()
+    yield waiter
+    await waiter.server.stop(None)
+
+
+@pytest.fixture
+async def client(waiter: Waiter) -> AsyncIterator[Any]:
+    options = (("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{waiter.port}", options=options) as channel:
+        unary = channel.unary_unary("/test.Waiter/Unary", Empty.SerializeToString, Empty.FromString)
+        stream = channel.unary_stream("/test.Waiter/Stream", Empty.SerializeToString, Empty.FromString)
+        yield SimpleNamespace(unary=lambda: unary(Empty(), timeout=20), stream=lambda: stream(Empty(), timeout=20))
+
+
+async def read_all(call: Any) -> int:
+    return len([message async for message in call])
+
+
+async def test_calls_under_way_are_waited_for(waiter: Waiter, client: Any) -> None:
+    calls = [asyncio.create_task(read_all(client.stream())), asyncio.ensure_future(client.unary())]
+    for _ in calls:
+        await waiter.entered.acquire()
+    waiter.calls.close()
+    finishing = asyncio.create_task(waiter.calls.finish(20))
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.unary()
+        assert_shutting_down(refused.value)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await read_all(client.stream())
+        assert_shutting_down(refused.value)
+    assert not finishing.done()
+    waiter.open.set()
+    await finishing
+    assert await calls[0] == 1
+    assert await calls[1] == Empty()
+    assert waiter.cancelled == 0
+
+
+async def test_who_is_still_there_at_the_end_is_told_to_come_again(waiter: Waiter, client: Any) -> None:
+    calls = [asyncio.create_task(read_all(client.stream())), asyncio.ensure_future(client.unary())]
+    for _ in calls:
+        await waiter.entered.acquire()
+    waiter.calls.close()
+    await waiter.calls.finish(0.01)
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call
+        assert_shutting_down(ended.value)
+    assert waiter.cancelled == len(calls)  # their handlers cleaned up
+
+
+async def test_a_callers_own_cancellation_goes_first(waiter: Waiter) -> None:
+    """A handler that ends with a status after it leaks memory in grpc.aio."""
+    calls = waiter.calls
+    call: Any = calls.surround(waiter.unary, "/test.Waiter/Unary", Empty(), cast(Any, None))
+    serving = asyncio.create_task(call)
+    await waiter.entered.acquire()
+    calls.close()
+    serving.cancel()  # as grpc.aio does, in the same moment
+    await calls.finish(0)
+    assert serving.cancelled()
+
+
+async def test_without_calls_a_stop_waits_for_nothing(waiter: Waiter) -> None:
+    waiter.calls.close()
+    async with asyncio.timeout(1):
+        await waiter.calls.finish(60)
+
+
+async def test_a_connection_that_is_hung_up_ends_its_calls_as_unavailable(waiter: Waiter, client: Any) -> None:
+    """And not as CANCELLED, as those are that gRPC's own stop finds under way."""
+    calls = [asyncio.ensure_future(client.unary()) for _ in range(10)]
+    for _ in calls:
+        await waiter.entered.acquire()
+    hang_up(waiter.port)
+    await waiter.server.stop(None)
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_hanging_up_leaves_others_alone(waiter: Waiter, client: Any) -> None:
+    waiter.open.set()
+    hang_up(waiter.port + 1)
+    assert await client.unary() == Empty()
