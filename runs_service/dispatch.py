@@ -24,6 +24,7 @@ MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
 SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_LIMIT = 5_000  # runs at once
 SWEEP_AGE = timedelta(seconds=2)  # younger ones are on their way already
+FALLBACK_AFTER = 0.5  # seconds that a publish may take before its run executes inline
 
 
 class JobPublisher:
@@ -73,6 +74,7 @@ class Dispatcher:
         self._inline = inline
         self._fallback = fallback
         self._under_way: dict[str, asyncio.Future[None]] = {}  # by run id
+        self._closed = False
 
     @property
     def waits_for_end(self) -> bool:
@@ -100,9 +102,13 @@ class Dispatcher:
             return
         self._under_way[run_id] = publication = self._queue.publish(item)
         publication.add_done_callback(lambda done: self._published(item, done))
+        if self._fallback:
+            # Should it be published after all, the executor sees that it has the run already.
+            asyncio.get_running_loop().call_later(FALLBACK_AFTER, publication.cancel)
 
     async def close(self) -> None:
         """Stop waiting for inline runs; the executor goes on with them, and the reconciler hears of their end."""
+        self._closed = True
         under_way = list(self._under_way.values())
         for future in under_way:
             future.cancel()
@@ -110,7 +116,8 @@ class Dispatcher:
 
     def _published(self, item: Dispatchable, publication: asyncio.Future[None]) -> None:
         del self._under_way[item.run.id]
-        if not publication.cancelled() and publication.exception() is not None and self._fallback:
+        failed = publication.cancelled() or publication.exception() is not None
+        if failed and self._fallback and not self._closed:
             self._execute_inline(item)
 
     def _execute_inline(self, item: Dispatchable) -> None:
