@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Self
+from uuid import uuid4
 
 import grpc
 from google.rpc import error_details_pb2
@@ -101,6 +102,7 @@ class Load:
         self._retries = retries
         self._on_end = on_end
         self._token = stack.token("*", "OWNER", "load")
+        self._name = f"load-{uuid4().hex[:8]}"  # two loads on one stack ask for different runs
         self._stopped = asyncio.Event()
         self._numbers = itertools.count()
         self._to_watch: asyncio.Queue[tuple[Run, int]] = asyncio.Queue()
@@ -156,7 +158,7 @@ class Load:
     async def _acknowledged(self, number: int) -> None:
         request = CreateRunRequest()
         request.CopyFrom(self._requests(number))
-        request.idempotency_key = key = f"load-{number}"
+        request.idempotency_key = key = f"{self._name}-{number}"
         self.started += 1
         until = time.monotonic() + PATIENCE
         for attempt in itertools.count(number):
