@@ -3,7 +3,6 @@ hardly notice, and work flows again by itself."""
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +19,8 @@ from playbooks.runs.v1.run_pb2 import Run
 from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
 from tests.conftest import start_valkey
-from tests.faults.sizes import FULL, size
+from tests.faults.sizes import FULL, overbooked, size
+from tests.support import breaking
 from tests.support.audit import audit
 from tests.support.broker import delete_queues
 from tests.support.load import Load, preview_requests
@@ -29,10 +29,13 @@ from tests.support.shop import Channels, Shop
 from tests.support.waiting import eventually
 
 RUNS = size(1_000, 160)
-RATE = size(40, 20)  # runs a second
+RATE = 20  # runs a second
 OUTAGE = size(10, 4)  # seconds; longer than any call to a broker may take
+# Both times sizes.overbooked() on a machine that has other things to do.
 ANSWERS_WITHIN = 1.5  # seconds, at the 99th percentile
 FLOWS_WITHIN = 10.0  # seconds after the broker's return
+# Messages that a consumer had in hand when its broker was lost: the broker keeps them for a minute.
+HELD = 1_000
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -68,9 +71,10 @@ Fault = Callable[[Broker], AbstractAsyncContextManager[None]]
 async def stopped(broker: Broker) -> AsyncIterator[None]:
     assert broker.process
     broker.process.kill()
-    yield
-    broker.process.start()
-    await asyncio.to_thread(broker.process.wait_ready)
+    try:
+        yield
+    finally:
+        await breaking.start(broker.process)
 
 
 @contextlib.asynccontextmanager
@@ -84,12 +88,9 @@ async def frozen(broker: Broker) -> AsyncIterator[None]:
     if broker.process is None:
         with broker.proxy.silent():
             yield
-        return
-    broker.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        broker.process.send_signal(signal.SIGCONT)
+    else:
+        with breaking.frozen(broker.process):
+            yield
 
 
 @contextlib.asynccontextmanager
@@ -199,8 +200,9 @@ async def test_nothing_is_lost_while_rabbitmq_is(fault: Fault, over_rabbitmq: tu
 async def outage(fault: Fault, broker: Broker, stack: Stack) -> None:
     processes = [service.pid for service in (*stack.runs, *stack.executors)]
     async with a_shop(stack) as shop:
-        others = await audit(stack)
+        others = await audit(stack, unacknowledged=HELD)
         async with Load(stack, preview_requests(shop.project)) as load, asyncio.TaskGroup() as group:
+            began = time.monotonic()
             creating = group.create_task(load.create(rate=RATE, count=RUNS))
             await load.reaches(RUNS // 3)
             async with fault(broker):
@@ -208,19 +210,20 @@ async def outage(fault: Fault, broker: Broker, stack: Stack) -> None:
                 await asyncio.sleep(OUTAGE)
             back = time.monotonic()
             await creating
-            created = time.monotonic()
-            await load.all_ended()
+            await load.all_ended(timeout=120)
     report(fault, load, gone, back)
+    speed = load.ends_a_second(began, gone)
+    behind = sum(ended > back for ended in load.ended_at.values())
     first = min(ended for ended in load.ended_at.values() if ended > back)
     assert {call.code for call in load.calls} == {grpc.StatusCode.OK}
-    assert load.create_seconds(0.99, since=gone, until=back) < ANSWERS_WITHIN
+    assert load.create_seconds(0.99, since=gone, until=back) < ANSWERS_WITHIN * overbooked()
     assert len(load.acknowledged) == len(load.ends) == RUNS
     assert {run.status for run in load.ends.values()} == {Run.SUCCEEDED}
-    assert first - back < FLOWS_WITHIN
-    # What lay around is worked on as well, and nobody had to be restarted for that.
-    assert max(load.ended_at.values()) - max(back, created) < FLOWS_WITHIN
+    assert first - back < FLOWS_WITHIN * overbooked()
+    # What lay around is worked on as well, as fast as runs were before, and nobody had to be restarted for that.
+    assert max(load.ended_at.values()) - back < FLOWS_WITHIN * overbooked() + behind / speed
     assert [service.pid for service in (*stack.runs, *stack.executors) if service.alive] == processes
-    assert await audit(stack, unacknowledged=1_000) == others + RUNS
+    assert await audit(stack, unacknowledged=HELD) == others + RUNS
     await eventually(lambda: broker.waiting() == 0)
 
 
@@ -230,7 +233,7 @@ async def test_with_the_fallback_runs_execute_while_valkey_is(
 ) -> None:
     broker, stack = with_fallback
     async with a_shop(stack) as shop:
-        others = await audit(stack)
+        others = await audit(stack, unacknowledged=HELD)
         async with Load(stack, preview_requests(shop.project)) as load, asyncio.TaskGroup() as group:
             creating = group.create_task(load.create(rate=RATE, count=RUNS))
             await load.reaches(RUNS // 3)
@@ -242,19 +245,20 @@ async def test_with_the_fallback_runs_execute_while_valkey_is(
                 await eventually(
                     lambda: all(
                         load.acknowledged[call.key].id in load.ends for call in load.calls if gone < call.started < last
-                    )
+                    ),
+                    timeout=30,
                 )
             back = time.monotonic()
             await creating
-            await load.all_ended()
+            await load.all_ended(timeout=120)
     report(fault, load, gone, back)
     meanwhile = [call for call in load.calls if gone < call.started < last]
     assert len(meanwhile) > RATE
     assert {call.code for call in load.calls} == {grpc.StatusCode.OK}
-    assert load.create_seconds(0.99, since=gone, until=back) < ANSWERS_WITHIN
+    assert load.create_seconds(0.99, since=gone, until=back) < ANSWERS_WITHIN * overbooked()
     assert {run.status for run in load.ends.values()} == {Run.SUCCEEDED}
     assert len(load.ends) == RUNS
-    assert await audit(stack, unacknowledged=1_000) == others + RUNS
+    assert await audit(stack, unacknowledged=HELD) == others + RUNS
 
 
 def report(fault: Fault, load: Load, gone: float, back: float) -> None:

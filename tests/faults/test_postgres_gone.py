@@ -14,7 +14,7 @@ from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 
 from devstack.stack import Stack, StackOptions
-from tests.faults.sizes import size
+from tests.faults.sizes import overbooked, size
 from tests.support import breaking
 from tests.support.audit import audit
 from tests.support.load import Load, preview_requests
@@ -30,6 +30,7 @@ SETTLES = size(
 )  # seconds after the fault until everything is as before; the bounded load has less to catch up with
 TERMINATING = size(60, 6)  # seconds
 TERMINATED_A_SECOND = 5
+# Both times sizes.overbooked() on a machine that has other things to do.
 AT_ONCE = 1.5  # seconds a refusal may take; the services wait 2 s for a connection, 3 s for an answer
 SOON = 0.5  # seconds from a change to its watcher, at the 95th percentile
 
@@ -108,7 +109,7 @@ async def under_load(shop: Shop, fault: Awaitable[None]) -> Load:
         f" {load.event_seconds(0.95, since=back + SETTLES) * 1000:.0f} ms after"
     )
     assert {(call.code, call.reason) for call in refused} <= {(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")}
-    assert all(call.retry_after and call.seconds < AT_ONCE for call in refused)
+    assert all(call.retry_after and call.seconds < AT_ONCE * overbooked() for call in refused)
     assert len(load.acknowledged) == len(load.ends) == load.started
     assert {run.status for run in load.ends.values()} == {Run.SUCCEEDED}
     assert after >= 0.95 * before
@@ -137,7 +138,7 @@ async def test_hints_come_again_after_only_the_listeners_were_killed(shop: Shop)
     print(f"\n{len(told)} changes; p95 {load.event_seconds(0.95, since=back) * 1000:.0f} ms, p99"
           f" {load.event_seconds(0.99, since=back) * 1000:.0f} ms after the listeners were replaced")  # fmt: skip
     assert len(told) > RATE * BEFORE
-    assert load.event_seconds(0.95, since=back) < SOON
+    assert load.event_seconds(0.95, since=back) < SOON * overbooked()
     assert await audit(stack) == others + load.started
 
 
@@ -166,7 +167,7 @@ async def test_while_postgres_is_down_calls_are_refused_at_once_and_open_streams
         began = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call()  # type: ignore[operator]
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < AT_ONCE * overbooked()
         assert (caught.value.code(), refusal(caught.value).reason) == (
             grpc.StatusCode.UNAVAILABLE,
             "DATABASE_UNAVAILABLE",
