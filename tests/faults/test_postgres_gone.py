@@ -71,10 +71,9 @@ async def test_terminated_connections_lose_nothing_and_are_replaced(shop: Shop) 
     async def terminate() -> None:
         terminated = 0
         began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < TERMINATING:
-            due = int(elapsed * TERMINATED_A_SECOND) + 1
-            terminated += breaking.terminate(shop.stack, at_most=due - terminated)
-            await asyncio.sleep(began + due / TERMINATED_A_SECOND - time.monotonic())
+        for number in range(TERMINATING * TERMINATED_A_SECOND):
+            await asyncio.sleep(began + number / TERMINATED_A_SECOND - time.monotonic())
+            terminated += breaking.terminate(shop.stack, at_most=1)
         assert terminated >= 0.9 * TERMINATING * TERMINATED_A_SECOND
 
     await under_load(shop, terminate())

@@ -54,4 +54,4 @@ def terminate(stack: Stack, applications: Sequence[str] = SERVICES, *, at_most: 
 
 
 def _connect(stack: Stack) -> psycopg.Connection[tuple[int]]:
-    return psycopg.connect(stack.postgres.url(database="playbook_runs"), autocommit=True)  # type: ignore[return-value]
+    return psycopg.connect(stack.postgres.url(database="playbook_runs"), autocommit=True)

@@ -165,7 +165,9 @@ class Load:
             run = await self._call(attempt % len(self._stubs), request)
             if run is not None:
                 self.acknowledged[key] = run
-                for other in range(1, self._watchers_a_run + 1):
+                # Who would be late is of no use as one more watcher.
+                watchers = self._watchers_a_run if self._to_watch.empty() else 1
+                for other in range(1, watchers + 1):
                     self._to_watch.put_nowait((run, attempt + other))
                 return
             assert self._retries, f"a call failed: {self.calls[-1]}"
