@@ -261,6 +261,16 @@ async def test_with_the_fallback_runs_execute_while_valkey_is(
     assert await audit(stack, unacknowledged=HELD) == others + RUNS
 
 
+@pytest.mark.parametrize("place", ["over_valkey", "over_rabbitmq"])
+async def test_services_stop_in_order_while_the_broker_is_silent(place: str, request: pytest.FixtureRequest) -> None:
+    broker, stack = request.getfixturevalue(place)
+    services = [stack.runs[0], stack.executors[0]]
+    async with frozen(broker):
+        assert await asyncio.gather(*map(breaking.stop, services)) == [0, 0]
+    for service in services:
+        await breaking.start(service)
+
+
 def report(fault: Fault, load: Load, gone: float, back: float) -> None:
     ends = sorted(ended for ended in load.ended_at.values() if ended > back)
     print(

@@ -14,10 +14,13 @@ LISTENERS = "listen-run_changes"  # as pg_stat_activity knows the connections th
 SERVICES = ("runs-service", "executor-service", LISTENERS)
 
 
-async def stop(process: Process) -> None:
-    """Ask it to stop, and return when it has."""
+async def stop(process: Process) -> int:
+    """Ask it to stop, and return its exit code when it has; -9 when it had to be killed after a while."""
+    popen = process._popen
+    assert popen is not None
     process.request_stop()
     await asyncio.to_thread(process.wait_stopped)
+    return popen.wait()
 
 
 async def start(process: Process) -> None:

@@ -110,7 +110,7 @@ class Load:
         self.calls: list[Call] = []
         self.acknowledged: dict[str, Run] = {}  # by key
         self.ends: dict[str, Run] = {}  # by run id
-        self.ended_at: dict[str, float] = {}  # by run id, by time.monotonic()
+        self.ended_at: dict[str, float] = {}  # by run id: when its end was written, by time.monotonic()
         self.deliveries: list[Delivery] = []
 
     async def __aenter__(self) -> Self:
@@ -212,11 +212,12 @@ class Load:
     def _delivered(self, run: Run, watching_since: float) -> None:
         now = time.monotonic()
         written = run.updated_at.ToNanoseconds() / 1e9
+        age = time.time() - written
         if written > watching_since:
-            self.deliveries.append(Delivery(now, time.time() - written, run.status))
+            self.deliveries.append(Delivery(now, age, run.status))
         if is_terminal(run) and run.id not in self.ends:
             self.ends[run.id] = run
-            self.ended_at[run.id] = now
+            self.ended_at[run.id] = now - age  # not `now`: all watchers may have been busy with other runs
             self._on_end(run)
 
     # What was seen
