@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults check lint-protos gen lock clean
+.PHONY: help setup demo test test-faults soak check lint-protos gen lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: setup ## all tests
 
 test-faults: setup ## the fault suite at full size: everything that may break is broken
 	FAULTS=full $(BIN)/pytest -q tests/faults
+
+soak: setup ## ten minutes of load (SOAK_SECONDS), a fault every 20 s, then an audit and a table
+	$(BIN)/python -m tests.soak
 
 check: setup ## lint, types, generated code, import rules
 	$(BIN)/ruff check .

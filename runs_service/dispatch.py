@@ -25,6 +25,7 @@ CLOSE_TIMEOUT = 1.0  # seconds
 SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_LIMIT = 5_000  # runs at once
 SWEEP_AGE = timedelta(seconds=2)  # younger ones are on their way already
+FALLBACK_AFTER = 0.5  # seconds that a publish may take before its run executes inline
 
 
 class JobPublisher:
@@ -103,6 +104,9 @@ class Dispatcher:
             return
         self._under_way[run_id] = publication = self._queue.publish(item)
         publication.add_done_callback(lambda done: self._published(item, done))
+        if self._fallback:
+            # Should it be published after all, the executor sees that it has the run already.
+            asyncio.get_running_loop().call_later(FALLBACK_AFTER, publication.cancel)
 
     def release(self) -> None:
         """Let callers that wait for inline runs go: this process is about to stop, and the runs go on."""
@@ -115,6 +119,7 @@ class Dispatcher:
         What is not published is found by a sweeper. The executor goes on with inline runs, and the reconciler hears
         of their end.
         """
+        self.release()
         under_way = list(self._under_way.values())
         if under_way and self._queue is not None:
             await asyncio.wait(under_way, timeout=CLOSE_TIMEOUT)
@@ -124,7 +129,8 @@ class Dispatcher:
 
     def _published(self, item: Dispatchable, publication: asyncio.Future[None]) -> None:
         del self._under_way[item.run.id]
-        if not publication.cancelled() and publication.exception() is not None and self._fallback:
+        failed = publication.cancelled() or publication.exception() is not None
+        if failed and self._fallback and not self._released.done():
             self._execute_inline(item)
 
     def _execute_inline(self, item: Dispatchable) -> None:

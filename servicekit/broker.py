@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 CONTENT_TYPE: Final = "application/x-protobuf"
 CONNECT_TIMEOUT: Final = 1.0  # seconds
 PUBLISH_TIMEOUT: Final = 1.0  # seconds
+ANSWER_TIMEOUT: Final = 2.0  # seconds RabbitMQ may take to answer anything else
+HEARTBEAT: Final = 4  # seconds; after two without a sign of life RabbitMQ, or its client, is gone
 POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whether to stop
 NACK_DELAYS: Final = (0.02, 0.08, 0.3)  # seconds; a quorum queue refuses messages while it elects its leader
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
@@ -60,7 +62,7 @@ Handler = Callable[[Sequence[bytes]], Awaitable[Sequence[DeadLetter]]]
 def _connection(url: str, *, socket_timeout: float) -> kombu.Connection:
     if url.startswith(("amqp", "pyamqp")):
         options: dict[str, Any] = {"confirm_publish": True, "confirm_timeout": socket_timeout}
-        return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, heartbeat=10, transport_options=options)
+        return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, heartbeat=HEARTBEAT, transport_options=options)
     options = {
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -71,6 +73,13 @@ def _connection(url: str, *, socket_timeout: float) -> kombu.Connection:
         "visibility_timeout": 60,
     }
     return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, transport_options=options)
+
+
+def _establish(connection: kombu.Connection) -> None:
+    connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.1, timeout=CONNECT_TIMEOUT)
+    if connection.transport.driver_type == "amqp":
+        # What Redis has by its options. Without it every question, the goodbye too, waits for ever for a silent broker.
+        connection.connection.sock.settimeout(ANSWER_TIMEOUT)
 
 
 def _queue(url: str, name: str) -> kombu.Queue:
@@ -130,14 +139,21 @@ class Publisher:
             _put_confirmed(self._producer, self._queue, body, self._headers)
         except Exception:
             # Whatever went wrong, this connection is not to be trusted any more.
+            if self._producer is not None:
+                _give_up(self._producer.connection)
             self._disconnect()
             raise
 
     def _connect(self) -> kombu.Producer:
         connection = _connection(self._url, socket_timeout=PUBLISH_TIMEOUT)
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.1, timeout=CONNECT_TIMEOUT)
-        channel = connection.channel()
-        self._queue(channel).declare()
+        try:
+            _establish(connection)
+            channel = connection.channel()
+            self._queue(channel).declare()
+        except Exception:
+            _give_up(connection)
+            _collapse(connection)
+            raise
         return kombu.Producer(channel, auto_declare=False)
 
     def _disconnect(self) -> None:
@@ -196,11 +212,10 @@ class Consumer(Worker):
         while not stopping.is_set():
             connection = _connection(self._url, socket_timeout=5)
             try:
-                connection.ensure_connection(
-                    max_retries=1, interval_start=0, interval_step=0.1, timeout=CONNECT_TIMEOUT
-                )
+                _establish(connection)
                 self._drain(connection, stopping, loop)
             except Exception as error:
+                _give_up(connection)
                 self._connected.set(0)
                 delay = RECONNECT_DELAYS[min(self._failures, len(RECONNECT_DELAYS) - 1)]
                 log = logger.warning if self._failures == 0 else logger.debug
@@ -363,6 +378,15 @@ def _receive(connection: kombu.Connection, timeout: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _give_up(connection: Any) -> None:
+    """Take a connection for broken: RabbitMQ's is closed without a goodbye, for which a dead broker keeps us waiting.
+
+    Redis' is not: closing it gives unacknowledged messages back, if that can be done at all.
+    """
+    if connection.transport.driver_type == "amqp":
+        connection.collect()
 
 
 def _collapse(connection: Any) -> None:

@@ -7,3 +7,12 @@ FULL = os.environ.get("FAULTS") == "full"
 
 def size(full: int, bounded: int) -> int:
     return full if FULL else bounded
+
+
+def overbooked() -> float:
+    """Return how many runnable processes there are for each processor, at least 1.
+
+    By this factor times are relaxed on a machine that is busy with other things; on one of its own a stack under the
+    loads of these tests takes about 1.
+    """
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

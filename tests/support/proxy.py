@@ -32,6 +32,7 @@ class Proxy:
         self._open: set[_Link] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._refusing = False
+        self._silent = False
         self.cuts = 0  # connections cut, for whatever reason
 
     @property
@@ -66,6 +67,20 @@ class Proxy:
         finally:
             self._refusing = False
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Within the block the network is a black hole: connections stay, new ones are accepted, nothing gets through.
+
+        Nobody is ever told: those connections stay silent after the block, when new ones work again.
+        """
+        self._silent = True
+        for link in self._open:
+            link.silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
     def _cut(self, link: "_Link") -> None:
         if link in self._open:
             self._open.remove(link)
@@ -87,6 +102,9 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             return
+        if self._silent:
+            await self._swallow(reader, writer)
+            return
         server_reader, server_writer = await asyncio.open_connection(*self._upstream)
         link = _Link(writer, server_writer)
         self._open.add(link)
@@ -105,6 +123,15 @@ class Proxy:
             self._open.discard(link)
             link.abort()
 
+    async def _swallow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(writer)
+        self._open.add(link)
+        try:
+            while await reader.read(CHUNK):
+                pass
+        finally:
+            self._open.discard(link)
+
     async def _pass(
         self,
         link: "_Link",
@@ -113,6 +140,8 @@ class Proxy:
         responses: "_Responses | None",
     ) -> None:
         while chunk := await reader.read(CHUNK):
+            if link.silent:
+                continue
             if responses and self._loses_response:
                 for _ in range(responses.begun_in(chunk)):
                     if self._loses_response():
@@ -120,6 +149,8 @@ class Proxy:
                         return
             writer.write(chunk)
             await writer.drain()
+        if link.silent and responses:
+            return  # the server has closed its end; its client is not to hear of it
         link.abort()  # one end was closed; neither gRPC's clients nor its servers go on with half a connection
 
 
@@ -128,6 +159,7 @@ class _Link:
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self._writers = writers
+        self.silent = False
 
     def abort(self) -> None:
         for writer in self._writers:
