@@ -1,5 +1,6 @@
 """What all claims share: stacks, rounds, checks, reports and plots."""
 
+from benchmarks.harness import checks
 from benchmarks.harness.checks import BenchmarkError, require
 from benchmarks.harness.claim import Absolute, Claim, Figure, Options, Results
 from benchmarks.harness.command import run_claim
@@ -17,6 +18,7 @@ __all__ = [
     "Options",
     "Results",
     "alternate",
+    "checks",
     "durable_stack",
     "load",
     "make_database",

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from benchmarks.harness import plot, report
 from benchmarks.harness.checks import BenchmarkError
 from benchmarks.harness.claim import ROUNDS, Claim, Options, Results
+from devstack.errors import StackError
 
 DOCS = report.ROOT / "docs" / "performance"
 Measure = Callable[[Options], Results]
@@ -42,7 +43,10 @@ def measured(claim: Claim, measure: Measure, options: Options) -> dict[str, Any]
     """Return the report of one claim. Raises BenchmarkError."""
     print(f"{claim.id}: {claim.title}", file=sys.stderr, flush=True)
     started = time.monotonic()
-    results = measure(options)
+    try:
+        results = measure(options)
+    except StackError as error:
+        raise BenchmarkError(str(error)) from error
     return report.report(claim, results, options, time.monotonic() - started)
 
 

@@ -1,8 +1,10 @@
 """Client processes: the load never shares a process with what is measured, nor with what starts the stack."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -17,10 +19,14 @@ class Load(AbstractContextManager["Load"]):
     Its other side is `spec()`, `tell()` and `hear()`.
     """
 
-    def __init__(self, module: str, spec: dict[str, Any]) -> None:
+    def __init__(self, module: str, spec: Mapping[str, Any], env: Mapping[str, str] | None = None) -> None:
         self._module = module
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         self.send(spec)
 
@@ -54,9 +60,9 @@ class Load(AbstractContextManager["Load"]):
                 pipe.close()
 
 
-def load(module: str, **spec: Any) -> Any:
+def load(module: str, *, env: Mapping[str, str] | None = None, **spec: Any) -> Any:
     """Run a client that is asked once and answers once; return its answer."""
-    with Load(module, spec) as process:
+    with Load(module, spec, env) as process:
         return process.receive()
 
 

@@ -1,7 +1,6 @@
 """Many concurrent CreateRun calls on one channel, a new key each."""
 
 import asyncio
-import itertools
 import time
 from typing import Any
 
@@ -15,42 +14,56 @@ from benchmarks.harness.load import hear, tell
 TIMEOUT = 30  # seconds a call
 
 
-async def run(spec: dict[str, Any]) -> dict[str, Any]:
-    """Make `warmup` calls, then `count` calls that are timed, `concurrency` at a time; raise if one fails."""
-    metadata = (("authorization", f"Bearer {spec['token']}"),)
+def metadata(spec: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return what to send with each call."""
+    return (("authorization", f"Bearer {spec['token']}"),)
+
+
+def request(spec: dict[str, Any], number: int) -> CreateRunRequest:
+    """Return the request for an APPLY run of its own."""
+    return CreateRunRequest(
+        project_id=spec["project"],
+        playbook_id="missing_seo_title",
+        run_type=Run.APPLY,
+        scope_id=spec["scope"],
+        rules_hash=spec["rules"],
+        idempotency_key=f"{spec['keys']}-{number}",
+    )
+
+
+async def create(channel: grpc.aio.Channel, spec: dict[str, Any], start: int, end: int) -> list[str]:
+    """Create runs with the numbers from `start` to `end`, `concurrency` at a time; return their ids.
+
+    Raises RuntimeError when a call makes no run of its own, grpc.RpcError when one fails.
+    """
+    call, auth = RunsServiceStub(channel).CreateRun, metadata(spec)
+    numbers, ids = iter(range(start, end)), []
+
+    async def one_after_another() -> None:
+        for number in numbers:
+            wanted = request(spec, number)
+            response = await call(wanted, metadata=auth, timeout=TIMEOUT)
+            if not response.created or response.run.idempotency_key != wanted.idempotency_key:
+                raise RuntimeError(f"{wanted.idempotency_key} made no run of its own: {response}")
+            ids.append(response.run.id)
+
+    await asyncio.gather(*(one_after_another() for _ in range(spec["concurrency"])))
+    return ids
+
+
+async def main(spec: dict[str, Any]) -> dict[str, Any]:
+    """Make `warmup` calls, then `count` calls that are timed."""
     async with grpc.aio.insecure_channel(spec["target"]) as channel:
-        call = RunsServiceStub(channel).CreateRun
-
-        async def some(numbers: "itertools.count[int]", end: int) -> None:
-            while (number := next(numbers)) < end:
-                key = f"{spec['keys']}-{number}"
-                request = CreateRunRequest(
-                    project_id=spec["project"],
-                    playbook_id="missing_seo_title",
-                    run_type=Run.APPLY,
-                    scope_id=spec["scope"],
-                    rules_hash=spec["rules"],
-                    idempotency_key=key,
-                )
-                response = await call(request, metadata=metadata, timeout=TIMEOUT)
-                if not response.created or response.run.idempotency_key != key:
-                    raise RuntimeError(f"{key} made no run of its own: {response}")
-
-        async def all_of(start: int, end: int) -> None:
-            numbers = itertools.count(start)
-            await asyncio.gather(*(some(numbers, end) for _ in range(spec["concurrency"])))
-
-        warmup, count = spec["warmup"], spec["count"]
-        await all_of(0, warmup)
+        warmup = await create(channel, spec, 0, spec["warmup"])
         started, clock, cpu = time.time(), time.perf_counter(), time.process_time()
-        await all_of(warmup, warmup + count)
+        ids = await create(channel, spec, spec["warmup"], spec["warmup"] + spec["count"])
         return {
             "started": started,
             "seconds": time.perf_counter() - clock,
             "client_cpu": time.process_time() - cpu,
-            "acknowledged": warmup + count,
+            "acknowledged": len(warmup) + len(ids),
         }
 
 
 if __name__ == "__main__":
-    tell(asyncio.run(run(hear())))
+    tell(asyncio.run(main(hear())))
