@@ -5,7 +5,7 @@ from benchmarks.harness.checks import BenchmarkError, require
 from benchmarks.harness.claim import Absolute, Claim, Figure, Options, Results
 from benchmarks.harness.command import run_claim
 from benchmarks.harness.load import Load, load
-from benchmarks.harness.rounds import alternate, per_round, relieve
+from benchmarks.harness.rounds import alternate, best_of, outclassed, per_round, relieve
 from benchmarks.harness.stack import Database, durable_stack, make_database, make_project
 
 __all__ = [
@@ -18,11 +18,13 @@ __all__ = [
     "Options",
     "Results",
     "alternate",
+    "best_of",
     "checks",
     "durable_stack",
     "load",
     "make_database",
     "make_project",
+    "outclassed",
     "per_round",
     "relieve",
     "require",

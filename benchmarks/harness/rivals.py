@@ -1,12 +1,16 @@
 """Rivals' workers and clients, in the same stores as the product."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from benchmarks.harness.load import load
+from benchmarks.harness.stack import make_database
 from benchmarks.harness.worker import Worker
 from devstack.stack import Stack
 
@@ -19,11 +23,10 @@ class Rival:
     client: str
     env: Mapping[str, str]
     worker: Worker | None = None
-    spec: Mapping[str, Any] = field(default_factory=dict)
 
     def ask(self, work: str, **spec: Any) -> Any:
         """Have a client process do something, and return its answer."""
-        return load(self.client, env=self.env, work=work, **self.spec, **spec)
+        return load(self.client, env=self.env, work=work, **spec)
 
 
 CELERY_OPTIONS = ("--pool=solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
@@ -34,22 +37,38 @@ def celery(stack: Stack, *, worker: bool) -> Iterator[Rival]:
     """Celery, broker and results in the stack's Valkey."""
     assert stack.valkey
     env = {"BENCH_BROKER_URL": stack.valkey.url}
-    process = Worker(
-        "celery",
-        *("-A", "benchmarks.rivals.celery_app", "worker", *CELERY_OPTIONS),
-        log=stack.data_dir.log("celery"),
-        env=env,
-        ready=lambda text: "ready\n" in text,
-    )
-    yield from _running("Celery", "benchmarks.rivals.celery_client", env, process if worker else None)
+    process = _worker(stack, "celery", "-A", "benchmarks.rivals.celery_app", "worker", *CELERY_OPTIONS, env=env)
+    rival = Rival("Celery", "benchmarks.rivals.celery_client", env, process if worker else None)
+    with process if worker else nullcontext():
+        yield rival
 
 
-def _running(name: str, client: str, env: Mapping[str, str], worker: Worker | None) -> Iterator[Rival]:
-    if worker is None:
-        yield Rival(name, client, env)
-        return
-    with worker:
-        yield Rival(name, client, env, worker)
+@contextmanager
+def procrastinate(stack: Stack, *, worker: bool) -> Iterator[Rival]:
+    """Procrastinate, in a database of its own in the stack's PostgreSQL."""
+    env = {"BENCH_DATABASE_URL": make_database(stack, "procrastinate").url}
+    module = "benchmarks.rivals.procrastinate_worker"
+    subprocess.run([sys.executable, "-m", module, "migrate"], env={**os.environ, **env}, check=True)
+    process = _worker(stack, module, env=env)
+    rival = Rival("procrastinate", "benchmarks.rivals.procrastinate_client", env, process if worker else None)
+    with process if worker else nullcontext():
+        yield rival
+
+
+@contextmanager
+def dbos(stack: Stack, *, worker: bool) -> Iterator[Rival]:
+    """DBOS, in a database of its own in the stack's PostgreSQL."""
+    env = {"BENCH_DATABASE_URL": make_database(stack, "dbos").url}
+    process = _worker(stack, "benchmarks.rivals.dbos_app", env=env)
+    with process:  # without one there is no schema
+        if not worker:
+            process.stop()
+        yield Rival("DBOS", "benchmarks.rivals.dbos_client", env, process if worker else None)
+
+
+def _worker(stack: Stack, module: str, *arguments: str, env: Mapping[str, str]) -> Worker:
+    log = stack.data_dir.log(module.rpartition(".")[2])
+    return Worker(module, *arguments, log=log, env=env, ready=lambda text: "ready\n" in text)
 
 
 def version(package: str) -> str:

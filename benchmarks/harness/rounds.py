@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import psycopg
 
+from benchmarks.harness.claim import Absolute
 from devstack.stack import Stack
 
 Measured = TypeVar("Measured")
@@ -52,6 +53,26 @@ def outclassed(by: float, *, after: int, never: str) -> Callable[[str, Mapping[s
 def per_round(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Return the ratio of each round."""
     return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def best_of(
+    rates: Mapping[str, Sequence[float]], ours: str, unit: str
+) -> tuple[list[float], list[Absolute], list[str]]:
+    """Return our ratio to the best rival in each round, everybody's rates, and what is to be said about them.
+
+    The best rival is the one with the highest median, in all rounds: it is not picked anew in each.
+    """
+    rivals = {name: measured for name, measured in rates.items() if name != ours}
+    best = max(rivals, key=lambda name: (len(rivals[name]) == len(rates[ours]), median(rivals[name])))
+    notes = [f"The best rival is {best}."]
+    out = [f"{name} ({len(measured)})" for name, measured in rivals.items() if len(measured) < len(rates[ours])]
+    if out:
+        notes.append(f"Sat out after as many rounds, too slow to be the best: {', '.join(out)}.")
+    return (
+        per_round(rates[ours], rivals[best]),
+        [Absolute(name, unit, measured) for name, measured in rates.items()],
+        notes,
+    )
 
 
 def relieve(stack: Stack) -> None:
