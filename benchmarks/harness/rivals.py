@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from benchmarks.harness import checks
 from benchmarks.harness.load import load
 from benchmarks.harness.stack import make_database
 from benchmarks.harness.worker import Worker
@@ -22,6 +23,7 @@ class Rival:
     name: str
     client: str
     env: Mapping[str, str]
+    stored: Callable[[], int]  # how many tasks are in its store, whatever has become of them
     worker: Worker | None = None
 
     def ask(self, work: str, **spec: Any) -> Any:
@@ -38,7 +40,12 @@ def celery(stack: Stack, *, worker: bool) -> Iterator[Rival]:
     assert stack.valkey
     env = {"BENCH_BROKER_URL": stack.valkey.url}
     process = _worker(stack, "celery", "-A", "benchmarks.rivals.celery_app", "worker", *CELERY_OPTIONS, env=env)
-    rival = Rival("Celery", "benchmarks.rivals.celery_client", env, process if worker else None)
+
+    def queued() -> int:
+        with checks.broker(stack) as broker:
+            return int(broker.llen("celery"))
+
+    rival = Rival("Celery", "benchmarks.rivals.celery_client", env, queued, process if worker else None)
     with process if worker else nullcontext():
         yield rival
 
@@ -46,11 +53,16 @@ def celery(stack: Stack, *, worker: bool) -> Iterator[Rival]:
 @contextmanager
 def procrastinate(stack: Stack, *, worker: bool) -> Iterator[Rival]:
     """Procrastinate, in a database of its own in the stack's PostgreSQL."""
-    env = {"BENCH_DATABASE_URL": make_database(stack, "procrastinate").url}
+    database = make_database(stack, "procrastinate")
+    env = {"BENCH_DATABASE_URL": database.url}
     module = "benchmarks.rivals.procrastinate_worker"
     subprocess.run([sys.executable, "-m", module, "migrate"], env={**os.environ, **env}, check=True)
     process = _worker(stack, module, env=env)
-    rival = Rival("procrastinate", "benchmarks.rivals.procrastinate_client", env, process if worker else None)
+
+    def stored() -> int:
+        return int(database.scalar("SELECT count(*) FROM procrastinate_jobs"))
+
+    rival = Rival("procrastinate", "benchmarks.rivals.procrastinate_client", env, stored, process if worker else None)
     with process if worker else nullcontext():
         yield rival
 
@@ -58,12 +70,17 @@ def procrastinate(stack: Stack, *, worker: bool) -> Iterator[Rival]:
 @contextmanager
 def dbos(stack: Stack, *, worker: bool) -> Iterator[Rival]:
     """DBOS, in a database of its own in the stack's PostgreSQL."""
-    env = {"BENCH_DATABASE_URL": make_database(stack, "dbos").url}
+    database = make_database(stack, "dbos")
+    env = {"BENCH_DATABASE_URL": database.url}
     process = _worker(stack, "benchmarks.rivals.dbos_app", env=env)
+
+    def stored() -> int:
+        return int(database.scalar("SELECT count(*) FROM dbos.workflow_status"))
+
     with process:  # without one there is no schema
         if not worker:
             process.stop()
-        yield Rival("DBOS", "benchmarks.rivals.dbos_client", env, process if worker else None)
+        yield Rival("DBOS", "benchmarks.rivals.dbos_client", env, stored, process if worker else None)
 
 
 def _worker(stack: Stack, module: str, *arguments: str, env: Mapping[str, str]) -> Worker:
