@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults soak check lint-protos gen lock clean
+.PHONY: help setup demo test test-faults soak bench check lint-protos gen lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,13 @@ test-faults: setup ## the fault suite at full size: everything that may break is
 soak: setup ## ten minutes of load (SOAK_SECONDS), a fault every 20 s, then an audit and a table
 	$(BIN)/python -m tests.soak
 
+bench: setup $(BENCH_STAMP) ## measure what docs/performance.md claims: JSON and plots (10 minutes)
+	$(BIN)/python -m benchmarks
+
+$(BENCH_STAMP): $(STAMP) benchmarks/requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	touch $@
+
 check: setup ## lint, types, generated code, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,6 +56,8 @@ gen: setup ## regenerate gen/ from protos/
 lock: setup ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra devstack --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links -o requirements.lock
+	uv pip compile pyproject.toml --extra devstack --group bench --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links -o benchmarks/requirements.lock
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

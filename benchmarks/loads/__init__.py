@@ -1,0 +1,1 @@
+"""What puts load on the services: client processes, each started by harness.load."""

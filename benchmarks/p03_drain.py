@@ -1,0 +1,123 @@
+"""P3: how fast one executor works off a queue, until everybody can see that it has."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks.harness import (
+    Absolute,
+    Claim,
+    Figure,
+    Load,
+    Options,
+    Results,
+    alternate,
+    best_of,
+    checks,
+    durable_stack,
+    make_project,
+    outclassed,
+    relieve,
+    require,
+    run_claim,
+)
+from benchmarks.harness.rivals import Rival, celery, dbos, procrastinate, version
+from benchmarks.harness.worker import Frozen
+from benchmarks.p04_latency import RULES, empty_scope
+from devstack.process import Process
+from devstack.stack import Stack
+
+OURS = "playbook-runs"
+CLAIM = Claim(
+    id="P3",
+    title="Draining a queue against Celery, procrastinate and DBOS",
+    work="5,000 queued APPLY runs on an empty scope, one executor process, until the last watcher-visible terminal "
+    "state; against 5,000 tasks that do nothing, one worker process each, results read",
+    figures=[Figure("runs/s ÷ the best rival's tasks/s", must=1.2, beyond=2.0)],
+)
+CONCURRENCY = 64  # of the client that fills the queue; nobody measures that here
+
+
+class Drain:
+    """Rounds of draining: each fills a queue whose worker stands still, wakes the worker, and waits for the client."""
+
+    def __init__(self, stack: Stack, count: int) -> None:
+        self._stack = stack
+        self._count = count
+        self.with_lists: list[float] = []  # our rate when the client also lists every run at the end
+
+    def runs(self, number: int) -> float:
+        """Drain runs; return how many a second ended, for watchers to see."""
+        project = make_project(self._stack, "drain")
+        spec = {
+            "target": self._stack.runs_target,
+            "token": self._stack.token(project, "OWNER"),
+            "project": project,
+            "scope": empty_scope(project),
+            "rules": RULES,
+            "keys": f"round-{number}",
+            "concurrency": CONCURRENCY,
+            "count": self._count,
+        }
+        seconds, done = self._drained(self._stack.executors[0], "benchmarks.loads.drain", spec, {})
+        checks.require_ended(self._stack, project, self._count)
+        self.with_lists.append(self._count / (seconds + done["all_read"] - done["ended"]))
+        return self._count / seconds
+
+    def tasks(self, rival: Rival) -> float:
+        """Drain a rival's tasks; return how many a second ended and were read."""
+        assert rival.worker
+        spec = {"work": "drain", "count": self._count}
+        return self._count / self._drained(rival.worker, rival.client, spec, rival.env)[0]
+
+    def _drained(
+        self, worker: Process, client: str, spec: dict[str, Any], env: Mapping[str, str]
+    ) -> tuple[float, dict[str, Any]]:
+        """Return the seconds from the worker's awakening to the end that the client saw, and all it said."""
+        frozen = Frozen(worker)
+        try:
+            with Load(client, spec, env) as process:
+                require(process.receive() == "filled", f"{client} did not fill the queue")
+                relieve(self._stack)
+                started = time.monotonic()
+                frozen.thaw()
+                done = process.receive()
+        finally:
+            frozen.thaw()
+        require(done["successful"], f"{client}: not all of them succeeded")
+        require(done["read"] == self._count, f"{client} read {done['read']} of {self._count} results")
+        return done["ended"] - started, done
+
+
+def measure(options: Options) -> Results:
+    """Alternate between the product and its rivals; all workers are up all the time, and idle when it is not theirs."""
+    with ExitStack() as running:
+        stack = running.enter_context(durable_stack())
+        rivals = [running.enter_context(rival(stack, worker=True)) for rival in (celery, procrastinate, dbos)]
+        for warm in (Drain(stack, 200),):
+            warm.runs(-1)
+            for rival in rivals:
+                warm.tasks(rival)
+        drain = Drain(stack, options.size(5_000, 500))
+        contenders = {OURS: drain.runs}
+        contenders |= {rival.name: lambda _number, rival=rival: drain.tasks(rival) for rival in rivals}
+        rates = alternate(contenders, options.rounds, sits_out=outclassed(2.0, after=1, never=OURS))
+    ratios, absolutes, notes = best_of(rates, OURS, "tasks/s")
+    return Results(
+        ratios={CLAIM.figures[0].name: ratios},
+        absolutes=[*absolutes, Absolute(f"{OURS}, every run listed at the end", "tasks/s", drain.with_lists)],
+        notes=[
+            *notes,
+            "The queue is filled while the worker process is stopped by SIGSTOP; the clock starts with SIGCONT.",
+            "Our clock stops when 50 WatchRun streams, spread over the runs, have ended and ListRuns shows no run that "
+            "is QUEUED or RUNNING; then every run is read by ListRuns, and its history by SQL.",
+            "Celery: results by join_native. procrastinate keeps no results: its jobs are listed. DBOS: workflows are "
+            "listed with their outputs.",
+        ],
+        versions={name: version(name) for name in ("celery", "procrastinate", "dbos")},
+    )
+
+
+if __name__ == "__main__":
+    run_claim(CLAIM, measure)

@@ -1,0 +1,100 @@
+"""P4: how long one run takes when nothing else is going on, against a task queue that promises less."""
+
+from contextlib import ExitStack
+from hashlib import sha256
+from statistics import quantiles
+
+from benchmarks.harness import (
+    Absolute,
+    Claim,
+    Figure,
+    Options,
+    Results,
+    alternate,
+    checks,
+    durable_stack,
+    load,
+    make_project,
+    per_round,
+    relieve,
+    run_claim,
+)
+from benchmarks.harness.rivals import celery, version
+
+CLAIM = Claim(
+    id="P4",
+    title="Latency of a run against Celery",
+    work="One at a time, CreateRun sent to terminal state received on WatchRun, an APPLY on an empty scope; against "
+    "Celery's delay().get() of a task that does nothing, over the same Valkey",
+    figures=[
+        Figure("p50 ÷ Celery's p50", must=2.0, beyond=1.0, better="lower"),
+        Figure("p99 ÷ Celery's p99", must=3.0, beyond=1.0, better="lower"),
+    ],
+)
+RULES = "fedcba9876543210"  # where no product is affected no draft is asked for
+
+
+def empty_scope(project: str) -> str:
+    """Return the scope id of a project without affected products."""
+    return sha256(f"{project}:missing_seo_title:".encode()).hexdigest()[:16]
+
+
+def p50_p99(times: list[float]) -> tuple[float, float]:
+    """Return both, in milliseconds."""
+    percentiles = quantiles(times, n=100)
+    return percentiles[49] * 1e3, percentiles[98] * 1e3
+
+
+def measure(options: Options) -> Results:
+    """Alternate between a run and a task; both services and Celery's worker are up and idle."""
+    count, warmup = options.size(400, 100), options.size(30, 10)
+    with ExitStack() as running:
+        stack = running.enter_context(durable_stack())
+        rival = running.enter_context(celery(stack, worker=True))
+        project = make_project(stack, "latency")
+        created = 0
+
+        def runs(number: int) -> tuple[float, float]:
+            nonlocal created
+            done = load(
+                "benchmarks.loads.latency",
+                target=stack.runs_target,
+                token=stack.token(project, "OWNER"),
+                project=project,
+                scope=empty_scope(project),
+                rules=RULES,
+                keys=f"round-{number}",
+                count=count,
+                warmup=warmup,
+            )
+            created += count + warmup
+            checks.require_ended(stack, project, created)
+            return p50_p99(done["times"])
+
+        def tasks(_number: int) -> tuple[float, float]:
+            return p50_p99(rival.ask("latency", count=count, warmup=warmup)["times"])
+
+        found = alternate({"run": runs, "task": tasks}, options.rounds, before=lambda: relieve(stack))
+    (run_p50, run_p99), (task_p50, task_p99) = (
+        list(map(list, zip(*found[name], strict=True))) for name in ("run", "task")
+    )
+    p50, p99 = CLAIM.figures
+    return Results(
+        ratios={p50.name: per_round(run_p50, task_p50), p99.name: per_round(run_p99, task_p99)},
+        absolutes=[
+            Absolute("run, p50", "ms", run_p50),
+            Absolute("Celery, p50", "ms", task_p50),
+            Absolute("run, p99", "ms", run_p99),
+            Absolute("Celery, p99", "ms", task_p99),
+        ],
+        notes=[
+            f"{count} a round, one after the other. WatchRun begins when CreateRun has answered.",
+            "Every step of a run is on PostgreSQL's disk before the next one begins; a Celery task and its result "
+            "are in Valkey's memory, and on disk within a second.",
+        ],
+        versions={"celery": version("celery")},
+    )
+
+
+if __name__ == "__main__":
+    run_claim(CLAIM, measure)

@@ -1,0 +1,54 @@
+"""Procrastinate's client: `defer_async`, and job lists."""
+
+import asyncio
+import time
+from typing import Any
+
+from benchmarks.harness.load import hear, tell
+from benchmarks.rivals.procrastinate_app import app, noop
+
+POLL = 0.05  # seconds between looks for jobs that are still to be done
+BATCH = 1_000
+
+
+async def enqueue(spec: dict[str, Any]) -> None:
+    """Defer jobs, as many at a time as the product's client has calls under way."""
+
+    async def defer(count: int) -> None:
+        numbers = iter(range(count))
+
+        async def one_after_another() -> None:
+            for _ in numbers:
+                await noop.defer_async()
+
+        await asyncio.gather(*(one_after_another() for _ in range(spec["concurrency"])))
+
+    await defer(spec["warmup"])
+    started = time.perf_counter()
+    await defer(spec["count"])
+    tell({"seconds": time.perf_counter() - started})
+
+
+async def drain(spec: dict[str, Any]) -> None:
+    """Defer jobs while the worker stands still, then wait for all, and read how they ended.
+
+    There are no results to be read: a job's state is all that procrastinate keeps.
+    """
+    ids: set[int] = set()
+    while len(ids) < spec["count"]:
+        ids |= set(await noop.batch_defer_async(*({} for _ in range(min(BATCH, spec["count"] - len(ids))))))
+    tell("filled")
+    while any(queue["todo"] or queue["doing"] for queue in await app.job_manager.list_queues_async()):  # noqa: ASYNC110
+        await asyncio.sleep(POLL)
+    read = {job.id for job in await app.job_manager.list_jobs_async(status="succeeded")}
+    tell({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
+
+
+async def main(spec: dict[str, Any]) -> None:
+    """Do what is asked."""
+    async with app.open_async():
+        await {"enqueue": enqueue, "drain": drain}[spec["work"]](spec)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(hear()))
