@@ -54,7 +54,7 @@ def measure(options: Options) -> Results:
             Absolute("the first service serves after", "s", [start.services for start in starts]),
         ],
         notes=[
-            "A start to make the data came first and does not count. Files are in the page cache, bytecode is compiled.",
+            "A start that made the data came first and does not count: files are cached, bytecode is compiled.",
             "After each start a run is created and watched to its end: ready means ready.",
             "CPU time of the command, of everything it had ended by then, and of everything that runs.",
         ],
