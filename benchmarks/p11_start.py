@@ -12,12 +12,13 @@ from datetime import datetime
 from pathlib import Path
 
 import grpc
-import psutil
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from benchmarks.harness import Absolute, Claim, Figure, Options, Results, require, run_claim
+from benchmarks.loads import runs
+from benchmarks.loads.processes import cpu_seconds
 from devstack.datadir import DataDir
 from devstack.ports import free_ports
 
@@ -79,7 +80,7 @@ def start(folder: Path) -> Start:
         line = up.stdout.readline()
         ready = time.monotonic() - begin
         require(line.startswith("ready"), f"`playbook-runs up` said {line!r}")
-        cpu = _cpu(psutil.Process(up.pid))
+        cpu = cpu_seconds(up.pid)
         logs = DataDir(folder)
         stores = _moment(logs.log("postgres"), "accept connections") - began
         services = [_moment(logs.log(f"{kind}-service"), "serving at") - began for kind in ("runs", "executor")]
@@ -89,11 +90,6 @@ def start(folder: Path) -> Start:
         code = up.wait(60)
     require(code == 0, f"`playbook-runs up` ended with {code}")
     return Start(stores, min(services), ready, cpu)
-
-
-def _cpu(command: psutil.Process) -> float:
-    """Return the CPU seconds of a process, of its children, and of their ended ones."""
-    return sum(sum(process.cpu_times()[:4]) for process in (command, *command.children(recursive=True)))
 
 
 def _moment(log: Path, words: str) -> float:
@@ -109,7 +105,7 @@ def _moment(log: Path, words: str) -> float:
 def _require_working(folder: Path, target: str) -> None:
     """Create a run and see it end. There is no such project, so it ends FAILED; it ran, and that is what is asked."""
     token = DataDir(folder).secrets().token({"nobody": "OWNER"}, user="bench")
-    call = {"metadata": (("authorization", f"Bearer {token}"),), "timeout": 30}
+    call = runs.credentials(token)
     asked = pb.CreateRunRequest(project_id="nobody", playbook_id="missing_seo_title", run_type=Run.PREVIEW_GENERATE)
     with grpc.insecure_channel(target) as channel:
         stub = RunsServiceStub(channel)
