@@ -1,0 +1,147 @@
+"""P5: how near the main job comes to what the AI provider allows."""
+
+from collections.abc import Mapping
+
+from playbooks.runs.v1.run_pb2 import Run, RunMeta
+
+from benchmarks.harness import (
+    Absolute,
+    Claim,
+    Figure,
+    Options,
+    Results,
+    alternate,
+    checks,
+    load,
+    relieve,
+    require,
+    run_claim,
+)
+from benchmarks.loads import runs
+from benchmarks.loads.processes import cpu_seconds
+from benchmarks.loads.provider import Provider, stack_with_provider
+from devstack.stack import Stack
+
+PRODUCTS, BATCH, AT_ONCE = 5_000, 10, 16
+DELAY = 0.05  # seconds a request takes at the provider
+
+OURS, ALONE = "ideal time ÷ the draft's", "ideal time ÷ the AI client's alone"
+
+CLAIM = Claim(
+    id="P5",
+    title="Main job",
+    work=f"DRAFT_GENERATE for {PRODUCTS:,} products, a provider that takes {DELAY * 1000:.0f} ms a request, {AT_ONCE} "
+    f"requests at once, {BATCH} products a request; against requests × {DELAY * 1000:.0f} ms ÷ {AT_ONCE}",
+    figures=[Figure(OURS, must=0.85, beyond=0.95), Figure(ALONE)],
+)
+
+
+class Drafts:
+    """Rounds of drafts, and of the same requests without a run."""
+
+    def __init__(self, stack: Stack, provider: Provider, products: int) -> None:
+        self._stack = stack
+        self._provider = provider
+        self.products = products
+        self.seconds: list[float] = []
+        self.cpu: dict[str, list[float]] = {name: [] for name in ("executor", "provider", "runs_service", "PostgreSQL")}
+
+    def draft(self, number: int) -> float:
+        """Draft a shop whose products are new; return ideal ÷ measured time."""
+        project = runs.make_shop(self._stack, f"draft-{number}", products=self.products)
+        preview = runs.finished(self._stack, runs.create(self._stack, project, meta=RunMeta(sample_size=BATCH)))
+        relieve(self._stack)
+        self._provider.reset()
+        before = self._cpu()
+        timed = runs.timed(
+            self._stack,
+            project,
+            Run.DRAFT_GENERATE,
+            scope_id=preview.scope_id,
+            rules_hash=preview.rules_hash,
+        )
+        after = self._cpu()
+        for name, values in self.cpu.items():
+            values.append(after[name] - before[name])
+        self.seconds.append(timed.seconds)
+        self._require_whole(timed.run)
+        return self._ideal() / timed.seconds
+
+    def alone(self) -> float:
+        """Ask for the products of the first shop without a run; return ideal ÷ measured time."""
+        rows = checks.rows(
+            self._stack,
+            "SELECT id, title, description FROM executor.products WHERE starts_with(project_id, %s) ORDER BY id",
+            ["draft-0-"],
+        )
+        settings = self._provider.settings
+        self._provider.reset()
+        done = load(
+            "benchmarks.loads.ask",
+            model=settings["AI_MODEL"],
+            api_key=settings["OPENAI_API_KEY"],
+            base_url=settings["OPENAI_BASE_URL"],
+            products=[list(row) for row in rows],
+            concurrency=AT_ONCE,
+            batch=BATCH,
+        )
+        return (self._ideal() - DELAY / AT_ONCE) / float(done["seconds"])
+
+    def _ideal(self) -> float:
+        """Return the seconds that the requests since the reset take at best. Fails unless all were good ones."""
+        stats = self._provider.stats()
+        require(stats["statuses"] == {"200": stats["requests"]}, f"the provider refused requests: {stats['statuses']}")
+        require(stats["max_in_flight"] == AT_ONCE, f"{stats['max_in_flight']} requests at once, not {AT_ONCE}")
+        return float(stats["requests"]) * DELAY / AT_ONCE
+
+    def _require_whole(self, run: Run) -> None:
+        """Fail unless the draft has a suggestion for each product, and each was asked for once."""
+        require(run.result.draft_generated == self.products, f"the draft says {run.result}")
+        found = checks.rows(
+            self._stack,
+            "SELECT d.status, count(*) FROM executor.draft_items i JOIN executor.drafts d ON d.id = i.draft_id "
+            "WHERE d.id = %s AND i.final_suggestion LIKE 'SEO title for %%' GROUP BY 1",
+            [run.draft_id],
+        )
+        require(found == [("READY", self.products)], f"{self.products} suggestions were due: {found}")
+        asked = self._provider.stats()["asked"]
+        missing = self.products - BATCH  # the preview had asked for the others
+        require(len(asked) == sum(asked.values()) == missing, f"{missing} products were to be asked for once each")
+
+    def _cpu(self) -> Mapping[str, float]:
+        return {
+            "executor": cpu_seconds(self._stack.executors[0].pid),
+            "provider": cpu_seconds(self._provider.pid),
+            "runs_service": cpu_seconds(self._stack.runs[0].pid),
+            "PostgreSQL": cpu_seconds(self._stack.postgres.pid),
+        }
+
+
+def measure(options: Options) -> Results:
+    """Alternate between drafts and the AI client alone."""
+    settings = {"AI_CONCURRENCY": str(AT_ONCE), "AI_BATCH_SIZE": str(BATCH)}
+    with stack_with_provider(delay=DELAY, **settings) as (stack, provider):
+        drafts = Drafts(stack, provider, options.size(PRODUCTS, 1_000))
+        drafts.draft(0)  # the executor's first draft imports and connects
+        for values in (drafts.seconds, *drafts.cpu.values()):
+            values.clear()
+        found = alternate(
+            {OURS: lambda number: drafts.draft(number + 1), ALONE: lambda _: drafts.alone()}, options.rounds
+        )
+    return Results(
+        ratios=found,
+        absolutes=[
+            Absolute("draft, CreateRun sent to SUCCEEDED received", "s", drafts.seconds),
+            *(Absolute(f"{name}, during the draft", "CPU s", values) for name, values in drafts.cpu.items()),
+        ],
+        notes=[
+            f"Each round drafts a new shop of {drafts.products:,} products; for {BATCH} the preview had asked.",
+            "The provider is a process of its own on the same two cores: what it costs stands beside.",
+            "Every product was asked for once, and the draft has a suggestion for each.",
+            "Beside it: the same requests by the executor's AI client, in a process that does nothing else.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_claim(CLAIM, measure)
