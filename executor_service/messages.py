@@ -1,5 +1,6 @@
 """Between protos and records: everything that builds one out of the other."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -14,9 +15,11 @@ from executor_service import records
 from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
 from executor_service.playbooks.rules import Rules
 from executor_service.quota import Allowance
-from executor_service.records import Job, RunType, State
+from executor_service.records import Job, RunType, State, Status
 
 DEFAULT_SAMPLE_SIZE = 3  # products
+RUN_TYPES: Mapping[int, RunType] = {Run.Type.Value(kind.value): kind for kind in RunType}
+STATUSES: Mapping[Status, Run.Status.ValueType] = {status: Run.Status.Value(status.value) for status in Status}
 
 
 class UnreadableJob(ValueError):
@@ -28,7 +31,7 @@ class UnreadableJob(ValueError):
 
 def job(message: RunJob) -> Job:
     """Read a job. Raises UnreadableJob."""
-    if message.run_type not in Run.Type.values() or not message.run_type:
+    if message.run_type not in RUN_TYPES:
         raise UnreadableJob(f"run type {message.run_type} is not known here")
     if not message.project_id:
         raise UnreadableJob("project_id is missing")
@@ -45,7 +48,7 @@ def job(message: RunJob) -> Job:
         run_id=run_id,
         project_id=message.project_id,
         playbook=target,
-        run_type=RunType(Run.Type.Name(message.run_type)),
+        run_type=RUN_TYPES[message.run_type],
         scope_id=message.scope_id,
         rules_hash=message.rules_hash,
         sample_size=meta.sample_size if meta.HasField("sample_size") else DEFAULT_SAMPLE_SIZE,
@@ -70,7 +73,7 @@ def event(state: State) -> RunEvent:
     return RunEvent(
         run_id=str(state.run_id),
         number=state.number,
-        status=Run.Status.Value(state.status.value),
+        status=STATUSES[state.status],
         attempt=state.attempt,
         progress=RunProgress(completed=state.completed, total=state.total),
         ai_used=state.ai_used if state.status.is_terminal else False,

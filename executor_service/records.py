@@ -40,7 +40,7 @@ class Status(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether it never changes any more."""
-        return self not in (Status.QUEUED, Status.RUNNING)
+        return self is not Status.QUEUED and self is not Status.RUNNING
 
 
 class DraftStatus(StrEnum):

@@ -3,6 +3,7 @@
 SQLAlchemy keeps the pool and knows the schema; statements go straight to psycopg, which takes a fifth of the time.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -61,10 +62,17 @@ async def _connect(answer_timeout: float, *arguments: Any, **options: Any) -> ps
     return connection
 
 
+_ARRAY = re.compile(r"CAST\(%\((\w+)\)s AS ([a-z ]+)\[\]\)")
+
+
 @lru_cache(maxsize=512)
 def _in_psycopgs_words(statement: str) -> str:
-    """Return a statement with :name parameters as psycopg takes it."""
-    return str(text(statement).compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    """Return a statement with :name parameters as psycopg takes it.
+
+    Arrays go in binary: as text every element is searched for what must be quoted, which takes four times as long.
+    """
+    compiled = str(text(statement).compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    return _ARRAY.sub(r"CAST(%(\1)b AS \2[])", compiled)
 
 
 class Rows(list[Row]):
@@ -111,7 +119,7 @@ class Connection:
     async def execute(self, statement: TextClause, parameters: Mapping[str, object] | None = None) -> Rows:
         """Execute one statement and return all its rows."""
         cursor = self._driver.cursor(row_factory=namedtuple_row)
-        await cursor.execute(_in_psycopgs_words(statement.text), parameters or {})
+        await cursor.execute(_in_psycopgs_words(statement.text), parameters or {}, binary=True)
         rows = Rows(await cursor.fetchall() if cursor.description else ())
         rows.rowcount = cursor.rowcount
         return rows
