@@ -1,5 +1,6 @@
 """The gRPC server: health, reflection, TLS, and the interceptors in their order."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from servicekit.auth import Authenticator, NoAuthentication, TokenAuthenticator,
 from servicekit.interceptors.access_log import AccessLog
 from servicekit.interceptors.authentication import Authentication
 from servicekit.interceptors.authorization import Authorization, Permissions
+from servicekit.interceptors.base import InterceptorChain
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.request_ids import RequestIds
-from servicekit.interceptors.unknown_methods import UnknownMethods
+from servicekit.interceptors.unknown_methods import refusal
 from servicekit.interceptors.validation import Validation
 from servicekit.metrics import Metrics
 from servicekit.settings import ServiceSettings
@@ -24,6 +26,7 @@ from servicekit.sockets import hang_up
 
 logger = logging.getLogger(__name__)
 
+LAST_WORDS = 0.1  # seconds until gRPC has written what we gave it last; it does not tell
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -70,14 +73,18 @@ class Server:
         self._server = grpc.aio.server(
             options=OPTIONS,
             interceptors=[
-                UnknownMethods(),
-                RequestIds(),
-                AccessLog(metrics),
-                ErrorTranslation(),
-                self._calls,
-                Authentication(authenticator(settings)),
-                Validation(),
-                Authorization(permissions),
+                InterceptorChain(
+                    [
+                        RequestIds(),
+                        AccessLog(metrics),
+                        ErrorTranslation(),
+                        self._calls,
+                        Authentication(authenticator(settings)),
+                        Validation(),
+                        Authorization(permissions),
+                    ],
+                    unknown=refusal,
+                )
             ],
         )
         for registration in registrations:
@@ -104,6 +111,7 @@ class Server:
         """Refuse new calls, give those under way `grace` seconds, tell the rest to come again, and hang up."""
         await self.drain()
         await self._calls.finish(grace)
+        await asyncio.sleep(LAST_WORDS)
         hang_up(self._port)
         await self._server.stop(None)
 

@@ -16,7 +16,6 @@ class AccessLog(CallInterceptor):
     """Logs method, status code and time of every call, and counts them."""
 
     def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
         self._metrics = metrics
 
     async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:

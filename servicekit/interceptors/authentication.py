@@ -10,7 +10,6 @@ class Authentication(CallInterceptor):
     """Refuses calls without a valid token and makes the caller known to the rest."""
 
     def __init__(self, authenticator: Authenticator) -> None:
-        super().__init__()
         self._authenticator = authenticator
 
     async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:

@@ -21,7 +21,6 @@ class Authorization(CallInterceptor):
     """
 
     def __init__(self, permissions: Permissions) -> None:
-        super().__init__()
         self._permissions = permissions
 
     async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:

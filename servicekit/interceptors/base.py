@@ -1,7 +1,7 @@
 """The shape of an interceptor: it surrounds a call as a coroutine, unary or streaming alike."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -14,17 +14,13 @@ Call = Callable[[Any, Context], Awaitable[Message | None]]
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor:
     """Surrounds every call of our services.
 
     Handlers are coroutines: a unary one returns its response, a streaming one writes to its context and
     returns None. So one `surround` serves both, and cleanup runs at once when a stream is cancelled (a
     generator's would wait for the garbage collector).
     """
-
-    def __init__(self) -> None:
-        # Wrapped once per method, not once per call.
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     @abstractmethod
     async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
@@ -33,6 +29,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Outside Validation, which decodes it, the request is still bytes.
         """
 
+    def wrap(self, handler: Any, method: str) -> Any:
+        """Return the method's handler, surrounded."""
+        call = behaviour_of(handler)
+
+        async def surrounded(request: Message, context: Context) -> Message | None:
+            return await self.surround(call, method, request, context)
+
+        return like(handler, surrounded, handler.request_deserializer)
+
+
+class InterceptorChain(grpc.aio.ServerInterceptor):
+    """Call interceptors around each other, the first one outermost, as one of gRPC's.
+
+    Each of gRPC's costs every call a round of its own; these are put around a method once. What is asked of methods
+    that the server does not have is answered by `unknown`.
+    """
+
+    def __init__(self, interceptors: Sequence[CallInterceptor], *, unknown: Callable[[str], Any]) -> None:
+        self._interceptors = interceptors
+        self._unknown = unknown
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Return the method's handler, surrounded."""
         method = details.method
@@ -40,18 +58,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if wrapped is not None:
             return wrapped
         handler = await continuation(details)
-        if handler is None or method.startswith(OPEN_SERVICES) or handler.request_streaming:
-            return handler
-        self._handlers[method] = wrapped = self._wrap(handler, method)
-        return wrapped
-
-    def _wrap(self, handler: Any, method: str) -> Any:
-        call = behaviour_of(handler)
-
-        async def surrounded(request: Message, context: Context) -> Message | None:
-            return await self.surround(call, method, request, context)
-
-        return like(handler, surrounded, handler.request_deserializer)
+        if handler is None:
+            return self._unknown(method)  # and not kept: made-up names are without end
+        if not method.startswith(OPEN_SERVICES) and not handler.request_streaming:
+            for interceptor in reversed(self._interceptors):
+                handler = interceptor.wrap(handler, method)
+        self._handlers[method] = handler
+        return handler
 
 
 def behaviour_of(handler: Any) -> Call:

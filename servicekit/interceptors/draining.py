@@ -26,7 +26,6 @@ class Draining(CallInterceptor):
     """Once closed, refuses every call with SHUTTING_DOWN; those it let in before can be waited for."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._closed = False
         self._under_way: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()  # by us, while their callers still wait

@@ -1,4 +1,4 @@
-"""Answers calls of methods that this server does not have the way it answers all others."""
+"""Answers calls of methods that this server does not have in the shape of all other errors."""
 
 from typing import Any
 
@@ -9,19 +9,12 @@ from servicekit.interceptors.base import Context
 from servicekit.interceptors.request_ids import HEADER, request_id_of
 
 
-class UnknownMethods(grpc.aio.ServerInterceptor):
-    """Refuses unknown methods with METHOD_UNKNOWN; gRPC by itself says so without ErrorInfo.
+def refusal(method: str) -> Any:
+    """Return a handler that refuses `method` with METHOD_UNKNOWN; gRPC by itself says so without ErrorInfo.
 
-    Outermost, so that made-up names reach neither the measurements nor any table by method.
+    Nothing stands around it, so that made-up names reach neither the measurements nor any table by method.
     """
 
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        """Return the method's handler, or the one that refuses."""
-        handler = await continuation(details)
-        return _refusal(details.method) if handler is None else handler
-
-
-def _refusal(method: str) -> Any:
     async def refuse(_requests: Any, context: Context) -> None:
         status = ServiceError(
             Reason.METHOD_UNKNOWN,

@@ -33,9 +33,9 @@ class Validation(CallInterceptor):
             )
         return await call(request, context)
 
-    def _wrap(self, handler: Any, method: str) -> Any:
+    def wrap(self, handler: Any, method: str) -> Any:
         """Decode here, and not before all interceptors: gRPC's own answer to bad bytes has no ErrorInfo."""
-        check = behaviour_of(super()._wrap(handler, method))
+        check = behaviour_of(super().wrap(handler, method))
 
         async def decode_and_check(body: bytes, context: Context) -> Message | None:
             try:

@@ -9,8 +9,10 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
+from servicekit.interceptors.base import InterceptorChain
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
+from servicekit.interceptors.unknown_methods import refusal
 from servicekit.sockets import hang_up
 from tests.support.stopping import assert_shutting_down
 
@@ -23,7 +25,9 @@ class Waiter:
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Event()
         self.cancelled = 0
-        self.server = grpc.aio.server(interceptors=[ErrorTranslation(), self.calls])
+        self.server = grpc.aio.server(
+            interceptors=[InterceptorChain([ErrorTranslation(), self.calls], unknown=refusal)]
+        )
         handlers = {
             "Unary": grpc.unary_unary_rpc_method_handler(self.unary, Empty.FromString, Empty.SerializeToString),
             "Stream": grpc.unary_stream_rpc_method_handler(self.stream, Empty.FromString, Empty.SerializeToString),
