@@ -7,7 +7,7 @@ import uvloop
 
 from executor_service import app
 from executor_service.settings import ExecutorSettings
-from servicekit import lifecycle, logs, settings
+from servicekit import lifecycle, logs, settings, workers
 
 DESCRIPTION = """\
 Serve ExecutorService and CatalogService: execute runs, keep projects, products, drafts and AI usage.
@@ -26,7 +26,8 @@ environment variables (default):
   EXECUTOR_CONCURRENCY      runs at once in this process (16)
   EXECUTOR_LEASE_SECONDS    time after which the runs of a dead process are taken over (15)
   EXECUTOR_GRACE_SECONDS    time running work gets to end when told to stop; then it is handed back (5)
-  EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL (10)
+  EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process (10)
+  EXECUTOR_WORKERS          processes at EXECUTOR_LISTEN, for machines with more cores (1)
   AI_PROVIDER               openai or offline; unset: openai when OPENAI_API_KEY is set, else offline
   AI_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL   the model, the key, another server of the same protocol
   AI_CONCURRENCY            AI requests at once in this process (16)
@@ -36,7 +37,7 @@ environment variables (default):
   AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same as runs-service's
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
-  METRICS_LISTEN            HOST:PORT for Prometheus; unset: off
+  METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
 """
@@ -57,9 +58,13 @@ def main() -> int:
     if command == "migrate":
         app.migrate(loaded)
     else:
-        uvloop.run(app.serve(loaded))
-        lifecycle.leave()
+        return workers.run(loaded.workers, loaded.listen, lambda number: _serve(loaded.of_worker(number)))
     return 0
+
+
+def _serve(loaded: ExecutorSettings) -> None:
+    uvloop.run(app.serve(loaded))
+    lifecycle.leave()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ class ExecutorSettings(ServiceSettings):
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("EXECUTOR_DATABASE_URL"))
     listen: Address = Field(default="127.0.0.1:50052", validation_alias=AliasChoices("EXECUTOR_LISTEN"))
+    workers: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
     executor_database_pool_size: int = Field(default=10, ge=2, le=100)
 
     executor_concurrency: int = Field(default=16, ge=1, le=1000)  # runs at once in this process

@@ -7,7 +7,7 @@ import uvloop
 
 from runs_service import app
 from runs_service.settings import RunsSettings
-from servicekit import lifecycle, logs, settings
+from servicekit import lifecycle, logs, settings, workers
 
 DESCRIPTION = """\
 Serve RunsService: accept runs of automation playbooks, keep their history, let anyone watch.
@@ -26,12 +26,13 @@ environment variables (default):
   ENABLE_QUEUE_PROCESSORS   false: runs execute inline, whatever BROKER_URL says (true)
   RUNS_INLINE_FALLBACK      true: runs execute inline while the broker is down (false)
   RUNS_RECONCILE_SECONDS    silence after which the executor is asked about a run (5)
-  RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL (8)
+  RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL of each process (8)
+  RUNS_WORKERS              processes at RUNS_LISTEN, for machines with more cores (1)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
   AUTH_JWT_SECRET           HS256 secret, 32 characters or more
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
-  METRICS_LISTEN            HOST:PORT for Prometheus; unset: off
+  METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
 """
@@ -52,9 +53,13 @@ def main() -> int:
     if command == "migrate":
         app.migrate(loaded)
     else:
-        uvloop.run(app.serve(loaded))
-        lifecycle.leave()
+        return workers.run(loaded.workers, loaded.listen, lambda number: _serve(loaded.of_worker(number)))
     return 0
+
+
+def _serve(loaded: RunsSettings) -> None:
+    uvloop.run(app.serve(loaded))
+    lifecycle.leave()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ class RunsSettings(ServiceSettings):
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("RUNS_DATABASE_URL"))
     listen: Address = Field(default="127.0.0.1:50051", validation_alias=AliasChoices("RUNS_LISTEN"))
+    workers: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("RUNS_WORKERS"))
     executor_target: Address = "127.0.0.1:50052"
 
     # True: a configured broker that is down also means inline. False: runs wait QUEUED for its return.

@@ -31,7 +31,6 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # a taken port must be an error, not a share of somebody's traffic
     # Finds watchers whose machine has vanished, and lets clients ping through idle load balancers.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -71,7 +70,8 @@ class Server:
         self._names = [registration.name for registration in registrations]
         self._calls = Draining()
         self._server = grpc.aio.server(
-            options=OPTIONS,
+            # One process: a taken port must be an error, not a share of somebody's traffic.
+            options=[*OPTIONS, ("grpc.so_reuseport", int(settings.workers > 1))],
             interceptors=[
                 InterceptorChain(
                     [

@@ -49,11 +49,12 @@ def is_loopback(address: str) -> bool:
 
 
 class ServiceSettings(BaseSettings):
-    """What every service reads. A subclass adds its own and names its listener in `listen`."""
+    """What every service reads. A subclass adds its own and names its listener in `listen` and `workers`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
     listen: Address
+    workers: int  # processes at that address
 
     broker_url: BrokerUrl | None = None
     # Queues and exchanges are named after it. Both services need the same; stacks that share a broker, one each.
@@ -84,6 +85,8 @@ class ServiceSettings(BaseSettings):
                 "AUTH_MODE=jwt needs AUTH_JWT_SECRET (32 characters or more): the services' own tokens are signed "
                 "with it, and the users' too unless AUTH_JWT_PUBLIC_KEY_FILE is set"
             )
+        if self.workers > 1 and self.listen.endswith(":0"):
+            raise ValueError(f"several workers need one port to share, and {self.listen} gives each its own")
         if bool(self.tls_cert_file) != bool(self.tls_key_file):
             raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
         if self.tls_client_ca_file and not self.tls_cert_file:
@@ -98,6 +101,13 @@ class ServiceSettings(BaseSettings):
     def queue_url(self) -> str | None:
         """The broker to use, or None when runs execute inline."""
         return self.broker_url if self.enable_queue_processors else None
+
+    def of_worker(self, number: int) -> Self:
+        """Return the settings of one of the processes: its measurements have a port of their own."""
+        if self.metrics_listen is None or number == 0:
+            return self
+        host, _, port = self.metrics_listen.rpartition(":")
+        return self.model_copy(update={"metrics_listen": f"{host}:{int(port) + number}"})
 
     def queue(self, name: str) -> str:
         """Return what the queue `name` is called at the broker."""

@@ -1,0 +1,106 @@
+"""EXECUTOR_WORKERS and RUNS_WORKERS: several processes of a service at one port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from devstack.ports import HOST, free_ports
+from servicekit.health_probe import is_serving
+from tests.support.waiting import eventually
+
+DEADLINE = 30  # seconds
+
+
+@pytest.fixture
+def environment(executor_database: str) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("EXECUTOR_", "AI_", "OPENAI_"))},
+        "EXECUTOR_DATABASE_URL": executor_database,
+        "EXECUTOR_LISTEN": f"{HOST}:{free_ports(1)[0]}",
+        "EXECUTOR_WORKERS": "2",
+        "EXECUTOR_GRACE_SECONDS": "0.1",
+        "AUTH_MODE": "disabled",
+    }
+
+
+@contextmanager
+def started(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "executor_service"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
+
+
+def serving(environment: dict[str, str], process: "subprocess.Popen[str]") -> bool:
+    """Tell whether every worker listens, and whoever gets the connection answers."""
+    listening = sum(
+        any(connection.status == psutil.CONN_LISTEN for connection in worker.net_connections("tcp"))
+        for worker in workers(process)
+    )
+    return listening == 2 and is_serving(environment["EXECUTOR_LISTEN"], 1)
+
+
+async def test_both_serve_one_that_dies_is_replaced_and_all_stop_together(environment: dict[str, str]) -> None:
+    with started(environment) as process:
+        await eventually(lambda: serving(environment, process), timeout=DEADLINE)
+        victim, other = workers(process)
+        old_enough = victim.create_time() + 5.5  # what dies sooner is not replaced
+        await eventually(lambda: time.time() > old_enough)
+        victim.kill()
+        await eventually(lambda: victim not in workers(process) and serving(environment, process), timeout=DEADLINE)
+        assert other in workers(process)
+        family = [*workers(process), other]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+        assert not any(member.is_running() for member in family)
+
+
+async def test_no_worker_outlives_a_parent_that_is_killed(environment: dict[str, str]) -> None:
+    with started(environment) as process:
+        await eventually(lambda: serving(environment, process), timeout=DEADLINE)
+        family = workers(process)
+        process.kill()
+        await eventually(lambda: not any(member.is_running() for member in family))
+
+
+async def test_workers_that_cannot_start_end_the_service_with_an_error(environment: dict[str, str]) -> None:
+    with started(environment | {"AI_PROVIDER": "openai", "OPENAI_API_KEY": ""}) as process:
+        _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert "OPENAI_API_KEY" in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_port_that_somebody_listens_at_is_not_shared(environment: dict[str, str]) -> None:
+    host, _, port = environment["EXECUTOR_LISTEN"].rpartition(":")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind((host, int(port)))
+        taken.listen()
+        with started(environment) as process:
+            _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert f"cannot listen on {environment['EXECUTOR_LISTEN']}" in errors
+
+
+async def test_several_workers_need_a_port_of_their_own(environment: dict[str, str]) -> None:
+    with started(environment | {"EXECUTOR_LISTEN": f"{HOST}:0"}) as process:
+        _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 2
+    assert "several workers need one port" in errors
