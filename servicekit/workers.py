@@ -17,7 +17,7 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-EARLY = 5.0  # seconds; what ends sooner after its start will end again, so nobody starts it again
+EARLY = 3.0  # seconds; what ends sooner after its start will end again, so nobody starts it again
 
 Serve = Callable[[int], None]
 
