@@ -128,6 +128,7 @@ class _Conversation:
         self._texts = texts
         self._completed = len(texts)  # products
         self._askers = 0
+        self._ahead = asyncio.Semaphore(0)  # requests that may be under way or answered and not stored
         self._arrived: asyncio.Queue[_Answer | None] = asyncio.Queue()
         self._failure: AIError | None = None
         self._refusal: AIRefusedError | None = None
@@ -136,6 +137,8 @@ class _Conversation:
         """Ask until there is an answer to everything, or one request has failed for good: then those under way
         still come in and are kept, since they are paid for. Raises AIError, LeaseLost, ServiceError."""
         self._askers = min(at_once, len(self._requests))
+        # Each may ask on while its last answer is being stored, and no further: a crash loses what is not stored.
+        self._ahead = asyncio.Semaphore(2 * self._askers)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._record_arrivals())
@@ -150,6 +153,7 @@ class _Conversation:
 
     async def _ask_on(self) -> None:
         for products in self._pending:
+            await self._ahead.acquire()
             if self._failure is not None:
                 break
             try:
@@ -169,8 +173,10 @@ class _Conversation:
         answer = await self._arrived.get()
         while answer is not None:
             usable: list[Suggested] = []
+            answers = 0
             while answer is not None:
                 usable += self._take(*answer)
+                answers += 1
                 if self._arrived.empty():
                     break
                 answer = self._arrived.get_nowait()
@@ -178,6 +184,8 @@ class _Conversation:
                 tell_at = clock() + PROGRESS_INTERVAL
             if usable or tell:
                 await self._record(usable, completed=self._completed, tell=tell)
+            for _ in range(answers):
+                self._ahead.release()
             if answer is not None:
                 answer = await self._arrived.get()
 
