@@ -95,10 +95,10 @@ def measure(options: Options) -> Results:
     with ExitStack() as running:
         stack = running.enter_context(durable_stack())
         rivals = [running.enter_context(rival(stack, worker=True)) for rival in (celery, procrastinate, dbos)]
-        for warm in (Drain(stack, 200),):
-            warm.runs(-1)
-            for rival in rivals:
-                warm.tasks(rival)
+        warmup = Drain(stack, 200)
+        warmup.runs(-1)
+        for rival in rivals:
+            warmup.tasks(rival)
         drain = Drain(stack, options.size(5_000, 500))
         contenders = {OURS: drain.runs}
         contenders |= {rival.name: lambda _number, rival=rival: drain.tasks(rival) for rival in rivals}
@@ -112,8 +112,9 @@ def measure(options: Options) -> Results:
             "The queue is filled while the worker process is stopped by SIGSTOP; the clock starts with SIGCONT.",
             "Our clock stops when 50 WatchRun streams, spread over the runs, have ended and ListRuns shows no run that "
             "is QUEUED or RUNNING; then every run is read by ListRuns, and its history by SQL.",
-            "Celery: results by join_native. procrastinate keeps no results: its jobs are listed. DBOS: workflows are "
-            "listed with their outputs.",
+            "Celery: a pool of threads, prefetch 128, results by join_native. "
+            "procrastinate: 30 coroutines; it keeps no results, its jobs are listed. DBOS: a queue without limits, its "
+            "workflows are listed with their outputs.",
         ],
         versions={name: version(name) for name in ("celery", "procrastinate", "dbos")},
     )

@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.harness.report import file_name
+
 OURS, LIMIT, OTHERS, GREY = "#0b6e4f", "#b3261e", "#5b7c99", "#8a8a8a"
 
 
@@ -36,7 +38,7 @@ def plot(found: dict[str, Any], folder: Path) -> Path:
         color=GREY,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{found['id'].lower()}.png"
+    file = folder / f"{file_name(found)}.png"
     figure.savefig(file, dpi=110)
     plt.close(figure)
     return file

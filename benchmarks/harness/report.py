@@ -48,9 +48,14 @@ def report(claim: Claim, results: Results, options: Options, seconds: float) -> 
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """Write a report into `folder`/results."""
-    file = folder / "results" / f"{found['id'].lower()}.json"
+    file = folder / "results" / f"{file_name(found)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+def file_name(found: dict[str, Any]) -> str:
+    """Return what the files of a report are called: p01 for P1, as its script is."""
+    return f"p{int(found['id'][1:]):02}"
 
 
 def machine() -> dict[str, Any]:

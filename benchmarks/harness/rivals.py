@@ -31,15 +31,21 @@ class Rival:
         return load(self.client, env=self.env, work=work, **spec)
 
 
-CELERY_OPTIONS = ("--pool=solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
+# What a worker tells other workers is left out: there are none.
+CELERY_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 
 
 @contextmanager
-def celery(stack: Stack, *, worker: bool) -> Iterator[Rival]:
-    """Celery, broker and results in the stack's Valkey."""
+def celery(stack: Stack, *, worker: bool, pool: str = "threads") -> Iterator[Rival]:
+    """Celery, broker and results in the stack's Valkey.
+
+    One process, as the others have: the pool `prefork` with its two more took more CPU a task. Of the two pools without
+    more processes, `threads` took the least, and `solo` answers a single task soonest.
+    """
     assert stack.valkey
     env = {"BENCH_BROKER_URL": stack.valkey.url}
-    process = _worker(stack, "celery", "-A", "benchmarks.rivals.celery_app", "worker", *CELERY_OPTIONS, env=env)
+    options = ("-A", "benchmarks.rivals.celery_app", "worker", f"--pool={pool}", *CELERY_OPTIONS)
+    process = _worker(stack, "celery", *options, env=env)
 
     def queued() -> int:
         with checks.broker(stack) as broker:
