@@ -72,8 +72,8 @@ class Side:
             PAGES[0]: partial(self._list, PAGE),
             PAGES[1]: partial(self._list, PAGE, page_token=self._token_of(deep)),
             **{
-                f"ListRuns by {name}": partial(self._list, history.RARE if name.startswith("rare") else PAGE, **wanted)
-                for name, wanted in history.FILTERS.items()
+                f"ListRuns by {name}": partial(self._list, found, **wanted)
+                for name, (wanted, found) in history.FILTERS.items()
             },
             "GetRun": self._get,
             "CreateRun": self._create,
@@ -151,7 +151,8 @@ def measure(options: Options) -> Results:
             "included; all have ended; 4 in 10 belong to the project that is asked for, the others to projects of 30.",
             f"Page 1,000 has the runs 19,981 to 20,000; in the small table the last full page stands against it, with "
             f"as many runs ({PAGE}).",
-            f"A rare filter finds {history.RARE} runs, the oldest of the project; the others find many.",
+            f"A rare value, and the scope, find {history.RARE} runs, the oldest of the project; run_type and status "
+            "together find none; the others find many.",
             f"Medians of up to {CALLS} calls a round, as the client sees them, in turn to both. A created run ends "
             "before the next call is made.",
         ],

@@ -48,7 +48,7 @@ class Watchers:
             async with self.opening:
                 request = WatchRunRequest(project_id=project, run_id=run_id)
                 call = next(self.stubs).WatchRun(request, metadata=self.metadata, timeout=TIMEOUT)
-                messages = call.__aiter__()
+                messages = aiter(call)  # type: ignore[var-annotated, arg-type]  # the stubs know only `async for`
                 run = (await anext(messages)).run
                 position = run.sequence
                 opened.set()
