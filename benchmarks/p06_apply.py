@@ -147,8 +147,8 @@ def measure(options: Options) -> Results:
             Absolute("psql, the whole process", "ms", [1_000 * s for s in shop.process]),
         ],
         notes=[
-            "The statement has the run's condition and sets what it sets; its time is psql's own, without the start and "
-            "login of the process. It commits, as the run does, to disk.",
+            "The statement has the run's condition and sets what it sets; its time is psql's own, without the "
+            "process's start and login. It commits, as the run does, to disk.",
             "The run also checks scope and draft, writes an item for each product, and is created, queued, claimed, "
             "reported and watched.",
             "Before each the titles are taken away through the API; then VACUUM and CHECKPOINT.",

@@ -19,7 +19,7 @@ RUNS, STREAMS_A_RUN, CONNECTIONS = 200, 10, 20
 WARM = 1  # streams a run that are open before memory is looked at
 PRODUCTS = 20  # a run: one request each
 REQUESTS_AT_ONCE, DELAY = 4, 0.06  # of the executor, and seconds each takes: some 60 a second, each a change of a run
-PACE = 0.015  # seconds between the starts of two drafts
+HOLD = 5.0  # seconds a request takes while drafts are started: the first ones are not to be done before the last begin
 WINDOW = 3.0  # seconds of a round
 AT_ONCE = 8  # calls while everything is set up
 
@@ -53,8 +53,9 @@ def measure(options: Options) -> Results:
     with stack_with_provider(delay=0.0, **settings) as (stack, provider):
         with ThreadPoolExecutor(AT_ONCE) as threads:
             previews = list(threads.map(lambda _: _preview(stack), range(count)))
+            provider.behave({"delay_seconds": HOLD})
+            drafts = list(threads.map(lambda preview: _draft(stack, preview), previews))
         provider.behave({"delay_seconds": DELAY})
-        drafts = [_draft(stack, preview) for preview in previews]
         spec = {"target": stack.runs_target, "token": stack.token("*", "VIEWER"), "connections": CONNECTIONS}
         with Load("benchmarks.loads.watchers", spec) as watchers:
             found = _rounds(stack, watchers, [[run.project_id, run.id] for run in drafts], options.rounds)
@@ -90,7 +91,7 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
     """Open the streams, the first few to warm up, and look at what arrives in each round."""
     server = psutil.Process(stack.runs[0].pid)
     _open(watchers, watched * WARM, len(watched) * WARM)
-    time.sleep(WINDOW)
+    time.sleep(HOLD)
     before = server.memory_info().rss
     more = STREAMS_A_RUN - WARM
     _open(watchers, watched * more, len(watched) * STREAMS_A_RUN)
@@ -115,15 +116,16 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
 
 def _open(watchers: Load, watched: list[list[str]], expected: int) -> None:
     watchers.send({"watch": watched})
-    opened = watchers.receive()["open"]
-    require(opened == expected, f"{expected} streams were to be open: {opened}")
+    opened = watchers.receive()
+    require(opened == {"open": expected, "problems": []}, f"{expected} streams were to be open: {opened}")
 
 
 def _ask(watchers: Load, expected: int) -> dict[str, Any]:
     """Return what arrived since the last question. Fails unless all streams are open."""
     watchers.send("window")
     arrived: dict[str, Any] = watchers.receive()
-    require(arrived["open"] == expected, f"{expected} streams were to be open: {arrived['open']}")
+    still = {name: arrived[name] for name in ("open", "problems")}
+    require(still == {"open": expected, "problems": []}, f"{expected} streams were to be open: {still}")
     return arrived
 
 
@@ -133,8 +135,6 @@ def _preview(stack: Stack) -> Run:
 
 
 def _draft(stack: Stack, preview: Run) -> Run:
-    """Start a draft; not all of them in the same moment."""
-    time.sleep(PACE)
     return runs.create(
         stack,
         preview.project_id,
