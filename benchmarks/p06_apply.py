@@ -23,7 +23,7 @@ from benchmarks.harness import (
     require,
     run_claim,
 )
-from benchmarks.loads import runs
+from benchmarks.loads.runs import Client
 from devstack.postgres import binary
 from devstack.stack import Stack
 from executor_service.models import BLANK
@@ -51,13 +51,14 @@ TIMING = re.compile(r"^Time: ([\d.]+) ms", re.MULTILINE)
 class Shop:
     """A shop with a whole draft, which is written again and again."""
 
-    def __init__(self, stack: Stack, folder: Path, products: int) -> None:
+    def __init__(self, stack: Stack, client: Client, folder: Path, products: int) -> None:
         self._stack = stack
+        self._client = client
         self.products = products
-        self._project = runs.make_shop(stack, "apply", products=products)
-        preview = runs.finished(stack, runs.create(stack, self._project, meta=RunMeta(sample_size=1)))
+        self._project = client.make_shop("apply", products=products)
+        preview = client.finished(client.create(self._project, meta=RunMeta(sample_size=1)))
         self._scope = {"scope_id": preview.scope_id, "rules_hash": preview.rules_hash}
-        draft = runs.finished(stack, runs.create(stack, self._project, Run.DRAFT_GENERATE, **self._scope))
+        draft = client.finished(client.create(self._project, Run.DRAFT_GENERATE, **self._scope))
         require(draft.result.draft_generated == products, f"the draft has {draft.result}")
         query = "SELECT product_id, final_suggestion FROM executor.draft_items WHERE draft_id = %s ORDER BY product_id"
         self._draft = checks.rows(stack, query, [draft.draft_id])
@@ -69,14 +70,14 @@ class Shop:
 
     def reset(self) -> None:
         """Take the titles away again, and leave nothing to clean up for who comes next."""
-        runs.put_products(self._stack, self._project, self.products)
+        self._client.put_products(self._project, self.products)
         with psycopg.connect(self._stack.postgres.url(database=checks.DATABASE), autocommit=True) as connection:
             connection.execute("VACUUM executor.products, executor.run_items, executor.executions")
             connection.execute("CHECKPOINT")
 
     def apply(self, _number: int) -> float:
         """Apply the draft; return products/s as the client sees it."""
-        timed = runs.timed(self._stack, self._project, Run.APPLY, **self._scope)
+        timed = self._client.timed(self._project, Run.APPLY, **self._scope)
         self.working.append(timed.working)
         self.applied += 1
         require(timed.run.result.updated == self.products, f"APPLY says {timed.run.result}")
@@ -129,8 +130,9 @@ def measure(options: Options) -> Results:
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         durable_stack(executor_env={"AI_PROVIDER": "offline"}) as stack,
+        Client(stack) as client,
     ):
-        shop = Shop(stack, Path(folder), options.size(PRODUCTS, 500))
+        shop = Shop(stack, client, Path(folder), options.size(PRODUCTS, 500))
         shop.reset()
         shop.apply(0)  # the executor's first one plans its statements
         shop.working.clear()

@@ -10,9 +10,9 @@ import psutil
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from benchmarks.harness import Absolute, Claim, Figure, Load, Options, Results, checks, require, run_claim
-from benchmarks.loads import runs
 from benchmarks.loads.processes import cpu_seconds
 from benchmarks.loads.provider import stack_with_provider
+from benchmarks.loads.runs import Client
 from devstack.stack import Stack
 
 RUNS, STREAMS_A_RUN, CONNECTIONS = 200, 10, 20
@@ -51,10 +51,10 @@ def measure(options: Options) -> Results:
     count = options.size(RUNS, 100)
     settings = {"EXECUTOR_CONCURRENCY": str(count), "AI_CONCURRENCY": str(REQUESTS_AT_ONCE), "AI_BATCH_SIZE": "1"}
     with stack_with_provider(delay=0.0, **settings) as (stack, provider):
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            previews = list(threads.map(lambda _: _preview(stack), range(count)))
+        with Client(stack) as client, ThreadPoolExecutor(AT_ONCE) as threads:
+            previews = list(threads.map(lambda _: _preview(client), range(count)))
             provider.behave({"delay_seconds": HOLD})
-            drafts = list(threads.map(lambda preview: _draft(stack, preview), previews))
+            drafts = list(threads.map(lambda preview: _draft(client, preview), previews))
         provider.behave({"delay_seconds": DELAY})
         spec = {"target": stack.runs_target, "token": stack.token("*", "VIEWER"), "connections": CONNECTIONS}
         with Load("benchmarks.loads.watchers", spec) as watchers:
@@ -129,19 +129,14 @@ def _ask(watchers: Load, expected: int) -> dict[str, Any]:
     return arrived
 
 
-def _preview(stack: Stack) -> Run:
-    project = runs.make_shop(stack, "watched", products=PRODUCTS)
-    return runs.finished(stack, runs.create(stack, project, meta=RunMeta(sample_size=1)))
+def _preview(client: Client) -> Run:
+    project = client.make_shop("watched", products=PRODUCTS)
+    return client.finished(client.create(project, meta=RunMeta(sample_size=1)))
 
 
-def _draft(stack: Stack, preview: Run) -> Run:
-    return runs.create(
-        stack,
-        preview.project_id,
-        Run.DRAFT_GENERATE,
-        scope_id=preview.scope_id,
-        rules_hash=preview.rules_hash,
-    )
+def _draft(client: Client, preview: Run) -> Run:
+    scope = {"scope_id": preview.scope_id, "rules_hash": preview.rules_hash}
+    return client.create(preview.project_id, Run.DRAFT_GENERATE, **scope)
 
 
 def _require_drafted(stack: Stack, count: int) -> None:
