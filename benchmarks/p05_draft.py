@@ -17,9 +17,9 @@ from benchmarks.harness import (
     require,
     run_claim,
 )
-from benchmarks.loads import runs
 from benchmarks.loads.processes import cpu_seconds
 from benchmarks.loads.provider import Provider, stack_with_provider
+from benchmarks.loads.runs import Client
 from devstack.stack import Stack
 
 PRODUCTS, BATCH, AT_ONCE = 5_000, 10, 16
@@ -39,8 +39,9 @@ CLAIM = Claim(
 class Drafts:
     """Rounds of drafts, and of the same requests without a run."""
 
-    def __init__(self, stack: Stack, provider: Provider, products: int) -> None:
+    def __init__(self, stack: Stack, client: Client, provider: Provider, products: int) -> None:
         self._stack = stack
+        self._client = client
         self._provider = provider
         self.products = products
         self.seconds: list[float] = []
@@ -48,13 +49,12 @@ class Drafts:
 
     def draft(self, number: int) -> float:
         """Draft a shop whose products are new; return ideal ÷ measured time."""
-        project = runs.make_shop(self._stack, f"draft-{number}", products=self.products)
-        preview = runs.finished(self._stack, runs.create(self._stack, project, meta=RunMeta(sample_size=BATCH)))
+        project = self._client.make_shop(f"draft-{number}", products=self.products)
+        preview = self._client.finished(self._client.create(project, meta=RunMeta(sample_size=BATCH)))
         relieve(self._stack)
         self._provider.reset()
         before = self._cpu()
-        timed = runs.timed(
-            self._stack,
+        timed = self._client.timed(
             project,
             Run.DRAFT_GENERATE,
             scope_id=preview.scope_id,
@@ -120,8 +120,8 @@ class Drafts:
 def measure(options: Options) -> Results:
     """Alternate between drafts and the AI client alone."""
     settings = {"AI_CONCURRENCY": str(AT_ONCE), "AI_BATCH_SIZE": str(BATCH)}
-    with stack_with_provider(delay=DELAY, **settings) as (stack, provider):
-        drafts = Drafts(stack, provider, options.size(PRODUCTS, 1_000))
+    with stack_with_provider(delay=DELAY, **settings) as (stack, provider), Client(stack) as client:
+        drafts = Drafts(stack, client, provider, options.size(PRODUCTS, 1_000))
         drafts.draft(0)  # the executor's first draft imports and connects
         for values in (drafts.seconds, *drafts.cpu.values()):
             values.clear()

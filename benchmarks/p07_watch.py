@@ -10,16 +10,16 @@ import psutil
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from benchmarks.harness import Absolute, Claim, Figure, Load, Options, Results, checks, require, run_claim
-from benchmarks.loads import runs
 from benchmarks.loads.processes import cpu_seconds
 from benchmarks.loads.provider import stack_with_provider
+from benchmarks.loads.runs import Client
 from devstack.stack import Stack
 
 RUNS, STREAMS_A_RUN, CONNECTIONS = 200, 10, 20
 WARM = 1  # streams a run that are open before memory is looked at
 PRODUCTS = 20  # a run: one request each
 REQUESTS_AT_ONCE, DELAY = 4, 0.06  # of the executor, and seconds each takes: some 60 a second, each a change of a run
-PACE = 0.015  # seconds between the starts of two drafts
+HOLD = 5.0  # seconds a request takes while drafts are started: the first ones are not to be done before the last begin
 WINDOW = 3.0  # seconds of a round
 AT_ONCE = 8  # calls while everything is set up
 
@@ -51,10 +51,11 @@ def measure(options: Options) -> Results:
     count = options.size(RUNS, 100)
     settings = {"EXECUTOR_CONCURRENCY": str(count), "AI_CONCURRENCY": str(REQUESTS_AT_ONCE), "AI_BATCH_SIZE": "1"}
     with stack_with_provider(delay=0.0, **settings) as (stack, provider):
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            previews = list(threads.map(lambda _: _preview(stack), range(count)))
+        with Client(stack) as client, ThreadPoolExecutor(AT_ONCE) as threads:
+            previews = list(threads.map(lambda _: _preview(client), range(count)))
+            provider.behave({"delay_seconds": HOLD})
+            drafts = list(threads.map(lambda preview: _draft(client, preview), previews))
         provider.behave({"delay_seconds": DELAY})
-        drafts = [_draft(stack, preview) for preview in previews]
         spec = {"target": stack.runs_target, "token": stack.token("*", "VIEWER"), "connections": CONNECTIONS}
         with Load("benchmarks.loads.watchers", spec) as watchers:
             found = _rounds(stack, watchers, [[run.project_id, run.id] for run in drafts], options.rounds)
@@ -90,7 +91,7 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
     """Open the streams, the first few to warm up, and look at what arrives in each round."""
     server = psutil.Process(stack.runs[0].pid)
     _open(watchers, watched * WARM, len(watched) * WARM)
-    time.sleep(WINDOW)
+    time.sleep(HOLD)
     before = server.memory_info().rss
     more = STREAMS_A_RUN - WARM
     _open(watchers, watched * more, len(watched) * STREAMS_A_RUN)
@@ -115,33 +116,27 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
 
 def _open(watchers: Load, watched: list[list[str]], expected: int) -> None:
     watchers.send({"watch": watched})
-    opened = watchers.receive()["open"]
-    require(opened == expected, f"{expected} streams were to be open: {opened}")
+    opened = watchers.receive()
+    require(opened == {"open": expected, "problems": []}, f"{expected} streams were to be open: {opened}")
 
 
 def _ask(watchers: Load, expected: int) -> dict[str, Any]:
     """Return what arrived since the last question. Fails unless all streams are open."""
     watchers.send("window")
     arrived: dict[str, Any] = watchers.receive()
-    require(arrived["open"] == expected, f"{expected} streams were to be open: {arrived['open']}")
+    still = {name: arrived[name] for name in ("open", "problems")}
+    require(still == {"open": expected, "problems": []}, f"{expected} streams were to be open: {still}")
     return arrived
 
 
-def _preview(stack: Stack) -> Run:
-    project = runs.make_shop(stack, "watched", products=PRODUCTS)
-    return runs.finished(stack, runs.create(stack, project, meta=RunMeta(sample_size=1)))
+def _preview(client: Client) -> Run:
+    project = client.make_shop("watched", products=PRODUCTS)
+    return client.finished(client.create(project, meta=RunMeta(sample_size=1)))
 
 
-def _draft(stack: Stack, preview: Run) -> Run:
-    """Start a draft; not all of them in the same moment."""
-    time.sleep(PACE)
-    return runs.create(
-        stack,
-        preview.project_id,
-        Run.DRAFT_GENERATE,
-        scope_id=preview.scope_id,
-        rules_hash=preview.rules_hash,
-    )
+def _draft(client: Client, preview: Run) -> Run:
+    scope = {"scope_id": preview.scope_id, "rules_hash": preview.rules_hash}
+    return client.create(preview.project_id, Run.DRAFT_GENERATE, **scope)
 
 
 def _require_drafted(stack: Stack, count: int) -> None:

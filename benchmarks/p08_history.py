@@ -10,7 +10,6 @@ from typing import Any
 
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
-from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from benchmarks.harness import (
     Absolute,
@@ -25,7 +24,8 @@ from benchmarks.harness import (
     require,
     run_claim,
 )
-from benchmarks.loads import history, runs
+from benchmarks.loads import history
+from benchmarks.loads.runs import Client
 from devstack.stack import Stack
 
 MANY, FEW = 1_000_000, 1_000
@@ -55,13 +55,13 @@ class Side:
 
     stack: Stack
     project: str
-    calls: RunsServiceStub
+    client: Client
     stored: int
     ids: list[str] = field(default_factory=list)  # of runs that GetRun is still to ask for
     made: int = 0
 
     def __post_init__(self) -> None:
-        self._auth = runs.auth(self.stack, self.project)
+        self._auth = self.client.auth(self.project)
         self.last = Run()
 
     def kinds(self, count: int) -> Calls:
@@ -72,8 +72,8 @@ class Side:
             PAGES[0]: partial(self._list, PAGE),
             PAGES[1]: partial(self._list, PAGE, page_token=self._token_of(deep)),
             **{
-                f"ListRuns by {name}": partial(self._list, history.RARE if name.startswith("rare") else PAGE, **wanted)
-                for name, wanted in history.FILTERS.items()
+                f"ListRuns by {name}": partial(self._list, found, **wanted)
+                for name, (wanted, found) in history.FILTERS.items()
             },
             "GetRun": self._get,
             "CreateRun": self._create,
@@ -87,12 +87,12 @@ class Side:
         require((total, active) == (expected, 0), f"{expected} runs should have ended: {total} there, {active} active")
 
     def _list(self, found: int, **wanted: Any) -> None:
-        answer = self.calls.ListRuns(pb.ListRunsRequest(project_id=self.project, **wanted), **self._auth)
+        answer = self.client.runs.ListRuns(pb.ListRunsRequest(project_id=self.project, **wanted), **self._auth)
         require(len(answer.runs) == found, f"{len(answer.runs)} runs of {self.stored}, not {found}, for {wanted}")
 
     def _get(self) -> None:
         run_id = self.ids.pop()
-        run = self.calls.GetRun(pb.GetRunRequest(project_id=self.project, run_id=run_id), **self._auth).run
+        run = self.client.runs.GetRun(pb.GetRunRequest(project_id=self.project, run_id=run_id), **self._auth).run
         require(run.id == run_id, f"GetRun answered {run.id} for {run_id}")
 
     def _create(self) -> None:
@@ -103,22 +103,22 @@ class Side:
             run_type=Run.PREVIEW_GENERATE,
             idempotency_key=f"bench-{self.made}",
         )
-        answer = self.calls.CreateRun(request, **self._auth)
+        answer = self.client.runs.CreateRun(request, **self._auth)
         require(answer.created, f"{request.idempotency_key} made no run")
         self.last = answer.run
 
     def await_last(self) -> None:
         """Wait, off the clock, until the run that was created last has ended."""
-        runs.watched(self.calls, self.last, self._auth)
+        self.client.finished(self.last)
 
     def _token_of(self, page: int) -> str:
         """Walk to a page and return its token. Fails unless it holds what SQL finds in that place."""
         token = ""
         for _ in range(page - 1):
             request = pb.ListRunsRequest(project_id=self.project, page_token=token)
-            token = self.calls.ListRuns(request, **self._auth).next_page_token
+            token = self.client.runs.ListRuns(request, **self._auth).next_page_token
         request = pb.ListRunsRequest(project_id=self.project, page_token=token)
-        listed = [run.id for run in self.calls.ListRuns(request, **self._auth).runs]
+        listed = [run.id for run in self.client.runs.ListRuns(request, **self._auth).runs]
         query = "SELECT id FROM runs.runs WHERE project_id = %s ORDER BY created_at DESC, id DESC LIMIT %s OFFSET %s"
         stored = [str(row[0]) for row in checks.rows(self.stack, query, [self.project, PAGE, (page - 1) * PAGE])]
         require(listed == stored, f"page {page} is not what is stored in its place")
@@ -151,7 +151,8 @@ def measure(options: Options) -> Results:
             "included; all have ended; 4 in 10 belong to the project that is asked for, the others to projects of 30.",
             f"Page 1,000 has the runs 19,981 to 20,000; in the small table the last full page stands against it, with "
             f"as many runs ({PAGE}).",
-            f"A rare filter finds {history.RARE} runs, the oldest of the project; the others find many.",
+            f"A rare value, and the scope, find {history.RARE} runs, the oldest of the project; run_type and status "
+            "together find none; the others find many.",
             f"Medians of up to {CALLS} calls a round, as the client sees them, in turn to both. A created run ends "
             "before the next call is made.",
         ],
@@ -163,8 +164,7 @@ def _side(running: ExitStack, count: int) -> tuple[Side, float]:
     stack = running.enter_context(durable_stack())
     project = make_project(stack, "big")
     filled = history.fill(stack, count, project)
-    calls = running.enter_context(runs.runs_stub(stack))
-    return Side(stack, project, calls, count), filled
+    return Side(stack, project, running.enter_context(Client(stack)), count), filled
 
 
 def _times(sides: Sequence[Side], rounds: int, calls: int) -> dict[str, list[list[float]]]:

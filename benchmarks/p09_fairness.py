@@ -19,8 +19,8 @@ from benchmarks.harness import (
     require,
     run_claim,
 )
-from benchmarks.loads import runs
 from benchmarks.loads.provider import Provider, stack_with_provider
+from benchmarks.loads.runs import Client
 from devstack.process import poll
 from devstack.stack import Stack
 
@@ -61,16 +61,17 @@ class Round:
 class Shops:
     """The busy project and the small ones, on a stack whose runs last as long as the provider does."""
 
-    def __init__(self, stack: Stack, provider: Provider, *, queued: int) -> None:
+    def __init__(self, stack: Stack, client: Client, provider: Provider, *, queued: int) -> None:
         self._stack = stack
+        self._client = client
         self._queued = queued
         self._random = random.Random(9)  # the same moments in every measurement
         # Blank texts are not kept, so every run asks anew.
         self._slow = {"answer": "blank", "delay_seconds": DELAY}
         self._provider = provider
         provider.behave(self._slow)
-        self._busy = runs.make_shop(stack, "busy", products=1)
-        self._small = [runs.make_shop(stack, "small", products=1) for _ in range(SMALL)]
+        self._busy = client.make_shop("busy", products=1)
+        self._small = [client.make_shop("small", products=1) for _ in range(SMALL)]
         self.created = 0
 
     def round(self) -> Round:
@@ -102,7 +103,7 @@ class Shops:
     def _wait(self, shop: str) -> float:
         """Start a run and see it end; return the seconds from the call until the executor started it."""
         called = time.time()
-        run = runs.finished(self._stack, runs.create(self._stack, shop, meta=SAMPLE))
+        run = self._client.finished(self._client.create(shop, meta=SAMPLE))
         return run.started_at.ToNanoseconds() / 1e9 - called
 
     def _waiting(self) -> int:
@@ -112,7 +113,7 @@ class Shops:
     def _fill_up(self) -> None:
         """Create runs of the busy project until as many as wanted are queued, and wait until the executor has them."""
         missing = self._queued - self._waiting()
-        runs.create_many(self._stack, self._busy, missing, Run.PREVIEW_GENERATE, meta=SAMPLE)
+        self._client.create_many(self._busy, missing, Run.PREVIEW_GENERATE, meta=SAMPLE)
         self.created += missing
         arrived = "SELECT count(*) FROM executor.executions WHERE project_id = %s"
         poll(
@@ -135,8 +136,11 @@ class Shops:
 
 def measure(options: Options) -> Results:
     """Start a stack with a slow provider and do the rounds."""
-    with stack_with_provider(delay=DELAY, EXECUTOR_CONCURRENCY=str(CONCURRENCY)) as (stack, provider):
-        shops = Shops(stack, provider, queued=options.size(QUEUED, 200))
+    with (
+        stack_with_provider(delay=DELAY, EXECUTOR_CONCURRENCY=str(CONCURRENCY)) as (stack, provider),
+        Client(stack) as client,
+    ):
+        shops = Shops(stack, client, provider, queued=options.size(QUEUED, 200))
         rounds = [shops.round() for _ in range(options.rounds)]
         shops.drain(options.rounds)
     return Results(

@@ -9,7 +9,7 @@ import psutil
 import psycopg
 
 from benchmarks.harness import Absolute, Claim, Figure, Options, Results, checks, durable_stack, require, run_claim
-from benchmarks.loads import runs
+from benchmarks.loads.runs import Client
 from devstack.stack import Stack
 
 SECONDS = 60.0
@@ -33,8 +33,9 @@ def measure(options: Options) -> Results:
     """Let a stack work, then leave it alone and look."""
     seconds = SECONDS if not options.quick else 10.0
     with durable_stack() as stack:
-        project = runs.make_shop(stack, "idle", products=3)
-        run = runs.finished(stack, runs.create(stack, project))
+        with Client(stack) as client:
+            project = client.make_shop("idle", products=3)
+            run = client.finished(client.create(project))
         require(run.result.draft_generated == 3, f"the warm-up run gave {run.result}")
         _log_statements(stack)
         time.sleep(SETTLE)

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
 
+import grpc
+
 from benchmarks.harness import plot, report
 from benchmarks.harness.checks import BenchmarkError
 from benchmarks.harness.claim import ROUNDS, Claim, Options, Results
@@ -45,7 +47,7 @@ def measured(claim: Claim, measure: Measure, options: Options) -> dict[str, Any]
     started = time.monotonic()
     try:
         results = measure(options)
-    except StackError as error:
+    except (StackError, grpc.RpcError) as error:
         raise BenchmarkError(str(error)) from error
     return report.report(claim, results, options, time.monotonic() - started)
 

@@ -39,15 +39,17 @@ COMMON = (
 )
 RARE_KIND = Kind(Run.APPLY, Run.STALE, DESCRIPTION)
 
-# How the big project is listed: by a value that many runs have, and by one that only few and old ones have.
-FILTERS: Mapping[str, dict[str, Any]] = {
-    "playbook_id": {"playbook_id": TITLE},
-    "rare playbook_id": {"playbook_id": RARE_KIND.playbook_id},
-    "run_type": {"run_type": Run.DRAFT_GENERATE},
-    "rare run_type": {"run_type": RARE_KIND.run_type},
-    "status": {"status": Run.FAILED},
-    "rare status": {"status": RARE_KIND.status},
-    "rare scope_id": {"scope_id": RARE_SCOPE},
+# How the big project is listed: by a value that many runs have, by one that only few and old ones have, and by two
+# values of which many runs have one or the other and none has both. And how many runs of a page of 20 that finds.
+FILTERS: Mapping[str, tuple[dict[str, Any], int]] = {
+    "playbook_id": ({"playbook_id": TITLE}, 20),
+    "rare playbook_id": ({"playbook_id": RARE_KIND.playbook_id}, RARE),
+    "run_type": ({"run_type": Run.DRAFT_GENERATE}, 20),
+    "rare run_type": ({"run_type": RARE_KIND.run_type}, RARE),
+    "status": ({"status": Run.FAILED}, 20),
+    "rare status": ({"status": RARE_KIND.status}, RARE),
+    "scope_id": ({"scope_id": RARE_SCOPE}, RARE),
+    "run_type and status": ({"run_type": Run.DRAFT_GENERATE, "status": Run.FAILED}, 0),
 }
 
 # A stored run is put together as protobuf allows: fields in any order, what differs before what a kind has in common.

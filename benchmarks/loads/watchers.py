@@ -1,8 +1,8 @@
 """Many watchers of many runs, on several connections.
 
-Asked `{"watch": [[project, run id], ...]}` it opens a stream for each and answers `{"open": N}` when every one has its
-snapshot. Asked `"window"` it answers with what arrived since the last question. Asked `"end"` it waits for the end of
-all streams and answers with what is wrong with them.
+Asked `{"watch": [[project, run id], ...]}` it opens a stream for each and answers when every one has its snapshot.
+Asked `"window"` it answers with what arrived since the last question, asked `"end"`, when all streams have ended,
+with what was wrong with them.
 """
 
 import asyncio
@@ -34,13 +34,12 @@ class Watchers:
     ended: int = 0
     problems: list[str] = field(default_factory=list)
 
-    async def watch(self, runs: list[list[str]]) -> int:
-        """Open a stream for each of `runs`; return how many are open, all with their snapshots."""
+    async def watch(self, runs: list[list[str]]) -> None:
+        """Open a stream for each of `runs`; all have their snapshots when this returns."""
         opened = [asyncio.Event() for _ in runs]
         for (project, run_id), event in zip(runs, opened, strict=True):
             self.streams.append(asyncio.create_task(self._follow(project, run_id, event)))
         await asyncio.gather(*(event.wait() for event in opened))
-        return len(self.streams) - self.ended
 
     async def _follow(self, project: str, run_id: str, opened: asyncio.Event) -> None:
         run, position = Run(), 0
@@ -48,7 +47,7 @@ class Watchers:
             async with self.opening:
                 request = WatchRunRequest(project_id=project, run_id=run_id)
                 call = next(self.stubs).WatchRun(request, metadata=self.metadata, timeout=TIMEOUT)
-                messages = call.__aiter__()
+                messages = aiter(call)  # type: ignore[var-annotated, arg-type]  # the stubs know only `async for`
                 run = (await anext(messages)).run
                 position = run.sequence
                 opened.set()
@@ -72,7 +71,11 @@ class Watchers:
     def window(self) -> dict[str, Any]:
         """Return the ages of the changes that arrived since the last question, and what is open."""
         ages, self.ages = self.ages, []
-        return {"ages": ages, "open": len(self.streams) - self.ended, "cpu": time.process_time()}
+        return {**self.open(), "ages": ages, "cpu": time.process_time()}
+
+    def open(self) -> dict[str, Any]:
+        """Return how many streams are open, and what is wrong."""
+        return {"open": len(self.streams) - self.ended, "problems": self.problems}
 
     async def end(self) -> dict[str, Any]:
         """Wait for the end of all streams."""
@@ -96,7 +99,8 @@ async def run(spec: dict[str, Any]) -> None:
             tell(await watchers.end())
             break
         else:
-            tell({"open": await watchers.watch(asked["watch"])})
+            await watchers.watch(asked["watch"])
+            tell(watchers.open())
     for channel in channels:
         await channel.close()
 
