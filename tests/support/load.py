@@ -224,7 +224,11 @@ class Load:
 
     def ends_a_second(self, since: float, until: float, *, created_since: float = 0.0) -> float:
         """Return how many runs ended each second between two times of time.monotonic()."""
-        old = {self.acknowledged[call.key].id for call in self.calls if call.created and call.answered < created_since}
+        old = {
+            self.acknowledged[call.key].id
+            for call in self.calls
+            if call.code is grpc.StatusCode.OK and call.answered < created_since
+        }
         return sum(since <= at < until and run_id not in old for run_id, at in self.ended_at.items()) / (until - since)
 
     def create_seconds(self, quantile: float, *, since: float = 0.0, until: float = math.inf) -> float:
