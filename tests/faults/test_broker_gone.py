@@ -261,9 +261,15 @@ async def test_with_the_fallback_runs_execute_while_valkey_is(
     assert await audit(stack, unacknowledged=HELD) == others + RUNS
 
 
-@pytest.mark.parametrize("place", ["over_valkey", "over_rabbitmq"])
-async def test_services_stop_in_order_while_the_broker_is_silent(place: str, request: pytest.FixtureRequest) -> None:
-    broker, stack = request.getfixturevalue(place)
+async def test_services_stop_in_order_while_valkey_is_frozen(over_valkey: tuple[Broker, Stack]) -> None:
+    await stopping(*over_valkey)
+
+
+async def test_services_stop_in_order_while_rabbitmq_is_frozen(over_rabbitmq: tuple[Broker, Stack]) -> None:
+    await stopping(*over_rabbitmq)
+
+
+async def stopping(broker: Broker, stack: Stack) -> None:
     services = [stack.runs[0], stack.executors[0]]
     async with frozen(broker):
         assert await asyncio.gather(*map(breaking.stop, services)) == [0, 0]

@@ -222,9 +222,14 @@ class Load:
 
     # What was seen
 
-    def ends_a_second(self, since: float, until: float) -> float:
+    def ends_a_second(self, since: float, until: float, *, created_since: float = 0.0) -> float:
         """Return how many runs ended each second between two times of time.monotonic()."""
-        return sum(since <= ended < until for ended in self.ended_at.values()) / (until - since)
+        old = {
+            self.acknowledged[call.key].id
+            for call in self.calls
+            if call.code is grpc.StatusCode.OK and call.answered < created_since
+        }
+        return sum(since <= at < until and run_id not in old for run_id, at in self.ended_at.items()) / (until - since)
 
     def create_seconds(self, quantile: float, *, since: float = 0.0, until: float = math.inf) -> float:
         """Return a quantile of how long calls took that began between two times."""
