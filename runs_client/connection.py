@@ -27,6 +27,9 @@ _RETRIED = {
 }
 _SERVICE_CONFIG = json.dumps(
     {
+        # Of the replicas that the target names, those get calls that do not say they are stopping.
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
                 "name": [
@@ -42,7 +45,7 @@ _SERVICE_CONFIG = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
-        ]
+        ],
     }
 )
 _OPTIONS = (

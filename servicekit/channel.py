@@ -9,6 +9,10 @@ from servicekit.settings import ServiceSettings
 
 _SERVICE_CONFIG = json.dumps(
     {
+        # Every replica that the target names gets its share, and none that says it is stopping: who stuck to one would
+        # wait for it to wake up when it stands still.
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
                 "name": [{}],
@@ -20,7 +24,7 @@ _SERVICE_CONFIG = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
-        ]
+        ],
     }
 )
 
