@@ -1,8 +1,9 @@
-"""Points at which a process can be made to die, so that tests show that nothing is lost there.
+"""Points at which a process can be made to die or to freeze, so that tests show that nothing is lost there.
 
 `PLAYBOOK_FAIL_POINT=executor.after_claim` ends the process with SIGKILL when it gets there,
-`executor.after_claim:3` when it gets there for the third time. Unset, as it is for everyone but tests, a point is a
-call of an empty function.
+`executor.after_claim:3` when it gets there for the third time, `executor.after_claim:3:SIGSTOP` freezes it then, and
+`executor.after_claim:1:SIGKILL:shop-1` does so only in work for the project shop-1. Unset, as it is for everyone but
+tests, a point is a call of an empty function.
 """
 
 import itertools
@@ -11,6 +12,8 @@ import signal
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
+
+from servicekit import logs
 
 VARIABLE: Final = "PLAYBOOK_FAIL_POINT"
 
@@ -40,18 +43,21 @@ def _passed(_: FailPoint) -> None:
 
 
 def _armed(setting: str) -> Callable[[FailPoint], None]:
-    """Return what to do at each point by a setting NAME or NAME:COUNT. Raises ValueError for a name there is not."""
-    name, _, count = setting.partition(":")
-    deadly, times = FailPoint(name), itertools.count(1)
-    last = int(count or 1)
+    """Return what to do at each point by a setting NAME[:COUNT[:SIGNAL[:PROJECT]]]. Raises ValueError for a name there
+    is not."""
+    name, count, kind, project = (*setting.split(":"), *("", "", ""))[:4]
+    chosen, times = FailPoint(name), itertools.count(1)
+    last, signal_number = int(count or 1), signal.Signals[kind or "SIGKILL"]
 
-    def die_at(point: FailPoint) -> None:
-        if point is deadly and next(times) == last:
+    def fail_at(point: FailPoint) -> None:
+        if point is not chosen or (project and logs.bound("project_id") != project):
+            return
+        if next(times) == last:
             # Unbuffered, and before the end: whoever finds the process dead can see that it died here.
             os.write(2, f"fail point {point} is reached\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal_number)
 
-    return die_at
+    return fail_at
 
 
 _setting = os.environ.get(VARIABLE)
