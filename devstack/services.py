@@ -1,5 +1,6 @@
 """The product's two services, each replica a process of its own."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -67,6 +68,15 @@ class Service(Process):
     def environment(self) -> Mapping[str, str]:
         """Return the settings."""
         return self.env
+
+    def is_migrated(self, database_url: str) -> bool:
+        """Tell whether its schema is up to date, in much less time than its `migrate` needs to see that."""
+        from servicekit.revisions import is_current
+
+        package = importlib.util.find_spec(f"{self.kind}_service")
+        assert package is not None
+        assert package.submodule_search_locations
+        return is_current(database_url, Path(package.submodule_search_locations[0], "migrations"), self.kind)
 
     def is_ready(self) -> bool:
         """Ask its health check."""

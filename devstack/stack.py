@@ -97,7 +97,8 @@ class Stack:
             self._assemble(lock)
             running.callback(self._stop_processes)
             self._start_stores()
-            migrate([self.runs[0], self.executors[0]])
+            one_of_each = [self.runs[0], self.executors[0]]
+            migrate([one for one in one_of_each if not one.is_migrated(self.database_url(one.kind))])
             self._start_services()
             running.callback(self.data_dir.withdraw)
             self.data_dir.publish(self._info())

@@ -19,7 +19,7 @@ from executor_service import app as executor_app
 from executor_service.models import metadata as executor_metadata
 from runs_service import app as runs_app
 from runs_service.models import metadata as runs_metadata
-from servicekit import migrations
+from servicekit import migrations, revisions
 from servicekit.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.errors import Reason, ServiceError
 from servicekit.lifecycle import running
@@ -346,3 +346,18 @@ def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
 def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres) -> None:
     with pytest.raises(Exception, match="refused"):
         migrations.upgrade("postgresql://u:p@127.0.0.1:1/d", runs_app.MIGRATIONS)
+
+
+@SERVICES
+def test_whether_a_schema_is_current_is_told_without_alembic(
+    scripts: Path, schema: str, empty_database_url: str
+) -> None:
+    from alembic.script import ScriptDirectory
+
+    assert revisions.head(scripts) == ScriptDirectory.from_config(migrations.config("", scripts)).get_current_head()
+    assert not revisions.is_current(empty_database_url, scripts, schema)
+    migrations.upgrade(empty_database_url, scripts)
+    assert revisions.is_current(empty_database_url, scripts, schema)
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute(f"UPDATE {schema}.alembic_version SET version_num = '0001'")
+    assert not revisions.is_current(empty_database_url, scripts, schema)

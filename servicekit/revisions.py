@@ -1,0 +1,29 @@
+"""Which revision a schema is at and which one its scripts lead to, told without importing Alembic: that takes longer
+than most starts."""
+
+import re
+from pathlib import Path
+
+_REVISION = re.compile(r'^(revision|down_revision)\s*=\s*"(\w+)"', re.MULTILINE)
+
+
+def head(scripts: Path) -> str:
+    """Return the revision that the migration `scripts` lead to. Raises ValueError when it is not one."""
+    found = [dict(_REVISION.findall(file.read_text())) for file in sorted((scripts / "versions").glob("*.py"))]
+    followed = {revision.get("down_revision") for revision in found}
+    heads: list[str] = [revision["revision"] for revision in found if revision["revision"] not in followed]
+    (only,) = heads
+    return only
+
+
+def is_current(url: str, scripts: Path, schema: str) -> bool:
+    """Tell whether a schema is where its scripts lead to. Raises psycopg.OperationalError when there is no database."""
+    import psycopg
+    from psycopg import sql
+
+    with psycopg.connect(url) as connection:
+        table = sql.Identifier(schema, "alembic_version")
+        if connection.execute("SELECT to_regclass(%s)", [f"{schema}.alembic_version"]).fetchone() == (None,):
+            return False
+        rows = connection.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchall()
+    return rows == [(head(scripts),)]
