@@ -10,9 +10,9 @@ def size(full: int, bounded: int) -> int:
 
 
 def overbooked() -> float:
-    """Return how many runnable processes there are for each processor, at least 1.
+    """Return how many runnable processes there are for each processor: at least 1, and not more than 2.
 
     By this factor times are relaxed on a machine that is busy with other things; on one of its own a stack under the
-    loads of these tests takes about 1.
+    loads of these tests takes about 1. More than twice the time is never granted: some faults would fit into it.
     """
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return min(2.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))

@@ -278,11 +278,14 @@ async def stopping(broker: Broker, stack: Stack) -> None:
 
 
 def report(fault: Fault, load: Load, gone: float, back: float) -> None:
+    older = {load.acknowledged[call.key].id for call in load.calls if call.answered < back}
     ends = sorted(ended for ended in load.ended_at.values() if ended > back)
+    last = max(ended for run_id, ended in load.ended_at.items() if run_id in older)
     print(
         f"\n{fault.__name__}: {len(load.calls)} calls; while it was gone CreateRun took"
         f" p50 {load.create_seconds(0.5, since=gone, until=back) * 1000:.0f} ms,"
         f" p99 {load.create_seconds(0.99, since=gone, until=back) * 1000:.0f} ms;"
         f" {sum(gone < ended <= back for ended in load.ended_at.values())} ends meanwhile;"
-        f" after its return the first end came after {ends[0] - back:.2f} s, the last after {ends[-1] - back:.2f} s"
+        f" after its return the first end came after {ends[0] - back:.2f} s, that of the last older run"
+        f" after {max(0.0, last - back):.2f} s"
     )

@@ -33,6 +33,7 @@ TERMINATED_A_SECOND = 5
 # Both times sizes.overbooked() on a machine that has other things to do.
 AT_ONCE = 1.5  # seconds a refusal may take; the services wait 2 s for a connection, 3 s for an answer
 SOON = 0.5  # seconds from a change to its watcher, at the 95th percentile
+SOON_ENOUGH = 0.75  # the same on a machine that is overbooked: without hints it is 0.9
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -140,7 +141,7 @@ async def test_hints_come_again_after_only_the_listeners_were_killed(shop: Shop)
     print(f"\n{len(told)} changes; p95 {load.event_seconds(0.95, since=back) * 1000:.0f} ms, p99"
           f" {load.event_seconds(0.99, since=back) * 1000:.0f} ms after the listeners were replaced")  # fmt: skip
     assert len(told) > RATE * BEFORE
-    assert load.event_seconds(0.95, since=back) < SOON * overbooked()
+    assert load.event_seconds(0.95, since=back) < min(SOON * overbooked(), SOON_ENOUGH)
     assert await audit(stack) == others + load.started
 
 
