@@ -20,6 +20,7 @@ from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.request_ids import RequestIds
 from servicekit.interceptors.unknown_methods import refusal
 from servicekit.interceptors.validation import Validation
+from servicekit.lifecycle import settle
 from servicekit.metrics import Metrics
 from servicekit.settings import ServiceSettings
 from servicekit.sockets import hang_up
@@ -97,6 +98,7 @@ class Server:
 
     async def start(self) -> None:
         """Accept calls and say so to health checks."""
+        settle()
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
