@@ -89,7 +89,7 @@ def measure(options: Options) -> Results:
         ],
         notes=[
             f"{count} a round, one after the other. WatchRun begins when CreateRun has answered.",
-            "Celery's worker has a pool of threads, the quickest to answer of those measured.",
+            "Celery's worker has a pool of threads, which answers as soon as `solo` and sooner than `prefork`.",
             "Every step of a run is on PostgreSQL's disk before the next one begins; a Celery task and its result "
             "are in Valkey's memory, and on disk within a second.",
         ],
