@@ -31,20 +31,17 @@ class Rival:
         return load(self.client, env=self.env, work=work, **spec)
 
 
-# What a worker tells other workers is left out: there are none.
-CELERY_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
+# One process, as the others have: the pool `threads` drained faster than `solo` and `prefork`, and answered a single
+# task as soon as `solo` did. What workers tell each other is left out: there is only one.
+CELERY_OPTIONS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 
 
 @contextmanager
-def celery(stack: Stack, *, worker: bool, pool: str = "threads") -> Iterator[Rival]:
-    """Celery, broker and results in the stack's Valkey.
-
-    One process, as the others have: the pool `prefork` with its two more took more CPU a task. Of the two pools without
-    more processes, `threads` took the least, and `solo` answers a single task soonest.
-    """
+def celery(stack: Stack, *, worker: bool) -> Iterator[Rival]:
+    """Celery, broker and results in the stack's Valkey."""
     assert stack.valkey
     env = {"BENCH_BROKER_URL": stack.valkey.url}
-    options = ("-A", "benchmarks.rivals.celery_app", "worker", f"--pool={pool}", *CELERY_OPTIONS)
+    options = ("-A", "benchmarks.rivals.celery_app", "worker", *CELERY_OPTIONS)
     process = _worker(stack, "celery", *options, env=env)
 
     def queued() -> int:

@@ -4,7 +4,7 @@ import os
 
 from procrastinate import App, PsycopgConnector
 
-POOL = 10  # connections
+POOL = 20  # connections
 
 app = App(connector=PsycopgConnector(conninfo=os.environ["BENCH_DATABASE_URL"], min_size=4, max_size=POOL))
 
