@@ -1,7 +1,7 @@
 """A runs_service that tells what it holds: memory, tasks, subscriptions.
 
-    with measured(stack.runs[0]) as service:  # runs in its place
-        before = await service.holdings()
+with measured(stack.runs[0]) as service:  # runs in its place
+    before = await service.holdings()
 """
 
 import asyncio
