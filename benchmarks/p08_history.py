@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
+from uuid import uuid4
 
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
@@ -101,7 +102,7 @@ class Side:
             project_id=self.project,
             playbook_id=history.TITLE,
             run_type=Run.PREVIEW_GENERATE,
-            idempotency_key=f"bench-{self.made}",
+            idempotency_key=uuid4().hex,
         )
         answer = self.client.runs.CreateRun(request, **self._auth)
         require(answer.created, f"{request.idempotency_key} made no run")

@@ -160,7 +160,8 @@ def measure(options: Options) -> Results:
             f"Each round begins with {QUEUED:,} runs of the busy project in the executor's queue. The small projects "
             "come one after the other, each at a random moment after the one before has ended.",
             "The wait is from CreateRun sent to started_at, both by the clock of this machine.",
-            f"Beside it: {SMALL} projects in the same moment, whom {CONCURRENCY} places serve in 5 turns at best.",
+            f"Beside it: {SMALL} projects in the same moment, whom {CONCURRENCY} places serve in 5 turns at best; "
+            "the busy one has its turns among them, which leaves them three places.",
         ],
     )
 
