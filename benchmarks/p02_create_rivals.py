@@ -26,7 +26,6 @@ CLAIM = Claim(
     "process, workers stopped",
     figures=[Figure("runs/s ÷ the best rival's tasks/s", must=1.2, beyond=2.0)],
 )
-DBOS_THREADS = 32  # the most that brought more
 
 
 class Enqueueing:
@@ -40,9 +39,7 @@ class Enqueueing:
 
     def tasks(self, _number: int) -> float:
         """Enqueue tasks; return how many a second."""
-        done = self._rival.ask(
-            "enqueue", count=self._count, warmup=self._warmup, concurrency=CONCURRENCY, threads=DBOS_THREADS
-        )
+        done = self._rival.ask("enqueue", count=self._count, warmup=self._warmup, concurrency=CONCURRENCY)
         self._expected += self._count + self._warmup
         stored = self._rival.stored()
         require(stored == self._expected, f"{self._rival.name} stored {stored} tasks of {self._expected}")
@@ -71,7 +68,7 @@ def measure(options: Options) -> Results:
         notes=[
             *notes,
             f"Celery: delay, one after the other, results kept. procrastinate: {CONCURRENCY} defer_async at a time. "
-            f"DBOS: DBOSClient.enqueue in {DBOS_THREADS} threads.",
+            f"DBOS: DBOSClient.enqueue in 32 threads.",
             "After each round the stores were counted: they had every task. Celery's are in Valkey, on disk within a "
             "second; all others are on disk when the call returns.",
         ],

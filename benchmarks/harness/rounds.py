@@ -22,13 +22,15 @@ def alternate(
 ) -> dict[str, list[Measured]]:
     """Let each contender measure once a round (it gets the round's number), in turn forwards and backwards.
 
-    `before` is called before each. `sits_out` tells, from all so far, whether a contender needs no further round.
+    `before` is called before each. `sits_out` tells, from all so far, whether a contender needs no further round; who
+    once sat out does not come back.
     """
     measured: dict[str, list[Measured]] = {name: [] for name in contenders}
+    out: set[str] = set()
     for number in range(rounds):
         names = list(contenders) if number % 2 == 0 else list(reversed(contenders))
-        present = [name for name in names if not sits_out(name, measured)]
-        for name in present:
+        out |= {name for name in names if sits_out(name, measured)}
+        for name in (name for name in names if name not in out):
             before()
             measured[name].append(contenders[name](number))
             print(f"  round {number + 1}/{rounds}: {name}: {_brief(measured[name][-1])}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from dbos import DBOSClient, EnqueueOptions
 from benchmarks.harness.load import hear, tell
 from benchmarks.rivals.dbos_app import QUEUE, VERSION, WORKFLOW
 
+THREADS = 32  # more enqueue no more
 POLL = 0.05  # seconds between looks for workflows that have not ended
 ENQUEUED: EnqueueOptions = {"queue_name": QUEUE, "workflow_name": WORKFLOW, "app_version": VERSION}
 
@@ -62,4 +63,4 @@ def drain(client: Client, spec: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     asked = hear()
-    {"enqueue": enqueue, "drain": drain}[asked["work"]](Client(asked.get("threads", 8)), asked)
+    {"enqueue": enqueue, "drain": drain}[asked["work"]](Client(asked.get("threads", THREADS)), asked)
