@@ -10,6 +10,8 @@ from sqlalchemy.dialects.postgresql import BYTEA, UUID
 SCHEMA = "runs"
 metadata = sa.MetaData(schema=SCHEMA)
 
+PLAYBOOKS = ("missing_seo_title", "missing_seo_description")
+RUN_TYPES = ("PREVIEW_GENERATE", "DRAFT_GENERATE", "APPLY")
 STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "STALE", "CANCELLED")
 ACTIVE = "status IN ('QUEUED', 'RUNNING')"
 # Rows that hold their key: the idempotency promise is this index, never a read before a write.
@@ -44,7 +46,7 @@ runs = sa.Table(
     sa.CheckConstraint(f"status IN {STATUSES}", name="runs_status"),
     sa.Index("runs_idempotency", "project_id", "dedup_key", unique=True, postgresql_where=sa.text(HOLDS_KEY)),
     sa.Index("runs_by_project", "project_id", "created_at", "id"),
-    sa.Index("runs_by_status", "project_id", "status", "created_at", "id"),
+    sa.Index("runs_by_kind", "project_id", "playbook_id", "run_type", "status", "created_at", "id"),
     sa.Index("runs_by_scope", "project_id", "scope_id", "created_at", "id"),
     sa.Index("runs_undispatched", "created_at", postgresql_where=sa.text(UNDISPATCHED)),
     sa.Index("runs_overdue", "deadline_at", postgresql_where=sa.text(ACTIVE)),

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from runs_service.changing import Changes, Changing
 from runs_service.messages import NewRun
-from runs_service.models import ACTIVE, HOLDS_KEY, UNDISPATCHED
+from runs_service.models import ACTIVE, HOLDS_KEY, PLAYBOOKS, RUN_TYPES, STATUSES, UNDISPATCHED
 from runs_service.recent import RecentRuns, Version
 from runs_service.transitions import is_terminal
 from servicekit.database import Connection, Database
@@ -136,21 +136,24 @@ class RunStore:
         self, filters: Filters, *, limit: int, offset: int, before: tuple[datetime, UUID] | None
     ) -> list[Run]:
         """Return up to `limit` runs, newest first, after skipping `offset`; only those older than `before`."""
-        conditions, values = ["project_id = :project_id"], {"project_id": filters.project_id}
-        for column in ("playbook_id", "run_type", "scope_id", "status"):
-            if wanted := getattr(filters, column):
-                conditions.append(f"{column} = :{column}")
-                values[column] = wanted
-        parameters: dict[str, object] = {**values, "limit": limit, "offset": offset}
+        parameters: dict[str, object] = {"project_id": filters.project_id, "limit": limit, "offset": offset}
+        older = ""
         if before is not None:
-            conditions.append("(created_at, id) < (:created_at, :id)")
+            older = "AND (created_at, id) < (:created_at, :id)"
             parameters |= {"created_at": before[0], "id": before[1]}
-        # The conditions are ours; only values come from outside.
-        statement = (
-            f"SELECT run FROM runs.runs WHERE {' AND '.join(conditions)} "  # noqa: S608
-            "ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset"
-        )
+        kinds = {"playbook_id": PLAYBOOKS, "run_type": RUN_TYPES, "status": STATUSES}
+        wanted = {column: value for column in kinds if (value := getattr(filters, column))}
+        if filters.scope_id or not wanted:
+            if filters.scope_id:
+                wanted["scope_id"] = filters.scope_id
+            parameters |= wanted
+            statement = _PAGE.format(conditions="".join(f"AND {column} = :{column} " for column in wanted), older=older)
+        else:
+            parameters |= {column: [wanted[column]] if column in wanted else list(kinds[column]) for column in kinds}
+            parameters["reach"] = offset + limit
+            statement = _PAGE_OF_KINDS.format(older=older)
         async with self._database.autocommit() as connection:
+            # What is put together is ours; only values come from outside.
             rows = await connection.execute(text(statement), parameters)
             return [Run.FromString(row.run) for row in rows]
 
@@ -342,6 +345,31 @@ _HOLDING_KEY = text(f"""
 """)  # noqa: S608
 
 _GET = text("SELECT run FROM runs.runs WHERE id = CAST(:id AS uuid) AND project_id = :project")
+
+_PAGE = """
+    SELECT run FROM runs.runs WHERE project_id = :project_id {conditions} {older}
+    ORDER BY created_at DESC, id DESC LIMIT :limit OFFSET :offset
+"""
+
+# A kind is a playbook, a type and a status. The index runs_by_kind has the newest runs of each at hand; a page is put
+# together out of these: it costs the same whatever is asked for and however rare it is.
+_PAGE_OF_KINDS = """
+    SELECT runs.run
+    FROM (
+        SELECT found.id
+        FROM unnest(CAST(:playbook_id AS text[])) AS playbook (name)
+        CROSS JOIN unnest(CAST(:run_type AS text[])) AS type (name)
+        CROSS JOIN unnest(CAST(:status AS text[])) AS state (name)
+        CROSS JOIN LATERAL (
+            SELECT id, created_at FROM runs.runs
+            WHERE project_id = :project_id AND playbook_id = playbook.name AND run_type = type.name
+              AND status = state.name {older}
+            ORDER BY created_at DESC, id DESC LIMIT :reach
+        ) AS found
+        ORDER BY found.created_at DESC, found.id DESC LIMIT :limit OFFSET :offset
+    ) AS page JOIN runs.runs USING (id)
+    ORDER BY runs.created_at DESC, runs.id DESC
+"""
 
 _ORIGINAL = text("""
     SELECT first.run AS original, runs.run, request_id, fingerprint, dedup_key, frees_on_success, created_at

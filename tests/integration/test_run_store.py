@@ -1,6 +1,7 @@
 """RunStore over a real PostgreSQL: the promises that rest on its statements."""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,11 +10,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from buf.validate import validate_pb2
 from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 from sqlalchemy import text
 
 from runs_service import transitions
+from runs_service.models import PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.runs import Runs
 from runs_service.store import Filters, RunStore
 from servicekit.clock import SystemClock
@@ -254,6 +258,48 @@ async def test_filters_hold_on_every_page(store: RunStore, runs: Runs) -> None:
     assert {run.id for run in await pages(runs, both, 2)} == {one.run.id for one in stored[:10:2]}
     assert await pages(runs, Filters("p", status="SUCCEEDED"), 2) == []
     assert await pages(runs, Filters("q"), 2) == []
+
+
+async def test_every_combination_of_filters_finds_what_it_says(store: RunStore, runs: Runs) -> None:
+    kinds = list(itertools.product(PLAYBOOKS, Run.Type.values()[1:], ("a", "b"), range(6)))
+    random.Random(8).shuffle(kinds)
+    stored = []
+    for number, (playbook, run_type, scope, end) in enumerate(kinds):
+        run = await created(
+            store,
+            now=NOW + timedelta(seconds=number // 3),  # some in the same moment
+            playbook_id=playbook,
+            run_type=run_type,
+            scope_id=scope,
+            idempotency_key=str(number),
+        )
+        await tell(
+            store, *[event(run.id, n + 1, status) for n, status in enumerate((Run.RUNNING, *TERMINAL)[:end])][-1:]
+        )
+        stored.append(await store.get("p", run.id))
+    newest_first = sorted(
+        (run for run in stored if run), key=lambda run: (run.created_at.ToNanoseconds(), UUID(run.id)), reverse=True
+    )
+    for playbook, type_name, scope, status in itertools.product(
+        ("", *PLAYBOOKS), ("", *RUN_TYPES), ("", "a"), ("", *STATUSES)
+    ):
+        listed = await pages(runs, Filters("p", playbook, type_name, scope, status), 5)
+        expected = [
+            run.id
+            for run in newest_first
+            if playbook in ("", run.playbook_id)
+            and type_name in ("", Run.Type.Name(run.run_type))
+            and scope in ("", run.scope_id)
+            and status in ("", Run.Status.Name(run.status))
+        ]
+        assert [run.id for run in listed] == expected, (playbook, type_name, scope, status)
+
+
+def test_the_kinds_are_those_of_the_contract() -> None:
+    assert set(Run.Type.keys()) == {"TYPE_UNSPECIFIED", *RUN_TYPES}
+    assert set(Run.Status.keys()) == {"STATUS_UNSPECIFIED", *STATUSES}
+    field = ListRunsRequest.DESCRIPTOR.fields_by_name["playbook_id"]
+    assert set(field.GetOptions().Extensions[validate_pb2.field].string.__getattribute__("in")) == {"", *PLAYBOOKS}
 
 
 async def test_limit_and_offset(store: RunStore, runs: Runs) -> None:
