@@ -235,11 +235,9 @@ class Consumer(Worker):
         self._connected.set(1)
         logger.info("consuming %s", self._queue.name)
         while not stopping.is_set():
-            if not _receive(connection, POLL):
+            if not arrived and not _receive(connection, POLL):
                 connection.heartbeat_check()
                 self._failures = 0
-            while arrived and len(arrived) < CONSUMER_BATCH and _receive(connection, 0):
-                pass
             if arrived:
                 batch = arrived[:]
                 arrived.clear()
@@ -251,6 +249,9 @@ class Consumer(Worker):
                 for message in readable:
                     message.ack()
                 self._failures = 0
+                # What came in meanwhile is the next batch: looking for it first would keep a lone message waiting.
+                while len(arrived) < CONSUMER_BATCH and _receive(connection, 0):
+                    pass
 
     def _sorted_out(self, messages: Sequence[Any], connection: kombu.Connection) -> list[Any]:
         """Return the messages of versions that we read; each of the others is put where it belongs."""

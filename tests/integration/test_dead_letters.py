@@ -156,11 +156,11 @@ async def test_an_unreadable_event_is_found_by_itself_and_does_not_stop_the_othe
     created = (await store.create([new_run()]))[0].run
     no_uuid, no_text = event("run-7", 1, Run.RUNNING), event(created.id, 2, Run.RUNNING, scope_id="\0")
     mixed = RunEventBatch(events=[no_uuid, event(created.id, 1, Run.RUNNING), no_text]).SerializeToString()
-    announced: list[str] = []
+    announced: list[Run] = []
     dead = await EventApplier(store, SystemClock(), announce=announced.extend).consume([b"\xff\xff", mixed])
     assert [letter.body for letter in dead] == [
         b"\xff\xff",
         *(RunEventBatch(events=[one]).SerializeToString() for one in (no_uuid, no_text)),
     ]
     assert "run-7" in dead[1].reason
-    assert announced == [created.id]
+    assert [run.id for run in announced] == [created.id]
