@@ -44,7 +44,7 @@ class Stops:
     async def fail_overdue(self) -> int:
         """Fail runs that waited for a place past their deadline; return how many."""
         outcome = outcome_of(overdue(), request_id="")
-        async with self._database.transaction() as connection:
+        async with self._database.autocommit() as connection:
             run_ids = await executions.overdue(connection, limit=BATCH)
             failed = await executions.end(connection, run_ids, outcome) if run_ids else []
         self._stopped(failed)

@@ -263,7 +263,7 @@ SET status = o.status, draft_id = o.draft_id, scope_id = o.scope_id, rules_hash 
     progress_completed = coalesce(o.total, progress_completed), progress_total = coalesce(o.total, progress_total),
     -- that attempt was claimed to be ended, not started
     attempt = e.attempt - CASE WHEN o.error_code = 'MAX_ATTEMPTS_EXCEEDED' THEN 1 ELSE 0 END,
-    event_number = event_number + 1, finished_at = now(), updated_at = now()
+    event_number = event_number + 1, finished_at = clock_timestamp(), updated_at = clock_timestamp()
 FROM outcome o WHERE e.run_id = o.run_id AND e.run_id IN (SELECT run_id FROM held)
 RETURNING {_of("e", STATE)}""")
 

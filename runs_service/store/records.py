@@ -1,0 +1,33 @@
+"""What the store takes and returns."""
+
+from dataclasses import dataclass
+
+from playbooks.runs.v1.run_pb2 import Run
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The run that a NewRun led to."""
+
+    run: Run
+    created: bool
+    same_request: bool
+
+
+@dataclass(frozen=True)
+class Dispatchable:
+    """A run to be handed to the executor, and the request it came from."""
+
+    run: Run
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs to list; an empty string means all."""
+
+    project_id: str
+    playbook_id: str = ""
+    run_type: str = ""
+    scope_id: str = ""
+    status: str = ""
