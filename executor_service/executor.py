@@ -15,7 +15,7 @@ from executor_service.failures import FailedRun, outcome_of, overdue
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from executor_service.reporter import Reporter
 from executor_service.store import executions
-from executor_service.store.executions import BEGINNING, Claimed
+from executor_service.store.executions import BEGINNING, DOUBTFUL_CRASHES, Claimed
 from servicekit import logs
 from servicekit.batcher import Batcher
 from servicekit.clock import Clock
@@ -59,6 +59,11 @@ class _Running:
     task: asyncio.Task[None] | None = None
     first_word: asyncio.TimerHandle | None = None  # tells that it started
     ending: bool = False  # its outcome is being written: the database decides who wins
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may be what killed its executors; no other such run is worked on beside it."""
+        return self.execution.crashes >= DOUBTFUL_CRASHES
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,12 @@ class Executor(Worker):
             return Claimed((), seen=0)
         async with self._database.autocommit() as connection:
             claimed = await executions.claim(
-                connection, owner=self._owner, limit=room, lease_seconds=self._lease_seconds, since=since
+                connection,
+                owner=self._owner,
+                limit=room,
+                lease_seconds=self._lease_seconds,
+                since=since,
+                doubtful=0 if any(running.doubtful for running in self._running.values()) else 1,
             )
         for execution in claimed.executions:
             self._start(execution)
@@ -203,7 +213,7 @@ class Executor(Worker):
             if running.first_word:
                 running.first_word.cancel()
             del self._running[lease]
-            if self._backlog:
+            if self._backlog or running.doubtful:
                 self.wake()
 
     async def _carry_out(self, running: _Running) -> State:
