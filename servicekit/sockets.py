@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 
 DESCRIPTORS = "/dev/fd"  # of this process, on Linux and macOS
 
@@ -13,6 +14,14 @@ def hang_up(port: int) -> None:
     their way when it said good-bye (grpc#41785). To callers whose connection ends all of them are UNAVAILABLE, which
     says that they may be sent again.
     """
+    connections = _connections(port)  # all of them first: who is hung up on calls again at once
+    for connection in connections:
+        with suppress(OSError), connection:
+            connection.shutdown(socket.SHUT_WR)
+
+
+def _connections(port: int) -> list[socket.socket]:
+    found = []
     for name in os.listdir(DESCRIPTORS):
         try:
             copy = os.dup(int(name))
@@ -23,9 +32,11 @@ def hang_up(port: int) -> None:
         except OSError:  # no socket
             os.close(copy)
             continue
-        with end:
-            if _is_connection(end, port):
-                end.shutdown(socket.SHUT_WR)
+        if _is_connection(end, port):
+            found.append(end)
+        else:
+            end.close()
+    return found
 
 
 def _is_connection(end: socket.socket, port: int) -> bool:
