@@ -114,9 +114,10 @@ async def test_a_run_is_finished_by_another_executor_while_one_stands_still(
     frozen.send_signal(signal.SIGCONT)
     await eventually(lambda: gave_up(frozen, run, since=told), timeout=20)
     assert traces(shop) == finished
-    # What was in flight is asked for again, and nothing else is.
+    # Asked for again is what was in flight, about to be sent, or answered and not stored yet. Nothing else is.
     times_asked = asked(shop, openai)
-    assert sum(times_asked.values()) - len(times_asked) == in_flight <= BATCH * AT_ONCE
+    about_to = BATCH if freeze.point is FailPoint.EXECUTOR_BEFORE_AI_REQUEST else 0
+    assert in_flight <= sum(times_asked.values()) - len(times_asked) <= in_flight + about_to <= BATCH * (AT_ONCE + 1)
     assert set(times_asked.values()) <= {1, 2}
     assert await shop.ai_used_today() == suggestions(shop)
     # It goes on with other work.
