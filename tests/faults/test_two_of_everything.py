@@ -60,7 +60,7 @@ PRODUCTS = 2
 BATCH = 1  # products a request: an interrupted run has answers, and requests under way
 AT_ONCE = 4  # requests of one executor
 GRACE = 5.0  # seconds that executors give their work
-LEASE = 2.0  # seconds
+LEASE = 6.0  # seconds; longer than two busy cores may keep a heartbeat waiting
 
 
 def all_of(services: list[Service]) -> str:
