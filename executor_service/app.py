@@ -88,6 +88,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             clock,
             batch_size=settings.ai_batch_size,
             concurrency=settings.ai_concurrency,
+            is_sure_of=lambda lease: executor.is_sure_of(lease),  # noqa: PLW0108  # it is made below
         )
         generate: Work = Generate(database, provider, suggestions, clock)
         affected = AffectedLookup(database)

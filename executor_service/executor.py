@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from executor_service.failures import FailedRun, outcome_of, overdue
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from executor_service.reporter import Reporter
 from executor_service.store import executions
-from executor_service.store.executions import BEGINNING, Claimed
+from executor_service.store.executions import BEGINNING, DOUBTFUL_CRASHES, Claimed
 from servicekit import logs
 from servicekit.batcher import Batcher
 from servicekit.clock import Clock
@@ -56,9 +57,15 @@ class _Running:
     """An execution that this process works on."""
 
     execution: Execution
+    sure_until: float  # by time.monotonic(): so long it is certainly ours
     task: asyncio.Task[None] | None = None
     first_word: asyncio.TimerHandle | None = None  # tells that it started
     ending: bool = False  # its outcome is being written: the database decides who wins
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may be what killed its executors; no other such run is worked on beside it."""
+        return self.execution.crashes >= DOUBTFUL_CRASHES
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,12 @@ class Executor(Worker):
             return Claimed((), seen=0)
         async with self._database.autocommit() as connection:
             claimed = await executions.claim(
-                connection, owner=self._owner, limit=room, lease_seconds=self._lease_seconds, since=since
+                connection,
+                owner=self._owner,
+                limit=room,
+                lease_seconds=self._lease_seconds,
+                since=since,
+                doubtful=0 if any(running.doubtful for running in self._running.values()) else 1,
             )
         for execution in claimed.executions:
             self._start(execution)
@@ -185,7 +197,7 @@ class Executor(Worker):
 
     def _start(self, execution: Execution) -> None:
         reached(FailPoint.EXECUTOR_AFTER_CLAIM)
-        running = self._running[execution.lease] = _Running(execution)
+        running = self._running[execution.lease] = _Running(execution, time.monotonic() + self._lease_seconds)
         running.task = asyncio.create_task(self._execute(running), name=f"run-{execution.lease.run_id}")
 
     # Executing
@@ -203,7 +215,7 @@ class Executor(Worker):
             if running.first_word:
                 running.first_word.cancel()
             del self._running[lease]
-            if self._backlog:
+            if self._backlog or running.doubtful:
                 self.wake()
 
     async def _carry_out(self, running: _Running) -> State:
@@ -289,6 +301,16 @@ class Executor(Worker):
         """Return the leases this process works under."""
         return list(self._running)
 
+    def is_sure_of(self, lease: Lease) -> bool:
+        """Whether a lease cannot have ended. After a time in which this process stood still nothing is sure."""
+        running = self._running.get(lease)
+        return running is not None and time.monotonic() < running.sure_until
+
+    def renewed(self, lease: Lease, until: float) -> None:
+        """Be sure of a lease until then."""
+        if running := self._running.get(lease):
+            running.sure_until = until
+
     def abandon(self, run_id: UUID) -> None:
         """Stop working on an execution that is not ours any more: its lease is lost, or somebody ended it."""
         for lease, running in self._running.items():
@@ -347,6 +369,7 @@ class Heartbeat(Ticker):
         leases = self._executor.leases()
         if not leases:
             return
+        until = time.monotonic() + self._lease_seconds
         async with self._database.autocommit() as connection:
             kept = await executions.renew(
                 connection,
@@ -355,5 +378,7 @@ class Heartbeat(Ticker):
                 lease_seconds=self._lease_seconds,
             )
         for lease in leases:
-            if (lease.run_id, lease.attempt) not in kept:
+            if (lease.run_id, lease.attempt) in kept:
+                self._executor.renewed(lease, until)
+            else:
                 self._executor.abandon(lease.run_id)

@@ -23,7 +23,7 @@ PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
 
 class Suggestions:
     """Gets suggestions for runs. Takes how many products go into a request, and how many requests of one run may be
-    under way; the provider bounds those of all runs together."""
+    under way; the provider bounds those of all runs together. `is_sure_of` tells whether a lease cannot have ended."""
 
     def __init__(
         self,
@@ -34,7 +34,9 @@ class Suggestions:
         *,
         batch_size: int,
         concurrency: int,
+        is_sure_of: Callable[[Lease], bool],
     ) -> None:
+        self._is_sure_of = is_sure_of
         self._database = database
         self._provider = provider
         self._reporter = reporter
@@ -55,7 +57,7 @@ class Suggestions:
             size = self._batch_size
             conversation = _Conversation(
                 [missing[start : start + size] for start in range(0, len(missing), size)],
-                ask=partial(self._ask, job),
+                ask=partial(self._ask, lease, job),
                 record=partial(self._record, lease, job, total=len(wanted)),
                 texts=texts,
             )
@@ -75,7 +77,10 @@ class Suggestions:
             state = await executions.set_progress(connection, lease, completed=done, total=total)
         self._reporter.report(state)
 
-    async def _ask(self, job: Job, products: Sequence[Wanted]) -> Mapping[str, str]:
+    async def _ask(self, lease: Lease, job: Job, products: Sequence[Wanted]) -> Mapping[str, str]:
+        if not self._is_sure_of(lease):  # what another attempt asks for already is not paid for again
+            async with self._database.transaction() as connection:
+                await executions.hold(connection, lease)
         briefs = [ProductBrief(product.product_id, product.title, product.description) for product in products]
         reached(FailPoint.EXECUTOR_BEFORE_AI_REQUEST)
         texts = await self._provider.suggest(SuggestionRequest(job.playbook.field, briefs, job.project_id))

@@ -22,6 +22,9 @@ from servicekit.errors import database_unavailable
 Row = Any  # a named tuple of the statement's columns
 
 STATEMENT_TIMEOUT = 30_000  # milliseconds
+# Milliseconds after which a transaction that does nothing is ended, and its locks with it: who has it stands still, and
+# others wait for what it locked. Ours do one thing after the other.
+IDLE_TIMEOUT = 5_000
 CONNECT_TIMEOUT = 2  # seconds
 ANSWER_TIMEOUT = 15.0  # seconds; long enough for the largest apply
 
@@ -148,7 +151,8 @@ class Database:
                 "async_creator_fn": partial(_connect, answer_timeout),
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": application_name,
-                "options": f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC",
+                "options": f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
+                f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT}",
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,

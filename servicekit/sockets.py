@@ -1,18 +1,31 @@
-"""What gRPC does not let us do with its connections."""
+"""What gRPC does not let us do with its sockets."""
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 
 DESCRIPTORS = "/dev/fd"  # of this process, on Linux and macOS
 
 
 def hang_up(port: int) -> None:
-    """Close, for writing, every connection that was accepted at `port`; what was written before still arrives.
+    """Listen at `port` no more and close, for writing, every connection accepted there; what was written arrives.
 
-    A gRPC server that shuts down answers CANCELLED to calls it has received and not begun, and to those that were on
-    their way when it said good-bye (grpc#41785). To callers whose connection ends all of them are UNAVAILABLE, which
-    says that they may be sent again.
+    A gRPC server that shuts down answers CANCELLED to calls that it has received and not begun, and to those that were
+    on their way when it said good-bye (grpc#41785). To callers whose connection ends, all of them are UNAVAILABLE,
+    which says that they may be sent again. The listener goes first: who is hung up on calls again at once.
     """
+    for descriptor, end in _ends(port):
+        if not _is_connected(end):
+            end.close()
+            _replace(descriptor, end.family)
+    for _, end in _ends(port):
+        with suppress(OSError):  # the other side was faster
+            end.shutdown(socket.SHUT_WR)
+
+
+def _ends(port: int) -> Iterator[tuple[int, socket.socket]]:
+    """Yield this process's TCP sockets of `port`: a descriptor, and a copy that is closed afterwards."""
     for name in os.listdir(DESCRIPTORS):
         try:
             copy = os.dup(int(name))
@@ -24,15 +37,23 @@ def hang_up(port: int) -> None:
             os.close(copy)
             continue
         with end:
-            if _is_connection(end, port):
-                end.shutdown(socket.SHUT_WR)
+            is_tcp = end.family in (socket.AF_INET, socket.AF_INET6) and end.type == socket.SOCK_STREAM
+            if is_tcp and end.getsockname()[1] == port:
+                yield int(name), end
 
 
-def _is_connection(end: socket.socket, port: int) -> bool:
-    if end.family not in (socket.AF_INET, socket.AF_INET6) or end.type != socket.SOCK_STREAM:
-        return False
+def _is_connected(end: socket.socket) -> bool:
     try:
         end.getpeername()
-    except OSError:  # it listens, or the other side has gone
+    except OSError:
         return False
-    return bool(end.getsockname()[1] == port)
+    return True
+
+
+def _replace(descriptor: int, family: int) -> None:
+    """Put another listener, where nobody calls, under a descriptor that is gRPC's to watch and to close."""
+    with socket.socket(family, socket.SOCK_STREAM) as idle:
+        idle.setblocking(False)
+        idle.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        idle.listen(1)
+        os.dup2(idle.fileno(), descriptor, inheritable=False)

@@ -96,6 +96,11 @@ async def enqueue_claimed(
 
 # Claims
 
+# Its executor died twice, now and before: one such run after another, so that the one that kills them is found out and
+# those that only were there are not taken for it.
+DOUBTFUL_CRASHES = 2
+_DOUBTFUL = f"(lease_owner IS NOT NULL AND crashes >= {DOUBTFUL_CRASHES - 1})"
+
 # Projects take turns: a project's next run comes at the place (its running ones + those before it), so one with
 # 2,000 queued runs does not delay another's first. Leases that ran out come before everything. `waiting` is a loose
 # index scan, one step a project, whatever the length of its queue.
@@ -112,7 +117,12 @@ WITH RECURSIVE waiting AS (
   SELECT project_id, count(*) AS runs FROM executor.executions WHERE status = 'RUNNING' GROUP BY project_id
 ), candidates AS (
   (SELECT run_id, CAST(0 AS bigint) AS turn, created_at FROM executor.executions
-   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= :since ORDER BY lease_until LIMIT :limit)
+   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= :since AND NOT {_DOUBTFUL}
+   ORDER BY lease_until LIMIT :limit)
+  UNION ALL
+  (SELECT run_id, CAST(0 AS bigint), created_at FROM executor.executions
+   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= :since AND {_DOUBTFUL}
+   ORDER BY lease_until LIMIT :doubtful)
   UNION ALL
   (SELECT q.run_id, coalesce(r.runs, 0) + q.place, q.created_at
    FROM waiting w LEFT JOIN running r USING (project_id)
@@ -150,10 +160,25 @@ class Claimed:
 
 
 async def claim(
-    connection: Connection, *, owner: str, limit: int, lease_seconds: float, since: datetime = BEGINNING
+    connection: Connection,
+    *,
+    owner: str,
+    limit: int,
+    lease_seconds: float,
+    since: datetime = BEGINNING,
+    doubtful: int = 1,
 ) -> Claimed:
-    """Take up to `limit` executions under a lease, of runs that were created at `since` or later."""
-    parameters = {"owner": owner, "limit": limit, "lease_seconds": lease_seconds, "since": since}
+    """Take up to `limit` executions under a lease, of runs that were created at `since` or later.
+
+    Up to `doubtful` of them may have had executors that died DOUBTFUL_CRASHES times.
+    """
+    parameters = {
+        "owner": owner,
+        "limit": limit,
+        "lease_seconds": lease_seconds,
+        "since": since,
+        "doubtful": doubtful,
+    }
     rows = (await connection.execute(_CLAIM, parameters)).all()
     executions = [_execution(row) for row in rows if row.run_id is not None]
     return Claimed(executions, seen=rows[0].candidates)

@@ -1,6 +1,8 @@
 """A gRPC server that stops, in one process: what becomes of the calls it has and of those that still come."""
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -136,6 +138,19 @@ async def test_a_connection_that_is_hung_up_ends_its_calls_as_unavailable(waiter
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await call
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_who_is_hung_up_on_does_not_get_in_again(waiter: Waiter, client: Any) -> None:
+    """Else its next call could be there when gRPC says CANCELLED to all."""
+    calling = asyncio.ensure_future(client.unary())
+    await waiter.entered.acquire()
+    hang_up(waiter.port)
+    for call in (calling, client.unary(), client.unary()):
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", waiter.port)) == errno.ECONNREFUSED
 
 
 async def test_hanging_up_leaves_others_alone(waiter: Waiter, client: Any) -> None:

@@ -227,6 +227,37 @@ async def test_a_run_whose_executors_keep_dying_is_given_up(bench: Bench, other:
     assert bench.provider.requests == 0
 
 
+async def test_runs_whose_executors_died_twice_are_tried_one_after_the_other(bench: Bench, other: Bench) -> None:
+    """One of them may be the reason; those that only were there must not end as it does."""
+    await bench.stock(0)
+    together = [job() for _ in range(3)]
+    await bench.inbox.accept(together)
+    for _ in range(2):
+        assert len(await claim(other)) == len(together)
+        await expire_leases(bench)
+
+    (first,) = await claim(other)
+    assert first.crashes == 2
+    async with bench.database.autocommit() as connection:
+        beside = await executions.claim(connection, owner="two", limit=10, lease_seconds=15, doubtful=0)
+    assert beside.executions == []
+    fresh = job()
+    await bench.inbox.accept([fresh])
+    async with bench.database.autocommit() as connection:
+        beside = await executions.claim(connection, owner="two", limit=10, lease_seconds=15, doubtful=0)
+    assert [execution.lease.run_id for execution in beside.executions] == [fresh.run_id]
+
+    await expire_leases(bench)
+    async with bench.working():
+        await eventually(lambda: finished(bench, Status.SUCCEEDED, 3))  # the fresh one, and two of the three
+        await eventually(lambda: finished(bench, Status.FAILED, 1))  # its third death, as far as anybody can tell
+
+
+async def finished(bench: Bench, status: Status, count: int) -> bool:
+    query = "SELECT count(*) FROM executor.executions WHERE status = :status"
+    return bool(await bench.value(query, status=status.value) == count)
+
+
 async def test_an_unknown_error_fails_the_run_and_tells_only_the_request_id(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

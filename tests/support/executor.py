@@ -101,7 +101,13 @@ class Bench:
         self.database = Database(url, pool_size=6, application_name=f"bench-{owner}")
         self.reporter = Reporter(self.database, None)
         suggestions = Suggestions(
-            self.database, self.provider, self.reporter, self.clock, batch_size=batch_size, concurrency=2
+            self.database,
+            self.provider,
+            self.reporter,
+            self.clock,
+            batch_size=batch_size,
+            concurrency=2,
+            is_sure_of=lambda lease: self.executor.is_sure_of(lease),  # noqa: PLW0108  # it is made below
         )
         self.generate = Generate(self.database, self.provider, suggestions, self.clock)
         self.affected = AffectedLookup(self.database)

@@ -1,0 +1,172 @@
+"""Scenario 6: an executor stands still for longer than its lease. Another one finishes its run; when it wakes up,
+nothing that it still does has any effect."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+from playbooks.runs.v1.run_pb2 import Run
+
+from devstack.services import Service
+from devstack.stack import Stack, StackOptions
+from runs_service.executor_client import CANCEL_TIMEOUT
+from servicekit.database import IDLE_TIMEOUT
+from servicekit.failpoints import VARIABLE, FailPoint
+from tests.faults.sizes import FULL, size
+from tests.faults.test_kill_anywhere import AT_ONCE, BATCH, PRODUCTS, answers, asked, prepared, restart, suggestions
+from tests.support.audit import audit
+from tests.support.executions import traces
+from tests.support.openai_protocol import Behaviour
+from tests.support.openai_server import OpenAIServer
+from tests.support.shop import Channels, Shop, log_lines
+from tests.support.waiting import eventually
+
+LEASE = 1.0  # seconds
+LOADED = 2.0  # the machine may be busy with other things: a takeover may take so many times as long
+
+# What a woken executor says of a run it lost: its write was refused, its heartbeat told, its transaction was ended.
+NOTICES = ("writes nothing", "stops", "is interrupted")
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """An executor stands still at `point`, the `times`-th time it gets there, in a run of `run_type`."""
+
+    point: FailPoint
+    run_type: Run.Type.ValueType
+    times: int = 1
+    transaction: bool = False  # inside one, with rows locked
+
+    def __str__(self) -> str:
+        return f"{self.point}:{self.times}:SIGSTOP"
+
+
+FREEZES = [
+    Freeze(FailPoint.EXECUTOR_AFTER_AI_REPLY, Run.DRAFT_GENERATE, times=4),
+    Freeze(FailPoint.EXECUTOR_IN_DRAFT, Run.DRAFT_GENERATE, transaction=True),
+    *(
+        [
+            Freeze(FailPoint.EXECUTOR_AFTER_CLAIM, Run.APPLY),
+            Freeze(FailPoint.EXECUTOR_BEFORE_AI_REQUEST, Run.DRAFT_GENERATE, times=3),
+            # All suggestions are here, the last of them not stored: what follows is the last transaction.
+            Freeze(FailPoint.EXECUTOR_AFTER_AI_REPLY, Run.DRAFT_GENERATE, times=PRODUCTS // BATCH),
+            Freeze(FailPoint.EXECUTOR_BEFORE_COMMIT, Run.APPLY, transaction=True),
+        ]
+        if FULL
+        else []
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+async def shared_stack(
+    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+) -> AsyncIterator[tuple[Stack, Channels]]:
+    settings = {
+        "EXECUTOR_LEASE_SECONDS": str(LEASE),
+        "RUNS_RECONCILE_SECONDS": "1",
+        "AI_BATCH_SIZE": str(BATCH),
+        "AI_CONCURRENCY": str(AT_ONCE),
+    }
+    options = StackOptions(
+        data_dir=tmp_path_factory.mktemp("frozen"), executor_replicas=2, durable=False, env=stack_env | settings
+    )
+    with Stack(options) as stack:
+        channels = Channels.to(stack)
+        yield stack, channels
+        await channels.close()
+
+
+@pytest.mark.parametrize("freeze", FREEZES, ids=str)
+async def test_a_run_is_finished_by_another_executor_while_one_stands_still(
+    freeze: Freeze, shared_stack: tuple[Stack, Channels], openai: OpenAIServer
+) -> None:
+    shop = Shop(*shared_stack)
+    frozen, other = shop.stack.executors
+    other.stop()  # nobody else may take the run
+    await eventually(lambda: answers(shop), timeout=30)
+    await shop.stock(PRODUCTS)
+    request = await prepared(shop, freeze.run_type)
+    stored = suggestions(shop)
+    restart(frozen, {VARIABLE: str(freeze)})
+    await eventually(lambda: answers(shop), timeout=30)
+    openai.reset()
+    openai.behave(Behaviour(delay_seconds=0.05))
+    run = (await shop.runs().CreateRun(request, **shop.auth())).run
+
+    await eventually(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED, timeout=20)
+    await openai.wait_for(lambda stats: stats.in_flight == 0)  # what it sent is answered, to nobody
+    in_flight = sum(asked(shop, openai).values()) - (suggestions(shop) - stored)
+    await asyncio.to_thread(start, other)
+    back = time.monotonic()
+    run = await shop.ended(run)
+
+    patience = LEASE + 10 + (IDLE_TIMEOUT / 1000 if freeze.transaction else 0)
+    assert time.monotonic() - back < patience * LOADED
+    assert (run.status, run.attempt) == (Run.SUCCEEDED, 2)
+    finished = traces(shop)
+    told = len(frozen.log.read_text())
+
+    frozen.send_signal(signal.SIGCONT)
+    await eventually(lambda: gave_up(frozen, run, since=told), timeout=20)
+    assert traces(shop) == finished
+    # Asked for again is what was in flight, about to be sent, or answered and not stored yet. Nothing else is.
+    times_asked = asked(shop, openai)
+    about_to = BATCH if freeze.point is FailPoint.EXECUTOR_BEFORE_AI_REQUEST else 0
+    assert in_flight <= sum(times_asked.values()) - len(times_asked) <= in_flight + about_to <= BATCH * (AT_ONCE + 1)
+    assert set(times_asked.values()) <= {1, 2}
+    assert await shop.ai_used_today() == suggestions(shop)
+    # It goes on with other work.
+    await asyncio.to_thread(other.stop)
+    await shop.put(id="one-more", title="One more")
+    assert (await shop.preview()).status == Run.SUCCEEDED
+    await audit(shop.stack, unacknowledged=len(FREEZES))
+
+
+async def test_a_cancel_takes_effect_while_another_executor_stands_still(
+    shared_stack: tuple[Stack, Channels], openai: OpenAIServer
+) -> None:
+    """runs_service asks both in turn: the one that does not answer delays it, by one time limit."""
+    shop = Shop(*shared_stack)
+    for executor in shop.stack.executors:
+        await asyncio.to_thread(restart, executor)
+    await eventually(lambda: answers(shop), timeout=30)
+    await shop.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    frozen = None
+    try:
+        for number in range(size(10, 3)):
+            run = (await shop.create(Run.PREVIEW_GENERATE, idempotency_key=str(number))).run
+            await eventually(lambda: worker(shop, run))  # noqa: B023
+            if frozen is None:
+                (frozen,) = (executor for executor in shop.stack.executors if executor is not worker(shop, run))
+                frozen.send_signal(signal.SIGSTOP)
+            began = time.monotonic()
+            await shop.cancel(run.id)
+            ended = await shop.ended(run, timeout=10)
+            assert ended.status == Run.CANCELLED
+            assert time.monotonic() - began < 2 * CANCEL_TIMEOUT * LOADED
+    finally:
+        assert frozen is not None
+        frozen.send_signal(signal.SIGCONT)
+    await audit(shop.stack, unacknowledged=len(FREEZES))
+
+
+def worker(shop: Shop, run: Run) -> Service | None:
+    """Return the executor that works on a run."""
+    return next((one for one in shop.stack.executors if log_lines(one.log, f"Processing run {run.id}")), None)
+
+
+def start(service: Service) -> None:
+    service.start()
+    service.wait_ready()
+
+
+def gave_up(service: Service, run: Run, *, since: int) -> bool:
+    """Whether an executor has said, after so many characters of its log, that it lost a run."""
+    lines = [line for line in service.log.read_text()[since:].splitlines() if run.id in line]
+    return any(notice in line for line in lines for notice in NOTICES)
