@@ -158,9 +158,11 @@ WITH affected AS (
   -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
   FROM (SELECT id, id IN (SELECT id FROM updated) AS is_updated FROM affected)
 )
-SELECT count(*) FROM updated""")
+SELECT count(*), set_config('enable_nestloop', 'on', true) FROM updated""")
     for field, blank in BLANK.items()
 }
+# A draft that was just written is unknown to the planner, which then looks thousands of products up one by one.
+_IN_BULK = text("SELECT set_config('enable_nestloop', 'off', true)")
 
 
 async def apply(
@@ -171,6 +173,7 @@ async def apply(
     `skipped` is the message of those without a suggestion. Returns how many products were updated.
     """
     parameters = {"project_id": project_id, "draft_id": draft_id, "run_id": run_id, "skipped": skipped}
+    await connection.execute(_IN_BULK)
     updated: int = (await connection.execute(_APPLY[playbook.field], parameters)).scalar_one()
     return updated
 
