@@ -1,6 +1,7 @@
 """One watcher's stream: snapshot, changes, heartbeats, end."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from playbooks.runs.v1.run_pb2 import Run
@@ -10,6 +11,8 @@ from runs_service import transitions
 from runs_service.runs import Runs
 from runs_service.watch import Watchers
 from servicekit.errors import Reason, ServiceError
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_AFTER = 15.0  # seconds without a message
 WRITE_TIMEOUT = 5.0  # seconds a watcher may take to make room for one message
@@ -64,6 +67,8 @@ async def _send(write: Write, kind: WatchRunResponse.Kind.ValueType, run: Run) -
         async with asyncio.timeout(WRITE_TIMEOUT):
             await write(WatchRunResponse(kind=kind, run=run))
     except TimeoutError as error:
+        # The end of the call is no sign: gRPC sends the status after the message, so it waits for the same reader.
+        logger.warning("a watcher of run %s reads nothing: it is cut off at %d", run.id, run.sequence)
         raise ServiceError(
             Reason.WATCHER_TOO_SLOW,
             f"nothing was read for {WRITE_TIMEOUT:.0f} seconds; watch again with the after_sequence you have",
