@@ -1,11 +1,10 @@
-"""Scenario 7: one watcher that never reads, beside 49 that do. It slows nobody, costs the server little, is cut off, and
-resumes without loss."""
+"""Scenario 7: one watcher that never reads, beside 49 that do. It slows nobody, costs the server little, is cut off,
+and resumes without loss."""
 
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -19,6 +18,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.stack import Stack
 from runs_service.events import EVENTS_QUEUE
+from runs_service.stream import WRITE_TIMEOUT
 from servicekit.broker import Publisher
 from servicekit.metrics import Metrics
 from tests.faults.sizes import FULL, size
@@ -117,12 +117,14 @@ async def running(shop: Shop, openai: OpenAIServer) -> Run:
     return run
 
 
-async def sent(call: Any) -> AsyncIterator[int]:
-    """Yield the sequences of a stream, and leave it in the end."""
+async def take(call: Any, seen: list[int], *, until: int | None = None) -> None:
+    """Add the sequences that a stream tells to `seen`, up to one of them or the stream's end, and leave it."""
     try:
         async for message in call:
             if message.kind == WatchRunResponse.UPDATED:
-                yield message.run.sequence
+                seen.append(message.run.sequence)
+            if seen[-1:] == [until]:
+                return
     finally:
         call.cancel()
 
@@ -154,17 +156,12 @@ async def test_one_that_never_reads_slows_nobody(start_stack: Callable[..., Any]
         await cut_off(stack, len(beside))
         seen: list[int] = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for sequence in sent(slow):
-                seen.append(sequence)  # noqa: PERF401  # a comprehension would forget them with the error
+            await take(slow, seen)
         told = refusal(caught.value)
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW")
         assert 0 < len(seen) < EVENTS
         request.after_sequence = seen[-1]
-        async with aclosing(sent(stub.WatchRun(request, metadata=metadata))) as sequences:
-            async for sequence in sequences:
-                seen.append(sequence)
-                if sequence == load.sequence:
-                    break
+        await take(stub.WatchRun(request, metadata=metadata), seen, until=load.sequence)
         assert seen == list(range(first, load.sequence + 1))
 
     async with grpc.aio.insecure_channel(stack.runs_target, options=OPTIONS) as own, asyncio.TaskGroup() as reading:
@@ -202,11 +199,12 @@ def limit(alone: list[float]) -> float:
     """Return what the p99 beside a slow watcher must stay under, given that of rounds without.
 
     10 %, and what such rounds differ by among themselves (the median of their distances from their median): on a quiet
-    machine that is next to nothing. One round each shows only that nobody waits for the slow one, which takes 5 s.
+    machine that is next to nothing. One round each shows only that nobody waits for the slow one, which would take
+    seconds, however busy the machine is.
     """
     middle = statistics.median(alone)
     if not FULL:
-        return 3 * middle + 0.5
+        return max(3 * middle, WRITE_TIMEOUT / 2)
     return (1 + MOVES) * middle + statistics.median(abs(p99 - middle) for p99 in alone)
 
 

@@ -115,8 +115,8 @@ def check(which: str, before: Holdings, after: Holdings, streams: int) -> None:
     native = after.native - before.native
     objects = after.objects - before.objects
     print(
-        f"{streams} streams {which}: {native / streams:+.1f} bytes of native heap and "
-        f"{objects / streams:+.3f} of Python's objects each; {before.tasks} tasks before, {after.tasks} after"
+        f"{streams} streams {which}: {native / streams:+.1f} bytes of native heap and {objects / streams:+.3f} objects "
+        f"of Python's each; {before.tasks} tasks before, {after.tasks} after"
     )
     assert after.subscriptions == 0
     assert native < BYTES_A_STREAM * streams + NOISE

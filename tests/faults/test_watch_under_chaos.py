@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "AI_CONCURRENCY": str(AT_ONCE),
     "AI_TIMEOUT_SECONDS": "60",
     "EXECUTOR_CONCURRENCY": str(WATCHERS),
+    "EXECUTOR_DATABASE_POOL_SIZE": "20",
 }
 
 
@@ -70,6 +71,18 @@ class Watcher:
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+async def stocked(shops: list[Shop]) -> None:
+    """Give each of the shops its products, a few shops at a time."""
+    waiting = iter(shops)
+
+    async def some() -> None:
+        for shop in waiting:
+            await shop.open()
+            await shop.stock(PRODUCTS)
+
+    await asyncio.gather(*(some() for _ in range(5)))
 
 
 async def create(shop: Shop) -> Run:
@@ -110,14 +123,13 @@ async def test_each_watcher_sees_each_change_once_and_in_order(
     openai.behave(Behaviour(delay_seconds=DELAY))
     dice = random.Random(2)
     shops = [Shop(stack, first.channels) for _ in range(RUNS)]  # each with products that nobody has asked about
+    await stocked(shops)
     waiting = iter(shops)
     watchers: list[Watcher] = []
     hit_by_kills: list[int] = []
 
     async def work(watcher: Watcher) -> None:
         for shop in waiting:
-            await shop.open()
-            await shop.stock(PRODUCTS)
             await watcher.watch(await create(shop))
 
     async def kill_now_and_then() -> None:
