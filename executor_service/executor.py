@@ -199,6 +199,13 @@ class Executor(Worker):
         reached(FailPoint.EXECUTOR_AFTER_CLAIM)
         running = self._running[execution.lease] = _Running(execution, time.monotonic() + self._lease_seconds)
         running.task = asyncio.create_task(self._execute(running), name=f"run-{execution.lease.run_id}")
+        # Not at the end of `_execute`: a task that is cancelled before its first step never gets there.
+        running.task.add_done_callback(lambda _: self._leave(execution.lease))
+
+    def _leave(self, lease: Lease) -> None:
+        running = self._running.pop(lease)
+        if self._backlog or running.doubtful:
+            self.wake()
 
     # Executing
 
@@ -214,9 +221,6 @@ class Executor(Worker):
         finally:
             if running.first_word:
                 running.first_word.cancel()
-            del self._running[lease]
-            if self._backlog or running.doubtful:
-                self.wake()
 
     async def _carry_out(self, running: _Running) -> State:
         """Take an execution to its outcome. Raises LeaseLost, and ServiceError when the database is away."""
@@ -311,10 +315,10 @@ class Executor(Worker):
         if running := self._running.get(lease):
             running.sure_until = until
 
-    def abandon(self, run_id: UUID) -> None:
-        """Stop working on an execution that is not ours any more: its lease is lost, or somebody ended it."""
+    def abandon(self, run_id: UUID, attempt: int | None = None) -> None:
+        """Stop working on an execution that is not ours any more: `attempt` lost its lease, or somebody ended it."""
         for lease, running in self._running.items():
-            if lease.run_id == run_id and running.task and not running.ending:
+            if lease.run_id == run_id and attempt in (None, lease.attempt) and running.task and not running.ending:
                 logger.warning("run %s is not ours any more; attempt %d stops", run_id, lease.attempt)
                 running.task.cancel()
 
@@ -381,4 +385,4 @@ class Heartbeat(Ticker):
             if (lease.run_id, lease.attempt) in kept:
                 self._executor.renewed(lease, until)
             else:
-                self._executor.abandon(lease.run_id)
+                self._executor.abandon(lease.run_id, lease.attempt)

@@ -13,6 +13,7 @@ from executor_service.executor import MAX_CRASHES, Effect
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
 from executor_service.store import executions
 from servicekit.database import Connection
+from servicekit.lifecycle import running
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
 
@@ -198,6 +199,32 @@ async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench, other
         bench.provider.open.set()
     assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
     assert await bench.value("SELECT lease_owner FROM executor.executions") == taken_over.lease.owner
+
+
+async def test_an_attempt_that_lost_its_lease_does_not_take_the_next_one_with_it(bench: Bench) -> None:
+    """The process that hands a run back may be the one that takes it again, before the first attempt is quite over."""
+    await bench.stock(1)
+    bench.provider.open.clear()
+    run = job()
+    await bench.inbox.accept([run])
+    (first,) = await claim(bench)
+    await expire_leases(bench)
+    (second,) = await claim(bench)
+    async with running(bench.executor.endings):
+        bench.executor.begin([first, second])
+        await bench.heartbeat.tick()
+        await eventually(lambda: bench.executor.leases() == [second.lease])
+        bench.provider.open.set()
+        await eventually(lambda: not bench.executor.leases())
+    assert await bench.value("SELECT status || attempt FROM executor.executions") == "SUCCEEDED2"
+
+
+async def test_work_that_is_stopped_before_its_first_step_keeps_no_place(bench: Bench) -> None:
+    await bench.inbox.accept([job()])
+    claimed = await claim(bench)
+    bench.executor.begin(claimed)
+    bench.executor.abandon(claimed[0].lease.run_id)
+    await eventually(lambda: not bench.executor.leases())
 
 
 async def test_a_stopped_executor_hands_its_runs_back_at_once(bench: Bench, other: Bench) -> None:
