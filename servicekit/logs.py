@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never changed, only replaced
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each line
 # What every record has; the rest came with `extra`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -45,7 +46,7 @@ class _Json(_Formatter):
         }
         if trace := self.exception(record):
             line["exception"] = trace
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _encode(line)
 
 
 class _Console(_Formatter):

@@ -1,11 +1,11 @@
 """Every call has an id: the caller's `x-request-id`, or a new one. It is in the answer and in every log line."""
 
+import os
 import re
 
 from google.protobuf.message import Message
 
 from servicekit import logs
-from servicekit.ids import uuid7
 from servicekit.interceptors.base import Call, CallInterceptor, Context
 
 HEADER = "x-request-id"
@@ -26,7 +26,7 @@ class RequestIds(CallInterceptor):
 def request_id_of(context: Context) -> str:
     """Return the id the caller gave this call, or a new one."""
     given = next((str(value) for key, value in context.invocation_metadata() or () if key == HEADER), "")
-    return given if _ACCEPTABLE.fullmatch(given) else str(uuid7())
+    return given if given and _ACCEPTABLE.fullmatch(given) else os.urandom(16).hex()
 
 
 def current_request_id() -> str:
