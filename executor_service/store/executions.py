@@ -280,7 +280,7 @@ WITH outcome AS (
 ), held AS (
   SELECT e.run_id, e.project_id, e.ai_reserved, e.ai_reserved_day
   FROM executor.executions e JOIN outcome o USING (run_id)
-  WHERE e.attempt = o.attempt AND e.lease_owner = o.owner AND e.status = 'RUNNING' FOR UPDATE OF e
+  WHERE e.attempt = o.attempt AND e.lease_owner = o.owner AND e.status = 'RUNNING' ORDER BY e.run_id FOR UPDATE OF e
 ), {GIVEN_BACK}
 UPDATE executor.executions e
 SET status = o.status, draft_id = o.draft_id, scope_id = o.scope_id, rules_hash = o.rules_hash, result = o.result,
@@ -381,11 +381,17 @@ async def unpublished(connection: Connection, *, age: float, limit: int) -> list
     return [state_of(row) for row in await connection.execute(_UNPUBLISHED, {"age": age, "limit": limit})]
 
 
+# Locked in order: the rows of several batches, and of the sweeper, are often the same.
 _MARK_PUBLISHED = text("""
-UPDATE executor.executions e SET published_number = told.number
-FROM (SELECT run_id, max(number) AS number
-      FROM unnest(CAST(:run_ids AS uuid[]), CAST(:numbers AS bigint[])) AS t (run_id, number) GROUP BY run_id) told
-WHERE e.run_id = told.run_id AND e.published_number < told.number""")
+WITH told AS (
+  SELECT run_id, max(number) AS number
+  FROM unnest(CAST(:run_ids AS uuid[]), CAST(:numbers AS bigint[])) AS t (run_id, number) GROUP BY run_id
+), locked AS MATERIALIZED (
+  SELECT e.run_id, told.number FROM executor.executions e JOIN told USING (run_id)
+  WHERE e.published_number < told.number ORDER BY e.run_id FOR UPDATE OF e
+)
+UPDATE executor.executions e SET published_number = locked.number
+FROM locked WHERE e.run_id = locked.run_id AND e.published_number < locked.number""")
 
 
 async def mark_published(connection: Connection, told: Sequence[State]) -> None:

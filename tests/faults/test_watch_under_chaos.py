@@ -32,7 +32,7 @@ RUNS = size(1_000, 100)
 KILLS = size(2, 1)
 LIFETIME = (1.0, 3.0)  # seconds of a connection
 
-# A run is so many AI requests. As many runs as there are watchers are under way at once, so one takes
+# A run is so many AI requests. As many runs as there are watchers wait or are under way at once, so one takes
 # WATCHERS * PRODUCTS * DELAY / AT_ONCE seconds, if the machine keeps up: 6 (3.2), which is one cut or more.
 PRODUCTS = size(6, 4)
 AT_ONCE = size(50, 10)
@@ -42,7 +42,7 @@ ENVIRONMENT = {
     "AI_BATCH_SIZE": "1",
     "AI_CONCURRENCY": str(AT_ONCE),
     "AI_TIMEOUT_SECONDS": "60",
-    "EXECUTOR_CONCURRENCY": str(WATCHERS),
+    "EXECUTOR_CONCURRENCY": str(size(32, 8)),
     "EXECUTOR_DATABASE_POOL_SIZE": "20",
 }
 

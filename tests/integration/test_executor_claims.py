@@ -318,6 +318,28 @@ async def outbox_is_empty(bench: Bench) -> bool:
     return await bench.value(unpublished) == 0
 
 
+async def test_what_was_published_is_noted_run_by_run_in_order_so_that_no_two_wait_for_each_other(bench: Bench) -> None:
+    await bench.inbox.accept([job() for _ in range(50)])
+    states = sorted((execution.state for execution in await claim(bench, limit=50)), key=lambda state: state.run_id)
+
+    async def note() -> None:
+        async with bench.database.autocommit() as connection:
+            await executions.mark_published(connection, states[::-1])
+
+    async def waits() -> bool:
+        return bool(await bench.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async with bench.database.transaction() as connection:
+        await executions.hold(connection, Lease(states[0].run_id, 1, "one"))
+        noting = asyncio.create_task(note())
+        await eventually(waits)
+        free = await bench.rows("SELECT 1 FROM executor.executions FOR UPDATE SKIP LOCKED")
+    await noting
+
+    assert len(free) == 49
+    assert await bench.value("SELECT count(*) FROM executor.executions WHERE published_number = 1") == 50
+
+
 async def test_a_run_of_another_replica_can_be_followed(bench: Bench, other: Bench) -> None:
     await bench.stock(1)
     async with other.working():
