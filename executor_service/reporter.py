@@ -11,7 +11,7 @@ from playbooks.executor.v1.job_pb2 import RunEventBatch
 
 from executor_service import messages
 from executor_service.records import State
-from executor_service.store import executions
+from executor_service.store import outbox
 from servicekit.batcher import Conflator
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.database import Database
@@ -96,7 +96,7 @@ class _Marks(Conflator[UUID, State]):
     async def handle(self, batch: Mapping[UUID, State]) -> None:
         """Note one batch."""
         async with self._database.autocommit() as connection:
-            await executions.mark_published(connection, list(batch.values()))
+            await outbox.mark_published(connection, list(batch.values()))
 
 
 class OutboxSweeper(Ticker):
@@ -112,9 +112,9 @@ class OutboxSweeper(Ticker):
         more = True
         while more:
             async with self._database.autocommit() as connection:
-                states = await executions.unpublished(connection, age=SWEEP_AGE, limit=BATCH)
+                states = await outbox.unpublished(connection, age=SWEEP_AGE, limit=BATCH)
             if not states or not await self._reporter.publish(states):
                 return
             async with self._database.autocommit() as connection:
-                await executions.mark_published(connection, states)
+                await outbox.mark_published(connection, states)
             more = len(states) == BATCH

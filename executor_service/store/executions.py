@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - statements are put together from constants only
-"""Executions: inbox, claims under a lease, fenced writes, outbox."""
+"""Executions: inbox, claims under a lease, fenced writes."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from executor_service.models import UNPUBLISHED
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from servicekit.database import Connection, Row
 
@@ -361,7 +360,7 @@ def _lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"run {lease.run_id}, attempt {lease.attempt}")
 
 
-# Outbox, and whoever asks
+# For whoever asks
 
 _STATES = text(f"SELECT {STATE} FROM executor.executions WHERE run_id = ANY(CAST(:run_ids AS uuid[]))")
 
@@ -369,35 +368,6 @@ _STATES = text(f"SELECT {STATE} FROM executor.executions WHERE run_id = ANY(CAST
 async def states(connection: Connection, run_ids: Sequence[UUID]) -> list[State]:
     """Return how the executions that are here stand."""
     return [state_of(row) for row in await connection.execute(_STATES, {"run_ids": list(run_ids)})]
-
-
-_UNPUBLISHED = text(f"""
-SELECT {STATE} FROM executor.executions
-WHERE {UNPUBLISHED} AND updated_at < now() - make_interval(secs => :age) ORDER BY updated_at LIMIT :limit""")
-
-
-async def unpublished(connection: Connection, *, age: float, limit: int) -> list[State]:
-    """Return executions with a change that was not published for `age` seconds, oldest first."""
-    return [state_of(row) for row in await connection.execute(_UNPUBLISHED, {"age": age, "limit": limit})]
-
-
-# Locked in order: the rows of several batches, and of the sweeper, are often the same.
-_MARK_PUBLISHED = text("""
-WITH told AS (
-  SELECT run_id, max(number) AS number
-  FROM unnest(CAST(:run_ids AS uuid[]), CAST(:numbers AS bigint[])) AS t (run_id, number) GROUP BY run_id
-), locked AS MATERIALIZED (
-  SELECT e.run_id, told.number FROM executor.executions e JOIN told USING (run_id)
-  WHERE e.published_number < told.number ORDER BY e.run_id FOR UPDATE OF e
-)
-UPDATE executor.executions e SET published_number = locked.number
-FROM locked WHERE e.run_id = locked.run_id AND e.published_number < locked.number""")
-
-
-async def mark_published(connection: Connection, told: Sequence[State]) -> None:
-    """Note that these states have been published."""
-    parameters = {"run_ids": [state.run_id for state in told], "numbers": [state.number for state in told]}
-    await connection.execute(_MARK_PUBLISHED, parameters)
 
 
 _EXISTS = text("SELECT 1 FROM executor.executions WHERE run_id = :run_id AND project_id = :project_id")

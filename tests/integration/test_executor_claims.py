@@ -11,7 +11,7 @@ from playbooks.runs.v1.run_pb2 import Run
 
 from executor_service.executor import MAX_CRASHES, Effect
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
-from executor_service.store import executions
+from executor_service.store import executions, outbox
 from servicekit.database import Connection
 from servicekit.lifecycle import running
 from tests.support.executor import Bench, job
@@ -324,7 +324,7 @@ async def test_what_was_published_is_noted_run_by_run_in_order_so_that_no_two_wa
 
     async def note() -> None:
         async with bench.database.autocommit() as connection:
-            await executions.mark_published(connection, states[::-1])
+            await outbox.mark_published(connection, states[::-1])
 
     async def waits() -> bool:
         return bool(await bench.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
