@@ -34,7 +34,6 @@ RACE_POLL = 0.05  # seconds between claims while other processes claim too
 HAND_BACK_RETRY = 0.5  # seconds
 NOTICE = 1.0  # seconds until a process notices that a run it works on was ended by another
 ENDINGS = 200  # outcomes in one statement
-FIRST_WORD = 0.01  # seconds; what takes longer is told to be running
 
 # Writes a run's effects in the transaction that ends it, and says how it ended.
 Effect = Callable[[Connection], Awaitable[Outcome]]
@@ -59,7 +58,6 @@ class _Running:
     execution: Execution
     sure_until: float  # by time.monotonic(): so long it is certainly ours
     task: asyncio.Task[None] | None = None
-    first_word: asyncio.TimerHandle | None = None  # tells that it started
     ending: bool = False  # its outcome is being written: the database decides who wins
 
     @property
@@ -218,9 +216,6 @@ class Executor(Worker):
         except ServiceError as error:
             logger.warning("run %s is interrupted: %s", lease.run_id, error)
             await self._hand_back(lease)
-        finally:
-            if running.first_word:
-                running.first_word.cancel()
 
     async def _carry_out(self, running: _Running) -> State:
         """Take an execution to its outcome. Raises LeaseLost, and ServiceError when the database is away."""
@@ -241,10 +236,7 @@ class Executor(Worker):
         logs.bind(request_id=job.request_id, run_id=str(job.run_id), project_id=job.project_id)
         if execution.crashes < MAX_CRASHES:
             logger.info("[AutomationPlaybookRunProcessor] Processing run %s", job.run_id)
-            # Those that end within a moment tell that they started together with how they ended.
-            running.first_word = asyncio.get_running_loop().call_later(
-                FIRST_WORD, self._reporter.report, execution.state
-            )
+            self._reporter.report_soon(execution.state)
         return job
 
     def _guard(self, execution: Execution) -> None:

@@ -263,8 +263,7 @@ class RunStore:
         return {str(row.id): Version(Run.FromString(row.run), row.event_number) for row in rows}
 
     def _parameters(self, work: Changing, *, stop: bool) -> dict[str, object]:
-        # By id, so that two processes that change the same runs do not wait for each other in a circle.
-        changed = [(work.before[run_id], version) for run_id, version in sorted(work.changed.items())]
+        changed = [(work.before[run_id], version) for run_id, version in work.changed.items()]
         return {
             "ids": [after.run.id for _, after in changed],
             "old_numbers": [before.event_number for before, _ in changed],

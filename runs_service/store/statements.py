@@ -80,8 +80,13 @@ CHANGES_AFTER = text("""
 OLDEST = text("SELECT min(sequence) FROM runs.run_events WHERE run_id = CAST(:id AS uuid)")
 
 MARK_DISPATCHED = text("""
+    WITH free AS MATERIALIZED (
+        -- Those that are locked are being changed, which notes the same.
+        SELECT id FROM runs.runs WHERE id = ANY(CAST(:ids AS uuid[])) AND dispatched_at IS NULL
+        FOR UPDATE SKIP LOCKED
+    )
     UPDATE runs.runs SET dispatched_at = now(), reconcile_at = now() + :reconcile_after
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND dispatched_at IS NULL
+    WHERE id IN (SELECT id FROM free)
 """)
 
 FIND_UNDISPATCHED = text(f"""
@@ -115,7 +120,10 @@ LOCK = text("""
 """)
 
 CHANGE = text("""
-    WITH changed AS (
+    WITH locked AS MATERIALIZED (
+        -- In order, so that two processes that change the same runs do not wait for each other in a circle.
+        SELECT id FROM runs.runs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
+    ), changed AS (
         UPDATE runs.runs
         SET event_number = heard.event_number, status = heard.status, scope_id = heard.scope_id, run = heard.run,
             dispatched_at = coalesce(dispatched_at, now()), reconcile_at = now() + :reconcile_after,
@@ -124,6 +132,7 @@ CHANGE = text("""
                     CAST(:numbers AS bigint[]), CAST(:statuses AS text[]),
                     CAST(:scopes AS text[]), CAST(:runs AS bytea[]))
              AS heard (id, old_number, old_status, event_number, status, scope_id, run)
+             JOIN locked USING (id)
         WHERE runs.id = heard.id AND runs.event_number = heard.old_number AND runs.status = heard.old_status
         RETURNING runs.id
     ), history AS (
