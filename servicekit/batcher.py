@@ -1,17 +1,20 @@
-"""Natural batching: what comes in while a batch is under way becomes the next batch. Nothing ever waits
-for company, so a lone item is as fast as without batching."""
+"""Natural batching: what comes in while a batch is under way becomes the next batch, and a batch is complete when a
+few turns of the event loop bring nothing more. Nothing waits for a time to pass: a lone item loses some 30 microseconds,
+and a busy loop, where items keep coming, makes few and large batches."""
 
 import asyncio
 import logging
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Generic, TypeVar
 
 from servicekit.lifecycle import Worker
 
 logger = logging.getLogger(__name__)
+
+TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +48,7 @@ class Batcher(Worker, Generic[Item, Result]):
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
+            await _all_here(self._waiting, self._limit)
             batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
@@ -109,6 +113,7 @@ class Conflator(Worker, Generic[Key, Value]):
         """Hand on batches until cancelled."""
         while True:
             await self._arrived.wait()
+            await _all_here(self._waiting, self._limit)
             if batch := self._taken():
                 await self.handle(batch)
             if self._pause:
@@ -132,3 +137,12 @@ class Conflator(Worker, Generic[Key, Value]):
         if not self._waiting:
             self._arrived.clear()
         return batch
+
+
+async def _all_here(waiting: Sized, limit: int) -> None:
+    """Return when no more items come in, or as many wait as may be handled at once."""
+    seen = 0
+    while seen < len(waiting) < limit:
+        seen = len(waiting)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)

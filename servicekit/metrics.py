@@ -12,9 +12,20 @@ class Metrics:
         self.call_seconds = Histogram(
             "grpc_server_call_seconds", "Time a call took", ["method"], registry=self.registry
         )
+        # Found once for each method and code, which are few: looking them up takes as long as counting.
+        self._children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self.broker_connected = Gauge(
             "broker_connected", "1 while the link to the broker is up", ["link"], registry=self.registry
         )
+
+    def count_call(self, method: str, code: str, seconds: float) -> None:
+        """Count a call, and how long it took."""
+        key = method, code
+        if (children := self._children.get(key)) is None:
+            self._children[key] = children = self.calls.labels(*key), self.call_seconds.labels(method)
+        count, time = children
+        count.inc()
+        time.observe(seconds)
 
     def serve(self, address: str) -> None:
         """Serve the measurements at HOST:PORT, in a thread, until the process ends."""

@@ -34,6 +34,6 @@ class AccessLog(CallInterceptor):
             return response
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.calls.labels(method, code).inc()
-            self._metrics.call_seconds.labels(method).observe(seconds)
-            logger.debug("%s %s", method, code, extra={"milliseconds": round(seconds * 1000, 1)})
+            self._metrics.count_call(method, code, seconds)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s %s", method, code, extra={"milliseconds": round(seconds * 1000, 1)})

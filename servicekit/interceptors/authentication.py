@@ -14,8 +14,9 @@ class Authentication(CallInterceptor):
 
     async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
         """Serve the call in the name of its principal."""
-        header = next(
-            (str(value) for key, value in context.invocation_metadata() or () if key == "authorization"), None
-        )
+        header = None
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                header = str(value)
         set_principal(self._authenticator.authenticate(header))
         return await call(request, context)

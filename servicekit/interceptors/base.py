@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -31,11 +32,8 @@ class CallInterceptor:
 
     def wrap(self, handler: Any, method: str) -> Any:
         """Return the method's handler, surrounded."""
-        call = behaviour_of(handler)
-
-        async def surrounded(request: Message, context: Context) -> Message | None:
-            return await self.surround(call, method, request, context)
-
+        # No coroutine around the coroutine: every one of them is walked through at every step of the call.
+        surrounded = partial(self.surround, behaviour_of(handler), method)
         return like(handler, surrounded, handler.request_deserializer)
 
 
