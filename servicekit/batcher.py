@@ -1,5 +1,5 @@
 """Natural batching: what comes in while a batch is under way becomes the next batch, and a batch is complete when a
-few turns of the event loop bring nothing more. Nothing waits for a time to pass: a lone item loses some 30 microseconds,
+few turns of the event loop bring nothing more. Nothing waits for a time to pass: a lone item loses 30 microseconds,
 and a busy loop, where items keep coming, makes few and large batches."""
 
 import asyncio
