@@ -173,17 +173,21 @@ class Executor(Worker):
         if room <= 0:
             self._backlog = True
             return Claimed((), seen=0)
-        async with self._database.autocommit() as connection:
-            claimed = await executions.claim(
-                connection,
-                owner=self._owner,
-                limit=room,
-                lease_seconds=self._lease_seconds,
-                since=since,
-                doubtful=0 if any(running.doubtful for running in self._running.values()) else 1,
-            )
-        for execution in claimed.executions:
-            self._start(execution)
+        self._promised += room  # what comes in meanwhile must not take the same places
+        try:
+            async with self._database.autocommit() as connection:
+                claimed = await executions.claim(
+                    connection,
+                    owner=self._owner,
+                    limit=room,
+                    lease_seconds=self._lease_seconds,
+                    since=since,
+                    doubtful=0 if any(running.doubtful for running in self._running.values()) else 1,
+                )
+            for execution in claimed.executions:
+                self._start(execution)
+        finally:
+            self._promised -= room
         # While some are held back, those that come in must not overtake them.
         self._backlog = claimed.seen >= room or since > BEGINNING
         return claimed

@@ -121,7 +121,8 @@ class Watchers(Worker):
         """Read on for the runs in a hint, for watchers that do not have what it tells of."""
         for word in hint.split():
             run_id, _, sequence = word.partition(":")
-            if any(s.ready and s.lacks(int(sequence)) for s in self._subscriptions.get(run_id, ())):
+            # A process of the version before this one names no sequence.
+            if any(s.ready and (not sequence or s.lacks(int(sequence))) for s in self._subscriptions.get(run_id, ())):
                 self.wake([run_id])
 
     def wake(self, run_ids: Iterable[str]) -> None:
