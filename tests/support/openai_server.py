@@ -16,11 +16,13 @@ import asyncio
 import contextlib
 import copy
 import json
+import selectors
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
@@ -214,11 +216,12 @@ class _Connection(asyncio.Protocol):
         end = len(head) + len(separator) + int(headers.get("content-length", 0))
         if len(self._buffer) < end:
             return
+        arrived = asyncio.get_running_loop().time()
         body = bytes(self._buffer[len(head) + len(separator) : end])
         del self._buffer[:end]
         method, path, _ = request_line.split(" ")
         if path == COMPLETIONS:
-            self._complete(method, headers, body)
+            self._complete(arrived, method, headers, body)
         else:
             self._administer(f"{method} {path}", body)
 
@@ -240,7 +243,7 @@ class _Connection(asyncio.Protocol):
                 return
         self._send(200, vars(self._state.snapshot()))
 
-    def _complete(self, method: str, headers: dict[str, str], body: bytes) -> None:
+    def _complete(self, arrived: float, method: str, headers: dict[str, str], body: bytes) -> None:
         self._state.began()
         try:
             asked = read_request(method, headers, body, self._state.api_key)
@@ -250,13 +253,15 @@ class _Connection(asyncio.Protocol):
             return
         self._state.asked(asked.ids)
         behaviour = self._state.pick(asked.ids)
+        completion, given = completion_of(behaviour, asked)
+        answer = partial(self._answer, behaviour, json.dumps(completion).encode(), given)
         if behaviour.delay_seconds:
-            loop = asyncio.get_running_loop()
-            self._pending = loop.call_later(behaviour.delay_seconds, self._answer, behaviour, asked)
+            # From the arrival on, and worked out before: what this server costs is not part of what it takes.
+            self._pending = asyncio.get_running_loop().call_at(arrived + behaviour.delay_seconds, answer)
         else:
-            self._answer(behaviour, asked)
+            answer()
 
-    def _answer(self, behaviour: Behaviour, asked: Asked) -> None:
+    def _answer(self, behaviour: Behaviour, body: bytes, given: Sequence[str]) -> None:
         self._pending = None
         if behaviour.answer == "hang_up":
             self._state.ended(0)
@@ -270,7 +275,6 @@ class _Connection(asyncio.Protocol):
             self._state.ended(200)
             self._send(200, b'{"id": "chatcmpl-')
         else:
-            body, given = completion_of(behaviour, asked)
             self._state.ended(200, given)
             self._send(200, body)
 
@@ -307,7 +311,9 @@ def main() -> None:
     parser.add_argument("--api-key", default=API_KEY)
     parser.add_argument("--delay-seconds", type=float, default=0.0, help="before each answer")
     arguments = parser.parse_args()
-    asyncio.run(_serve(arguments.port, arguments.api_key, arguments.delay_seconds))
+    # epoll's timers are whole milliseconds, rounded up: a delay of 50 would take 51.
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+        runner.run(_serve(arguments.port, arguments.api_key, arguments.delay_seconds))
 
 
 if __name__ == "__main__":
