@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.failpoints import FailPoint, reached
 
+RECORD_INTERVAL = 0.02  # seconds between two writes of what arrived
 PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
 
 
@@ -135,6 +137,7 @@ class _Conversation:
         self._askers = 0
         self._ahead = asyncio.Semaphore(0)  # requests that may be under way or answered and not stored
         self._arrived: asyncio.Queue[_Answer | None] = asyncio.Queue()
+        self._all_in = asyncio.Event()
         self._failure: AIError | None = None
         self._refusal: AIRefusedError | None = None
 
@@ -171,6 +174,7 @@ class _Conversation:
         self._askers -= 1
         if not self._askers:
             self._arrived.put_nowait(None)
+            self._all_in.set()
 
     async def _record_arrivals(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -192,7 +196,13 @@ class _Conversation:
             for _ in range(answers):
                 self._ahead.release()
             if answer is not None:
+                await self._rest()
                 answer = await self._arrived.get()
+
+    async def _rest(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RECORD_INTERVAL):
+                await self._all_in.wait()
 
     def _take(self, products: Sequence[Wanted], texts: Mapping[str, str]) -> Iterator[Suggested]:
         for product in products:

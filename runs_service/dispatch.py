@@ -48,20 +48,22 @@ class JobPublisher:
             logger.warning("%d runs are not published yet: %s", len(items), error)
             raise
         reached(FailPoint.RUNS_AFTER_PUBLISH)
-        self.marks.put({item.run.id: None for item in items})
+        published = asyncio.get_running_loop().time()
+        self.marks.put({item.run.id: published for item in items})
         return [None] * len(items)
 
 
-class _Marks(Conflator[str, None]):
-    """Notes which runs were published. Nothing waits for that: at worst one is published a second time."""
+class _Marks(Conflator[str, float]):
+    """Notes which runs were published, and when by the loop's clock. Nothing waits for that: at worst one is published a second time."""
 
     def __init__(self, store: RunStore) -> None:
         super().__init__(limit=MARKS, pause=MARK_PAUSE)
         self._store = store
 
-    async def handle(self, batch: Mapping[str, None]) -> None:
+    async def handle(self, batch: Mapping[str, float]) -> None:
         """Note one batch."""
-        await self._store.mark_dispatched(list(batch))
+        now = asyncio.get_running_loop().time()
+        await self._store.mark_dispatched({run_id: now - published for run_id, published in batch.items()})
 
 
 class Dispatcher:

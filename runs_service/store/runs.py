@@ -154,12 +154,11 @@ class RunStore:
 
     # Delivering
 
-    async def mark_dispatched(self, run_ids: Sequence[str]) -> None:
-        """Note that these runs were handed to the broker, or to the executor itself."""
+    async def mark_dispatched(self, ages: Mapping[str, float]) -> None:
+        """Note, by run id, how many seconds ago runs were handed to the broker, or to the executor itself."""
+        parameters = {"ids": list(ages), "ages": list(ages.values()), "reconcile_after": self._reconcile_after}
         async with self._database.autocommit() as connection:
-            await connection.execute(
-                statements.MARK_DISPATCHED, {"ids": list(run_ids), "reconcile_after": self._reconcile_after}
-            )
+            await connection.execute(statements.MARK_DISPATCHED, parameters)
 
     async def undispatched(self, *, older_than: timedelta, limit: int) -> list[Dispatchable]:
         """Return runs that were committed a while ago and not dispatched since: the outbox."""

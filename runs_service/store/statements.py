@@ -82,11 +82,13 @@ OLDEST = text("SELECT min(sequence) FROM runs.run_events WHERE run_id = CAST(:id
 MARK_DISPATCHED = text("""
     WITH free AS MATERIALIZED (
         -- Those that are locked are being changed, which notes the same.
-        SELECT id FROM runs.runs WHERE id = ANY(CAST(:ids AS uuid[])) AND dispatched_at IS NULL
-        FOR UPDATE SKIP LOCKED
+        SELECT id, age FROM unnest(CAST(:ids AS uuid[]), CAST(:ages AS double precision[])) AS handed (id, age)
+        JOIN runs.runs USING (id) WHERE dispatched_at IS NULL
+        FOR UPDATE OF runs SKIP LOCKED
     )
-    UPDATE runs.runs SET dispatched_at = now(), reconcile_at = now() + :reconcile_after
-    WHERE id IN (SELECT id FROM free)
+    UPDATE runs.runs
+    SET dispatched_at = now() - free.age * interval '1 second', reconcile_at = now() + :reconcile_after
+    FROM free WHERE runs.id = free.id
 """)
 
 FIND_UNDISPATCHED = text(f"""

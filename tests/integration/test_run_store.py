@@ -346,7 +346,7 @@ async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> Non
 
 async def test_a_run_is_in_the_outbox_until_it_is_dispatched_or_heard_of(store: RunStore) -> None:
     marked, heard, left = [await created(store, idempotency_key=str(n)) for n in range(3)]
-    await store.mark_dispatched([marked.id])
+    await store.mark_dispatched({marked.id: 0.0})
     await tell(store, event(heard.id, 1, Run.QUEUED))
     waiting = await store.undispatched(older_than=timedelta(0), limit=10)
     assert [(item.run.id, item.request_id) for item in waiting] == [(left.id, "r")]
@@ -357,7 +357,7 @@ async def test_two_replicas_never_take_the_same_silent_run(runs_database: Databa
     at_once = RunStore(runs_database, reconcile_after=timedelta(0))
     stored = await at_once.create([new_run(idempotency_key=str(n)) for n in range(100)])
     ids = {one.run.id for one in stored}
-    await at_once.mark_dispatched(list(ids))
+    await at_once.mark_dispatched(dict.fromkeys(ids, 0.0))
     database = Database(runs_database_url, pool_size=5, application_name="other")
     replicas = [RunStore(runs_database, reconcile_after=LATER), RunStore(database, reconcile_after=LATER)]
     taken: list[str] = []
@@ -372,7 +372,7 @@ async def test_two_replicas_never_take_the_same_silent_run(runs_database: Databa
 async def test_what_is_not_dispatched_or_has_ended_is_not_silent(runs_database: Database) -> None:
     store = RunStore(runs_database, reconcile_after=timedelta(0))
     _, ended, silent = [await created(store, idempotency_key=str(n)) for n in range(3)]
-    await store.mark_dispatched([ended.id, silent.id])
+    await store.mark_dispatched({ended.id: 0.0, silent.id: 0.0})
     await tell(store, event(ended.id, 1, Run.FAILED))
     assert [item.run.id for item in await store.take_silent(limit=10)] == [silent.id]
 
