@@ -54,7 +54,10 @@ class JobPublisher:
 
 
 class _Marks(Conflator[str, float]):
-    """Notes which runs were published, and when by the loop's clock. Nothing waits for that: at worst one is published a second time."""
+    """Notes which runs were published, and when by the loop's clock.
+
+    Nothing waits for that: at worst one is published a second time.
+    """
 
     def __init__(self, store: RunStore) -> None:
         super().__init__(limit=MARKS, pause=MARK_PAUSE)

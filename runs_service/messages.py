@@ -1,9 +1,8 @@
 """Between requests, runs and jobs: everything that builds one message out of another."""
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
+from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.job_pb2 import RunJob
@@ -15,8 +14,7 @@ DEFAULT_DEADLINE = 600  # seconds from a run's creation
 DEFAULT_MODE = "enforce"
 
 
-@dataclass(frozen=True)
-class NewRun:
+class NewRun(NamedTuple):
     """A run that is asked for, before the database has decided whether it is new."""
 
     run: Run
@@ -40,12 +38,12 @@ class NewRun:
         return self.created_at + timedelta(seconds=self.run.meta.deadline_seconds)
 
 
-def new_run(request: CreateRunRequest, *, run_id: UUID, user_id: str, request_id: str, now: datetime) -> NewRun:
+def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id: str, now: datetime) -> NewRun:
     """Return the QUEUED run that `request` asks for."""
     fingerprint = hashlib.sha256(canonical(request).SerializeToString(deterministic=True)).digest()
     own_key = request.HasField("idempotency_key")
     run = Run(
-        id=str(run_id),
+        id=run_id,
         project_id=request.project_id,
         playbook_id=request.playbook_id,
         run_type=request.run_type,
@@ -72,11 +70,11 @@ def new_run(request: CreateRunRequest, *, run_id: UUID, user_id: str, request_id
     )
 
 
-def retry(original: NewRun, *, key: str | None, run_id: UUID, user_id: str, request_id: str, now: datetime) -> NewRun:
+def retry(original: NewRun, *, key: str | None, run_id: str, user_id: str, request_id: str, now: datetime) -> NewRun:
     """Return a QUEUED run that asks for the same as `original` did when it was created, under its key or `key`."""
     run = Run()
     run.CopyFrom(original.run)
-    run.id = str(run_id)
+    run.id = run_id
     run.retry_of = original.run.id
     run.created_by_user_id = user_id
     run.idempotency_key = key or run.idempotency_key

@@ -2,15 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from playbooks.runs.v1.run_pb2 import Run
 
 CAPACITY = 10_000  # runs; about a kilobyte each
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """A run as it was written, and the number of the newest event in it.
 
     Whatever changes a run changes its event number or its status, so the two tell whether it is still the same.

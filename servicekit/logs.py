@@ -30,7 +30,7 @@ class _Formatter(logging.Formatter):
             "logger": record.name,
             "service": self._service,
             **_bound.get(),
-            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+            **{name: getattr(record, name) for name in sorted(vars(record).keys() - _STANDARD)},
         }
 
     def exception(self, record: logging.LogRecord) -> str:
@@ -39,11 +39,17 @@ class _Formatter(logging.Formatter):
 
 
 class _Json(_Formatter):
+    _second = 0
+    _second_as_text = ""
+
     def format(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._second_as_text = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
         line = {
             "message": record.getMessage(),
             "level": record.levelname.lower(),
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            "timestamp": f"{self._second_as_text}.{int((record.created - second) * 1e6):06}Z",
             **self.fields(record),
         }
         if trace := self.exception(record):

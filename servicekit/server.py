@@ -14,7 +14,7 @@ from servicekit.auth import Authenticator, NoAuthentication, TokenAuthenticator,
 from servicekit.interceptors.access_log import AccessLog
 from servicekit.interceptors.authentication import Authentication
 from servicekit.interceptors.authorization import Authorization, Permissions
-from servicekit.interceptors.base import InterceptorChain
+from servicekit.interceptors.base import Guarded
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.request_ids import RequestIds
@@ -73,26 +73,26 @@ class Server:
         self._server = grpc.aio.server(
             # One process: a taken port must be an error, not a share of somebody's traffic.
             options=[*OPTIONS, ("grpc.so_reuseport", int(settings.workers > 1))],
-            interceptors=[
-                InterceptorChain(
-                    [
-                        RequestIds(),
-                        AccessLog(metrics),
-                        ErrorTranslation(),
-                        self._calls,
-                        Authentication(authenticator(settings)),
-                        Validation(),
-                        Authorization(permissions),
-                    ],
-                    unknown=refusal,
-                )
-            ],
         )
-        for registration in registrations:
-            registration.add(registration.servicer, self._server)
+        # Health and reflection are open to everyone.
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable([*self._names, health.SERVICE_NAME], self._server)
+        guarded = Guarded(
+            [
+                RequestIds(),
+                AccessLog(metrics),
+                ErrorTranslation(),
+                self._calls,
+                Authentication(authenticator(settings)),
+                Validation(),
+                Authorization(permissions),
+            ],
+            unknown=refusal,
+        )
+        for registration in registrations:
+            registration.add(registration.servicer, guarded)
+        self._server.add_generic_rpc_handlers([guarded])
         self._port = self._bind(settings)
         self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 

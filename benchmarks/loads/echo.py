@@ -51,7 +51,7 @@ async def serve(port: int) -> None:
     await server.wait_for_termination()
 
 
-RUN_ID = str(uuid7())
+RUN_ID = uuid7()
 
 if __name__ == "__main__":
     asyncio.run(serve(int(sys.argv[1])))

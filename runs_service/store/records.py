@@ -1,12 +1,12 @@
 """What the store takes and returns."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from playbooks.runs.v1.run_pb2 import Run
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """The run that a NewRun led to."""
 
     run: Run
@@ -14,8 +14,7 @@ class Stored:
     same_request: bool
 
 
-@dataclass(frozen=True)
-class Dispatchable:
+class Dispatchable(NamedTuple):
     """A run to be handed to the executor, and the request it came from."""
 
     run: Run

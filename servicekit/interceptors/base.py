@@ -1,7 +1,7 @@
 """The shape of an interceptor: it surrounds a call as a coroutine, unary or streaming alike."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,6 @@ from google.protobuf.message import Message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Message | None]]
-
-# Health and reflection are open to everyone and none of our business.
-OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
-
 
 class CallInterceptor:
     """Surrounds every call of our services.
@@ -37,32 +33,50 @@ class CallInterceptor:
         return like(handler, surrounded, handler.request_deserializer)
 
 
-class InterceptorChain(grpc.aio.ServerInterceptor):
-    """Call interceptors around each other, the first one outermost, as one of gRPC's.
+class Guarded(grpc.GenericRpcHandler):
+    """Services whose every call is surrounded by all `interceptors`, the first one outermost.
 
-    Each of gRPC's costs every call a round of its own; these are put around a method once. What is asked of methods
-    that the server does not have is answered by `unknown`.
+    Add services to it as to a server, then it to the server, last: it answers what is asked of methods that there are
+    not with `unknown`. gRPC's own interceptors would cost every call a round each; these are put around a method once.
     """
 
     def __init__(self, interceptors: Sequence[CallInterceptor], *, unknown: Callable[[str], Any]) -> None:
         self._interceptors = interceptors
         self._unknown = unknown
+        self._services: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        """Return the method's handler, surrounded."""
+    def add_generic_rpc_handlers(self, services: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Add services; generated code calls this."""
+        self._services.extend(services)
+
+    def add_registered_method_handlers(self, name: str, handlers: Mapping[str, Any]) -> None:
+        """Do nothing, as grpc.aio's server does; generated code calls this."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """Return the surrounded handler of a method."""
         method = details.method
-        wrapped = self._handlers.get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(details)
+        handler = self._handlers.get(method)
         if handler is None:
-            return self._unknown(method)  # and not kept: made-up names are without end
-        if not method.startswith(OPEN_SERVICES) and not handler.request_streaming:
-            for interceptor in reversed(self._interceptors):
-                handler = interceptor.wrap(handler, method)
-        self._handlers[method] = handler
+            found = (service.service(details) for service in self._services)
+            handler = next((handler for handler in found if handler is not None), None)
+            if handler is None:
+                return self._unknown(method)  # and not kept: made-up names are without end
+            self._handlers[method] = handler = self._surrounded(handler, method)
         return handler
+
+    def _surrounded(self, handler: Any, method: str) -> Any:
+        if handler.request_streaming:
+            raise NotImplementedError(f"{method}: streams of requests cannot be surrounded")
+        for interceptor in reversed(self._interceptors):
+            handler = interceptor.wrap(handler, method)
+        surrounded = behaviour_of(handler)
+
+        # gRPC asks at every call whether this is a coroutine function; what is no function takes it long.
+        async def serve(request: Any, context: Context) -> Message | None:
+            return await surrounded(request, context)
+
+        return like(handler, serve, handler.request_deserializer)
 
 
 def behaviour_of(handler: Any) -> Call:

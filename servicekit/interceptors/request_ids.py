@@ -25,8 +25,10 @@ class RequestIds(CallInterceptor):
 
 def request_id_of(context: Context) -> str:
     """Return the id the caller gave this call, or a new one."""
-    given = next((str(value) for key, value in context.invocation_metadata() or () if key == HEADER), "")
-    return given if given and _ACCEPTABLE.fullmatch(given) else os.urandom(16).hex()
+    for key, value in context.invocation_metadata() or ():
+        if key == HEADER and _ACCEPTABLE.fullmatch(str(value)):
+            return str(value)
+    return os.urandom(16).hex()
 
 
 def current_request_id() -> str:

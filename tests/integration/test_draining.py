@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
-from servicekit.interceptors.base import InterceptorChain
+from servicekit.interceptors.base import Guarded
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.unknown_methods import refusal
@@ -27,14 +27,14 @@ class Waiter:
         self.entered = asyncio.Semaphore(0)
         self.open = asyncio.Event()
         self.cancelled = 0
-        self.server = grpc.aio.server(
-            interceptors=[InterceptorChain([ErrorTranslation(), self.calls], unknown=refusal)]
-        )
+        self.server = grpc.aio.server()
         handlers = {
             "Unary": grpc.unary_unary_rpc_method_handler(self.unary, Empty.FromString, Empty.SerializeToString),
             "Stream": grpc.unary_stream_rpc_method_handler(self.stream, Empty.FromString, Empty.SerializeToString),
         }
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Waiter", handlers),))
+        guarded = Guarded([ErrorTranslation(), self.calls], unknown=refusal)
+        guarded.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Waiter", handlers)])
+        self.server.add_generic_rpc_handlers([guarded])
         self.port = self.server.add_insecure_port("127.0.0.1:0")
 
     async def unary(self, request: Empty, context: Any) -> Empty:

@@ -26,7 +26,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
-from tests.support.openai_protocol import API_KEY, Asked, Behaviour, Rejected, completion_of, error_body, read_request
+from tests.support.openai_protocol import API_KEY, Behaviour, Rejected, completion_of, error_body, read_request
 
 COMPLETIONS = "/v1/chat/completions"
 

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 import grpc
 import pytest
@@ -27,12 +28,12 @@ from servicekit.notifications import PAYLOAD_LIMIT, payloads
 
 
 def test_ids_are_version_7_differ_and_sort_by_time() -> None:
-    first = uuid7()
+    first = UUID(uuid7())
     assert (first.version, first.variant) == (7, "specified in RFC 4122")
     assert abs((first.int >> 80) - time.time() * 1000) < 5_000
-    while uuid7().int >> 80 == first.int >> 80:
+    while UUID(uuid7()).int >> 80 == first.int >> 80:
         pass  # until the next millisecond
-    assert str(uuid7()) > str(first)
+    assert uuid7() > str(first)
     assert len({uuid7() for _ in range(1000)}) == 1000
 
 
