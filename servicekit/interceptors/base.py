@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Message | None]]
 
+
 class CallInterceptor:
     """Surrounds every call of our services.
 
