@@ -166,7 +166,7 @@ class Runs:
         """Return `run` once it has ended; waits for as long as the caller does."""
         with self._watchers.subscribe(run.id) as subscription:
             run = await self.get(run.project_id, run.id)
-            subscription.follow(run.sequence)
+            subscription.follow(run.sequence, newest=run.sequence)
             while not transitions.is_terminal(run.status):
                 run = await subscription.next()
         return run

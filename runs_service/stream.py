@@ -47,7 +47,7 @@ class RunStream:
                 sent = run if position == run.sequence else None
             if transitions.is_terminal(run.status) and position == run.sequence:
                 return
-            subscription.follow(position)
+            subscription.follow(position, newest=run.sequence)
             while True:
                 try:
                     async with asyncio.timeout(self._heartbeat_after):

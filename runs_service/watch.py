@@ -7,6 +7,7 @@ history by sequence. One read serves all watchers that were woken, and a poll fi
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -35,6 +36,7 @@ class Subscription:
         self.position: int | None = None  # the last sequence put into the buffer; None: not following yet
         self._watchers = watchers
         self._buffer: asyncio.Queue[Run | ServiceError] = asyncio.Queue()
+        self._told = 0.0  # the newest sequence that was heard of before following
         self._behind = False  # a change found no room; reading goes on when the buffer is half empty
 
     @property
@@ -42,14 +44,18 @@ class Subscription:
         """Whether changes are wanted now."""
         return self.position is not None and not self._behind
 
-    def lacks(self, sequence: int) -> bool:
-        """Tell whether the change of this sequence is still to come."""
-        return self.position is not None and self.position < sequence
+    def hears(self, sequence: float) -> bool:
+        """Take note of a change of this sequence, infinity: of an unknown one; tell whether there is something to
+        read now."""
+        if self.position is None:
+            self._told = max(self._told, sequence)
+        return self.ready and self.position is not None and self.position < sequence
 
-    def follow(self, after: int) -> None:
-        """Want every change after this sequence."""
+    def follow(self, after: int, *, newest: int) -> None:
+        """Want every change after this sequence; `newest` is the run's as it was read since subscribing."""
         self.position = after
-        self._watchers.wake([self.run_id])
+        if max(self._told, newest) > after:
+            self._watchers.wake([self.run_id])
 
     async def next(self) -> Run:
         """Return the next change. Raises ServiceError when the subscription was ended from our side."""
@@ -101,6 +107,7 @@ class Watchers(Worker):
         """Enter a subscription to a run; call its `follow` to get changes."""
         subscription = Subscription(run_id, self)
         self._subscriptions.setdefault(run_id, set()).add(subscription)
+        self._arrived.set()  # whoever is the first starts the poll
         if self._ended:
             subscription.end(self._ended)
         try:
@@ -122,15 +129,12 @@ class Watchers(Worker):
         for word in hint.split():
             run_id, _, sequence = word.partition(":")
             # A process of the version before this one names no sequence.
-            if any(s.ready and (not sequence or s.lacks(int(sequence))) for s in self._subscriptions.get(run_id, ())):
-                self.wake([run_id])
+            self._wake(run_id, int(sequence) if sequence else math.inf)
 
     def wake(self, run_ids: Iterable[str]) -> None:
         """Read on for these runs, if anybody here watches them."""
-        woken = self._subscriptions.keys() & set(run_ids)
-        if woken:
-            self._woken |= woken
-            self._arrived.set()
+        for run_id in run_ids:
+            self._wake(run_id, math.inf)
 
     def wake_all(self) -> None:
         """Read on for every watched run: hints may have been missed."""
@@ -142,6 +146,12 @@ class Watchers(Worker):
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.end(error)
+
+    def _wake(self, run_id: str, sequence: float) -> None:
+        # A list: each of them is to hear it.
+        if any([subscription.hears(sequence) for subscription in self._subscriptions.get(run_id, ())]):
+            self._woken.add(run_id)
+            self._arrived.set()
 
     async def run(self) -> None:
         """Deliver changes until cancelled."""

@@ -144,6 +144,7 @@ class Database:
             make_url(url).set(drivername="postgresql+psycopg_async"),
             pool_size=pool_size,
             max_overflow=0,
+            pool_use_lifo=True,
             pool_timeout=min(5.0, answer_timeout),
             pool_reset_on_return=None,  # every statement outside of `transaction` is its own
             use_native_hstore=False,  # it costs a query at the start

@@ -181,10 +181,12 @@ class SlowStore(RunStore):
     def __init__(self, database: Database) -> None:
         super().__init__(database, reconcile_after=timedelta(hours=1))
         self.asked = asyncio.Event()
+        self.asked_for: set[str] = set()
         self.let = asyncio.Event()
 
     async def changes_after(self, positions: dict[str, int], *, limit: int) -> list[Run]:
         found = await super().changes_after(positions, limit=limit)
+        self.asked_for |= positions.keys()
         self.asked.set()
         await self.let.wait()
         return found
@@ -198,14 +200,46 @@ async def test_who_joins_while_a_read_for_others_is_under_way_misses_nothing(run
     await hub.change(run, times=4)
     with hub.watchers.subscribe(run.id) as first, hub.watchers.subscribe(run.id) as second:
         async with running(hub.watchers):
-            first.follow(5)
+            first.follow(5, newest=5)
             await hub.change(run)
             await slow.asked.wait()
-            second.follow(0)  # the read under way began at 5
+            second.follow(0, newest=6)  # the read under way began at 5
             slow.let.set()
             async with asyncio.timeout(10):
                 assert (await first.next()).sequence == 6
                 assert [(await second.next()).sequence for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("hint", ["{}:2", "{}:1 {}:2 {}:1", "{}"], ids=["sequence", "several", "none named"])
+async def test_a_change_between_the_read_and_the_following_is_read_without_the_poll(
+    hint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "POLL", 60.0)
+    run = await hub.create()
+    with hub.watchers.subscribe(run.id) as subscription:
+        await hub.change(run, hint=False)
+        hub.watchers.hear(hint.replace("{}", run.id))
+        subscription.follow(1, newest=1)
+        async with asyncio.timeout(10):
+            assert (await subscription.next()).sequence == 2
+
+
+async def test_nothing_is_read_for_who_has_what_was_heard_of(runs_database: Database) -> None:
+    hub = Hub(runs_database)
+    slow = SlowStore(runs_database)
+    slow.let.set()
+    hub.watchers = Watchers(slow)
+    run, other = await hub.create(), await hub.create()
+    await hub.change(run)
+    async with running(hub.watchers):
+        with hub.watchers.subscribe(run.id) as current, hub.watchers.subscribe(other.id) as behind:
+            hub.watchers.hear(f"{run.id}:2")
+            current.follow(2, newest=2)
+            hub.watchers.hear(f"{run.id}:2")
+            behind.follow(0, newest=1)
+            async with asyncio.timeout(10):
+                assert (await behind.next()).sequence == 1
+    assert slow.asked_for == {other.id}
 
 
 async def test_who_makes_room_while_a_read_for_others_is_under_way_misses_nothing(runs_database: Database) -> None:
@@ -218,8 +252,8 @@ async def test_who_makes_room_while_a_read_for_others_is_under_way_misses_nothin
     await hub.change(run, times=length - 1)
     with hub.watchers.subscribe(run.id) as current, hub.watchers.subscribe(run.id) as full:
         async with running(hub.watchers):
-            current.follow(length)
-            full.follow(0)
+            current.follow(length, newest=length)
+            full.follow(0, newest=length)
             await eventually(lambda: full.position == watch.BUFFER and not full.ready)
             slow.let.clear()
             slow.asked.clear()
