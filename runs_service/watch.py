@@ -148,8 +148,8 @@ class Watchers(Worker):
                 subscription.end(error)
 
     def _wake(self, run_id: str, sequence: float) -> None:
-        # A list: each of them is to hear it.
-        if any([subscription.hears(sequence) for subscription in self._subscriptions.get(run_id, ())]):
+        heard = [subscription.hears(sequence) for subscription in self._subscriptions.get(run_id, ())]
+        if any(heard):
             self._woken.add(run_id)
             self._arrived.set()
 
