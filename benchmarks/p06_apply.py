@@ -72,7 +72,7 @@ class Shop:
         """Take the titles away again, and leave nothing to clean up for who comes next."""
         self._client.put_products(self._project, self.products)
         with psycopg.connect(self._stack.postgres.url(database=checks.DATABASE), autocommit=True) as connection:
-            connection.execute("VACUUM executor.products, executor.run_items, executor.executions")
+            connection.execute("VACUUM executor.products, executor.run_item_blocks, executor.executions")
             connection.execute("CHECKPOINT")
 
     def apply(self, _number: int) -> float:

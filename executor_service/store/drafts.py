@@ -139,6 +139,8 @@ def _whole(row: Row | None) -> WholeDraft | None:
 
 # Applying
 
+BLOCK = 1_000  # products in a row of run_item_blocks: as many as a page may have
+
 # One statement, so `affected` and `usable` are as they were before the update.
 _APPLY = {
     field: text(f"""
@@ -152,11 +154,15 @@ WITH affected AS (
   FROM usable WHERE p.project_id = :project_id AND p.id = usable.product_id AND {blank}
   RETURNING p.id
 ), told AS (
-  INSERT INTO executor.run_items (run_id, product_id, status, message)
-  SELECT :run_id, id, CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END,
-         CASE WHEN is_updated THEN '' ELSE :skipped END
-  -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
-  FROM (SELECT id, id IN (SELECT id FROM updated) AS is_updated FROM affected)
+  INSERT INTO executor.run_item_blocks (run_id, last_product_id, product_ids, statuses, messages)
+  SELECT :run_id, max(id), array_agg(id ORDER BY id),
+         array_agg(CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END ORDER BY id),
+         array_agg(CASE WHEN is_updated THEN '' ELSE :skipped END ORDER BY id)
+  FROM (
+    -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
+    SELECT id, id IN (SELECT id FROM updated) AS is_updated, (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block
+    FROM affected
+  ) GROUP BY block
 )
 SELECT count(*), set_config('enable_nestloop', 'on', true) FROM updated""")
     for field, blank in BLANK.items()
@@ -178,9 +184,13 @@ async def apply(
     return updated
 
 
+# The blocks' order, which the index has, before the products': a page reads no more blocks than it shows.
 _RUN_ITEMS = text("""
-SELECT product_id, status, message FROM executor.run_items
-WHERE run_id = :run_id AND product_id > :after ORDER BY product_id LIMIT :limit""")
+SELECT item.product_id, item.status, item.message
+FROM executor.run_item_blocks AS block,
+     unnest(block.product_ids, block.statuses, block.messages) AS item (product_id, status, message)
+WHERE block.run_id = :run_id AND block.last_product_id > :after AND item.product_id > :after
+ORDER BY block.last_product_id, item.product_id LIMIT :limit""")
 
 
 async def run_items(connection: Connection, run_id: UUID, *, after: str, limit: int) -> list[RunItem]:

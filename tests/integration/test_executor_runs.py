@@ -8,7 +8,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service.ai.errors import AIError, AIRefusedError
 from executor_service.playbooks.generate import DRAFT_LIFETIME
-from executor_service.records import DraftStatus, Plan, Status
+from executor_service.records import DraftStatus, ItemStatus, Plan, RunItem, Status
 from tests.support.executor import DESCRIPTIONS, Bench
 
 RULES = PlaybookRules(enabled=True, suffix=" | Shop")
@@ -149,6 +149,21 @@ async def test_apply_updates_the_suggested_products_and_skips_the_others(bench: 
     ]
     assert "no usable SEO title" in items[-1].message
     assert not rest.next_token
+
+
+@pytest.mark.parametrize("limit", [700, 1_000])
+async def test_the_items_of_a_large_apply_come_in_pages_by_product_id(bench: Bench, limit: int) -> None:
+    ids = await bench.stock(2_300)
+    state = await bench.applied(await bench.preview(sample=2))
+    found: list[RunItem] = []
+    token, pages = "", 0
+    while token or not pages:
+        page = await bench.library.run_items("p", state.run_id, limit=limit, page_token=token)
+        found += page.rows
+        token, pages = page.next_token, pages + 1
+    assert [item.product_id for item in found] == sorted(ids)
+    assert [item.status for item in found] == [ItemStatus.UPDATED] * 2 + [ItemStatus.SKIPPED] * 2_298
+    assert pages == -(-2_300 // limit)
 
 
 async def test_apply_of_the_other_playbook_leaves_the_title_alone(bench: Bench) -> None:

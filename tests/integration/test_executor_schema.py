@@ -27,3 +27,28 @@ def test_many_may_migrate_at_once(postgres_server: Postgres) -> None:
     configuration = migrations.config(url, app.MIGRATIONS)
     command.downgrade(configuration, "base")
     command.upgrade(configuration, "head")
+
+
+def test_what_earlier_runs_did_survives_the_move_into_blocks_and_back(postgres_server: Postgres) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE with_items")
+    url = postgres_server.url(database="with_items")
+    configuration = migrations.config(url, app.MIGRATIONS)
+    command.upgrade(configuration, "0002")
+    with psycopg.connect(url) as connection:
+        connection.execute("""
+            INSERT INTO executor.run_items
+            SELECT CAST(md5(run::text) AS uuid), 'p-' || n, CASE n % 3 WHEN 0 THEN 'SKIPPED' ELSE 'UPDATED' END,
+                   CASE n % 3 WHEN 0 THEN 'why' ELSE '' END
+            FROM (VALUES (1, 2500), (2, 1000), (3, 1)) AS run (run, items), generate_series(1, run.items) AS n""")
+
+    def items() -> list[tuple[object, ...]]:
+        with psycopg.connect(url) as connection:
+            return connection.execute("SELECT * FROM executor.run_items ORDER BY 1, 2").fetchall()
+
+    before = items()
+    assert len(before) == 3_501
+    command.upgrade(configuration, "head")
+    assert items() == before
+    command.downgrade(configuration, "0002")
+    assert items() == before
