@@ -101,7 +101,7 @@ def test_only_a_derived_key_without_scope_makes_way_after_success(fields: dict[s
 
 def test_a_new_run_shows_what_was_asked_for_with_the_defaults() -> None:
     wanted = messages.new_run(
-        request(idempotency_key="k"), run_id=UUID(int=7), user_id="user", request_id="req", now=NOW
+        request(idempotency_key="k"), run_id=str(UUID(int=7)), user_id="user", request_id="req", now=NOW
     )
     run = wanted.run
     assert (run.status, run.sequence, run.attempt, run.created_by_user_id) == (Run.QUEUED, 1, 0, "user")
