@@ -9,7 +9,8 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 from playbooks.runs.v1.run_pb2 import Run
 
@@ -29,15 +30,28 @@ def hints(changes: Iterable[Run]) -> list[str]:
 
 
 class Subscription:
-    """One watcher's place in the history of one run."""
+    """One watcher's place in the history of one run. Enter it, then call `follow` to get changes.
+
+    There are thousands, so it is small: an asyncio.Queue alone is 2.5 kB of deques.
+    """
+
+    __slots__ = ("_behind", "_buffer", "_reader", "_told", "_watchers", "position", "run_id")
 
     def __init__(self, run_id: str, watchers: "Watchers") -> None:
         self.run_id = run_id
         self.position: int | None = None  # the last sequence put into the buffer; None: not following yet
         self._watchers = watchers
-        self._buffer: asyncio.Queue[Run | ServiceError] = asyncio.Queue()
+        self._buffer: list[Run | ServiceError] = []
+        self._reader: asyncio.Future[None] | None = None  # waits in `next`
         self._told = 0.0  # the newest sequence that was heard of before following
         self._behind = False  # a change found no room; reading goes on when the buffer is half empty
+
+    def __enter__(self) -> Self:
+        self._watchers.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watchers.remove(self)
 
     @property
     def ready(self) -> bool:
@@ -59,10 +73,13 @@ class Subscription:
 
     async def next(self) -> Run:
         """Return the next change. Raises ServiceError when the subscription was ended from our side."""
-        item = await self._buffer.get()
+        while not self._buffer:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        item = self._buffer.pop(0)
         if isinstance(item, ServiceError):
             raise item
-        if self._behind and self._buffer.qsize() <= BUFFER // 2:
+        if self._behind and len(self._buffer) <= BUFFER // 2:
             self._behind = False
             self._watchers.wake([self.run_id])
         return item
@@ -75,15 +92,20 @@ class Subscription:
         """
         if self.position is None or change.sequence != self.position + 1:
             return
-        if self._buffer.qsize() >= BUFFER:
+        if len(self._buffer) >= BUFFER:
             self._behind = True
             return
         self.position = change.sequence
-        self._buffer.put_nowait(change)
+        self._put(change)
 
     def end(self, error: ServiceError) -> None:
         """Let the watcher's next read raise `error`."""
-        self._buffer.put_nowait(error)
+        self._put(error)
+
+    def _put(self, item: Run | ServiceError) -> None:
+        self._buffer.append(item)
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Watchers(Worker):
@@ -102,20 +124,23 @@ class Watchers(Worker):
         """How many subscriptions there are."""
         return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
 
-    @contextlib.contextmanager
-    def subscribe(self, run_id: str) -> Iterator[Subscription]:
-        """Enter a subscription to a run; call its `follow` to get changes."""
-        subscription = Subscription(run_id, self)
-        self._subscriptions.setdefault(run_id, set()).add(subscription)
+    def subscribe(self, run_id: str) -> Subscription:
+        """Return a subscription to a run, to be entered."""
+        return Subscription(run_id, self)
+
+    def add(self, subscription: Subscription) -> None:
+        """Take in a watcher."""
+        self._subscriptions.setdefault(subscription.run_id, set()).add(subscription)
         self._arrived.set()  # whoever is the first starts the poll
         if self._ended:
             subscription.end(self._ended)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions[run_id].discard(subscription)
-            if not self._subscriptions[run_id]:
-                del self._subscriptions[run_id]
+
+    def remove(self, subscription: Subscription) -> None:
+        """Forget a watcher."""
+        of_run = self._subscriptions[subscription.run_id]
+        of_run.discard(subscription)
+        if not of_run:
+            del self._subscriptions[subscription.run_id]
 
     def deliver(self, changes: Sequence[Run]) -> None:
         """Hand on changes that were committed by this process; who is further behind reads on."""
