@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from hashlib import md5
+from uuid import UUID
 
 import psycopg
 from alembic import command
@@ -49,6 +51,14 @@ def test_what_earlier_runs_did_survives_the_move_into_blocks_and_back(postgres_s
     before = items()
     assert len(before) == 3_501
     command.upgrade(configuration, "head")
+    assert items() == before
+    with psycopg.connect(url) as connection:  # as executors of the version before do it
+        connection.execute("""
+            WITH updated AS (SELECT 'p-' || n AS id FROM generate_series(1, 3) AS n), told AS (
+              INSERT INTO executor.run_items (run_id, product_id, status, message)
+              SELECT CAST(md5('4') AS uuid), id, 'UPDATED', '' FROM updated
+            ) SELECT count(*) FROM updated""")
+    before = sorted([*before, *((UUID(md5(b"4").hexdigest()), f"p-{n}", "UPDATED", "") for n in (1, 2, 3))])
     assert items() == before
     command.downgrade(configuration, "0002")
     assert items() == before

@@ -35,6 +35,16 @@ def upgrade() -> None:
         SELECT block.run_id, item.product_id, item.status, item.message
         FROM executor.run_item_blocks AS block,
              unnest(block.product_ids, block.statuses, block.messages) AS item (product_id, status, message)""")
+    # Executors of the version before, which are still at work while this is rolled out, insert rows.
+    op.execute("""
+        CREATE FUNCTION executor.run_item_in_block() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO executor.run_item_blocks VALUES
+                (NEW.run_id, NEW.product_id, ARRAY[NEW.product_id], ARRAY[NEW.status], ARRAY[NEW.message]);
+            RETURN NEW;
+        END $$""")
+    op.execute("""
+        CREATE TRIGGER run_item_in_block INSTEAD OF INSERT ON executor.run_items
+        FOR EACH ROW EXECUTE FUNCTION executor.run_item_in_block()""")
 
 
 def downgrade() -> None:
@@ -51,4 +61,5 @@ def downgrade() -> None:
     )
     op.execute("INSERT INTO executor.run_items SELECT * FROM executor.run_items_in_blocks")
     op.execute("DROP VIEW executor.run_items_in_blocks")
+    op.execute("DROP FUNCTION executor.run_item_in_block()")
     op.drop_table("run_item_blocks", schema="executor")
