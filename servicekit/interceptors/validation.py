@@ -11,6 +11,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from servicekit.errors import Reason, ServiceError, Violation
 from servicekit.interceptors.base import Call, CallInterceptor, Context, behaviour_of, like
 
+NO_NUL = "must not contain NUL characters"
+
 
 class Validation(CallInterceptor):
     """Refuses requests that break a rule, with the name of each field that does.
@@ -72,11 +74,14 @@ def _malformed(message: Message, path: str) -> Iterator[Violation]:
             f"{path}#{unknown.field_number}", "this server knows no field of that number; check its version"
         )
     for field, value in message.ListFields():
-        name = f"{path}{field.name}"
-        if field.type == FieldDescriptor.TYPE_STRING:
-            for index, text in enumerate(value) if field.is_repeated else ((None, value),):
+        if isinstance(value, str):
+            if "\0" in value:
+                yield Violation(f"{path}{field.name}", NO_NUL)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            for number, text in enumerate(value):
                 if "\0" in text:
-                    yield Violation(name if index is None else f"{name}[{index}]", "must not contain NUL characters")
+                    yield Violation(f"{path}{field.name}[{number}]", NO_NUL)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            name = f"{path}{field.name}"
             for index, part in enumerate(value) if field.is_repeated else ((None, value),):
                 yield from _malformed(part, f"{name}." if index is None else f"{name}[{index}].")
