@@ -112,7 +112,7 @@ def measure(options: Options) -> Results:
                 "runs/s": creation.runs,
                 "echo calls/s": lambda number: creation.echoes(target, number, times=2),
             },
-            2 * options.rounds - 1,  # short ones: a second of the machine is like the next one, not like that after ten
+            options.rounds + 2,  # short ones: a second of the machine is like the next one, not like that after ten
             before=lambda: relieve(stack),
         )
     return Results(

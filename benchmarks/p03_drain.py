@@ -102,7 +102,7 @@ def measure(options: Options) -> Results:
         drain = Drain(stack, options.size(5_000, 500))
         contenders = {OURS: drain.runs}
         contenders |= {rival.name: lambda _number, rival=rival: drain.tasks(rival) for rival in rivals}
-        rates = alternate(contenders, options.rounds, sits_out=outclassed(2.0, after=1, never=OURS))
+        rates = alternate(contenders, options.rounds, sits_out=outclassed(1.5, after=2, never=OURS))
     ratios, absolutes, notes = best_of(rates, OURS, "tasks/s")
     return Results(
         ratios={CLAIM.figures[0].name: ratios},
