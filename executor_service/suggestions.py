@@ -199,7 +199,7 @@ class _Conversation:
             for _ in range(answers):
                 self._ahead.release()
             if answer is not None:
-                # A write for every answer would take a sixth of the time there is for asking.
+                # A write for every answer took a seventh of the executor's time.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(RECORD_PAUSE):
                         await self._many.wait()

@@ -353,6 +353,16 @@ async def test_a_run_is_in_the_outbox_until_it_is_dispatched_or_heard_of(store: 
     assert await store.undispatched(older_than=timedelta(days=36500), limit=10) == []
 
 
+async def test_a_run_was_dispatched_when_it_was_handed_on_not_when_that_was_noted(
+    store: RunStore, runs_database: Database
+) -> None:
+    run = await created(store)
+    await store.mark_dispatched({run.id: 60.0})
+    async with runs_database.autocommit() as connection:
+        query = text("SELECT extract(epoch FROM now() - dispatched_at)::float8 FROM runs.runs")
+        assert 60.0 <= (await connection.execute(query)).scalar_one() < 90.0
+
+
 async def test_two_replicas_never_take_the_same_silent_run(runs_database: Database, runs_database_url: str) -> None:
     at_once = RunStore(runs_database, reconcile_after=timedelta(0))
     stored = await at_once.create([new_run(idempotency_key=str(n)) for n in range(100)])

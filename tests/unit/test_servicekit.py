@@ -1,5 +1,6 @@
 """The small parts: ids, errors, payloads, permissions, log lines."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -143,6 +144,26 @@ def test_a_log_line_is_one_json_object_with_message_and_request_id(capsys: pytes
     assert "ValueError: two\nlines" in broken["exception"]
     assert logs.bound("request_id") == "r-1"
     assert logs.bound("nothing") == ""
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+async def test_a_turn_of_the_loop_is_written_at_its_end_and_a_warning_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure(service="runs-service", format="json", level="INFO")
+
+    def written() -> list[str]:
+        return [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+
+    logger = logging.getLogger("x")
+    logger.info("one")
+    logger.info("two")
+    assert written() == []
+    logger.warning("three")
+    assert written() == ["one", "two", "three"]
+    logger.info("four")
+    await asyncio.sleep(0)
+    assert written() == ["four"]
 
 
 @pytest.mark.usefixtures("_logging_as_before")
