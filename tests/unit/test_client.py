@@ -225,7 +225,7 @@ class TestWatch:
         with pytest.raises(ServiceCallError) as refusal:
             await watched(script)
         assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
-        assert 4 <= len(script.asked) <= 7  # with pauses that grow, or it were 11 and more
+        assert 2 <= len(script.asked) <= 7  # with pauses that grow, or it were 11 and more; a busy machine manages few
 
     async def test_streams_that_are_cut_while_there_is_nothing_to_tell_do_not_make_it_give_up(
         self, monkeypatch: pytest.MonkeyPatch
