@@ -23,18 +23,20 @@ from executor_service.permissions import PERMISSIONS
 from executor_service.playbooks.apply import Apply
 from executor_service.playbooks.generate import Generate
 from executor_service.records import Job, RunType
-from executor_service.reporter import EVENTS_QUEUE, OutboxSweeper, Reporter
+from executor_service.reporter import EVENTS_QUEUE, SWEEP_AGE, OutboxSweeper, Reporter
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import ExecutorSettings
 from executor_service.stops import DeadlineKeeper, Stops
+from executor_service.store.due import due
 from executor_service.suggestions import Suggestions
 from servicekit import migrations
 from servicekit.broker import Consumer, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
-from servicekit.lifecycle import LAST_STEPS, end_within, running, stop_signal
+from servicekit.lifecycle import LAST_STEPS, Ticker, end_within, running, stop_signal
 from servicekit.metrics import Metrics
 from servicekit.server import Registration, Server
+from servicekit.sweep import Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +141,17 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
 
         # Started in this order, stopped in the reverse one.
-        await stack.enter_async_context(running(reporter.marks, reporter, OutboxSweeper(database, reporter)))
-        await stack.enter_async_context(running(heartbeat, affected, executor.endings, executor, DeadlineKeeper(stops)))
+        seen_to: dict[str, Ticker] = {
+            "overdue": DeadlineKeeper(stops),
+            "unpublished": OutboxSweeper(database, reporter),
+        }
+
+        async def look() -> set[str]:
+            async with database.autocommit() as connection:
+                return await due(connection, unpublished_for=SWEEP_AGE)
+
+        await stack.enter_async_context(running(reporter.marks, reporter, *seen_to.values(), Sweep(look, seen_to)))
+        await stack.enter_async_context(running(heartbeat, affected, executor.endings, executor))
         await server.start()
         if settings.queue_url:
             consumer = Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics)

@@ -25,7 +25,6 @@ BATCH = 500  # events in one broker message
 FIRST_WORD = 0.01  # seconds
 MARKS = 5_000  # rows marked with one statement
 MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
-SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_AGE = 2.0  # seconds; younger changes are on their way already
 
 
@@ -109,10 +108,10 @@ class _Marks(Conflator[UUID, State]):
 
 
 class OutboxSweeper(Ticker):
-    """Finds changes that were committed and never published, and publishes them."""
+    """Publishes changes that were committed and never published."""
 
     def __init__(self, database: Database, reporter: Reporter) -> None:
-        super().__init__(SWEEP_INTERVAL)
+        super().__init__()
         self._database = database
         self._reporter = reporter
 

@@ -13,7 +13,6 @@ from servicekit.lifecycle import Ticker
 
 logger = logging.getLogger(__name__)
 
-SWEEP_INTERVAL = 5.0  # seconds
 BATCH = 500
 
 
@@ -61,7 +60,7 @@ class DeadlineKeeper(Ticker):
     """Fails runs that wait past their deadline. Those that run keep it themselves."""
 
     def __init__(self, stops: Stops) -> None:
-        super().__init__(SWEEP_INTERVAL)
+        super().__init__()
         self._stops = stops
 
     async def tick(self) -> None:

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import add_RunsServiceServicer_to_server
 
-from runs_service.dispatch import JOBS_QUEUE, Dispatcher, JobPublisher, OutboxSweeper
+from runs_service.dispatch import JOBS_QUEUE, SWEEP_AGE, Dispatcher, JobPublisher, OutboxSweeper
 from runs_service.events import EVENTS_QUEUE, EventApplier
 from runs_service.executor_client import ExecutorClient
 from runs_service.inline import InlineExecution
@@ -17,7 +18,7 @@ from runs_service.reconcile import Reconciler
 from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
 from runs_service.settings import RunsSettings
-from runs_service.stop import DeadlineKeeper, Stopper
+from runs_service.stop import DEADLINE_MARGIN, DeadlineKeeper, Stopper
 from runs_service.store import RunStore
 from runs_service.stream import RunStream
 from runs_service.watch import Watchers, hints
@@ -31,6 +32,7 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.metrics import Metrics
 from servicekit.notifications import Listener, Notifier
 from servicekit.server import Registration, Server
+from servicekit.sweep import INTERVAL, Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +99,15 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     dispatcher = Dispatcher(jobs, inline, fallback=settings.runs_inline_fallback)
     stopper = Stopper(store, executor, events, clock, announce=announce)
     runs = Runs(store, dispatcher, stopper, watchers, clock)
-    workers += [
-        stopper,
-        DeadlineKeeper(store, clock, stopper, announce=announce),
-        runs.creations,
-        OutboxSweeper(store, dispatcher),
-        Reconciler(
-            settings.runs_reconcile_seconds, store=store, executor=executor, events=events, dispatcher=dispatcher
-        ),
-    ]
+    seen_to: dict[str, lifecycle.Ticker] = {
+        "stops": stopper,
+        "overdue": DeadlineKeeper(store, clock, stopper, announce=announce),
+        "undispatched": OutboxSweeper(store, dispatcher),
+        "silent": Reconciler(store=store, executor=executor, events=events, dispatcher=dispatcher),
+    }
+    due = partial(store.due, undispatched_for=SWEEP_AGE, overdue_by=DEADLINE_MARGIN)
+    sweep = Sweep(due, seen_to, interval=min(INTERVAL, settings.runs_reconcile_seconds))
+    workers += [runs.creations, *seen_to.values(), sweep]
 
     servicer = RunsServicer(runs, RunStream(runs, watchers), executor)
     registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
@@ -119,19 +121,24 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
             await lifecycle.stop_signal()
             logger.info("stopping")
             lifecycle.end_within(GRACE + lifecycle.LAST_STEPS)
-            await server.drain()
-            watchers.end(
-                ServiceError(
-                    Reason.SHUTTING_DOWN,
-                    "this server is stopping; watch again with the after_sequence you have",
-                    retry_after=timedelta(seconds=1),
-                )
-            )
-            dispatcher.release()
-            await server.stop(GRACE)
-            await dispatcher.close()
+            await _end_calls(server, watchers, dispatcher)
     finally:
         if publisher:
             await publisher.close()
         await channel.close()
         await database.close()
+
+
+async def _end_calls(server: Server, watchers: Watchers, dispatcher: Dispatcher) -> None:
+    """Refuse new calls, answer those that wait for a run, and give the rest a moment to end."""
+    await server.drain()
+    watchers.end(
+        ServiceError(
+            Reason.SHUTTING_DOWN,
+            "this server is stopping; watch again with the after_sequence you have",
+            retry_after=timedelta(seconds=1),
+        )
+    )
+    dispatcher.release()
+    await server.stop(GRACE)
+    await dispatcher.close()

@@ -22,7 +22,6 @@ BATCH = 500  # jobs in one broker message
 MARKS = 5_000  # rows marked with one statement
 MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
 CLOSE_TIMEOUT = 1.0  # seconds
-SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_LIMIT = 5_000  # runs at once
 SWEEP_AGE = timedelta(seconds=2)  # younger ones are on their way already
 FALLBACK_AFTER = 0.5  # seconds that a publish may take before its run executes inline
@@ -146,10 +145,10 @@ class Dispatcher:
 
 
 class OutboxSweeper(Ticker):
-    """Finds runs that were committed and never dispatched, and dispatches them."""
+    """Dispatches runs that were committed and never dispatched."""
 
     def __init__(self, store: RunStore, dispatcher: Dispatcher) -> None:
-        super().__init__(SWEEP_INTERVAL)
+        super().__init__()
         self._store = store
         self._dispatcher = dispatcher
 

@@ -15,18 +15,17 @@ BATCH = 500  # runs in one question
 
 
 class Reconciler(Ticker):
-    """Every `interval` seconds: unknown to the executor → dispatched again; known → what was missed is applied."""
+    """Unknown to the executor → dispatched again; known → what was missed is applied."""
 
     def __init__(
         self,
-        interval: float,
         *,
         store: RunStore,
         executor: ExecutorClient,
         events: EventApplier,
         dispatcher: Dispatcher,
     ) -> None:
-        super().__init__(interval)
+        super().__init__()
         self._store = store
         self._executor = executor
         self._events = events

@@ -22,7 +22,6 @@ from servicekit.lifecycle import Ticker
 logger = logging.getLogger(__name__)
 
 BATCH = 200  # runs told of in one call
-SWEEP_INTERVAL = 5.0  # seconds
 RETRY_INTERVAL = 0.3  # seconds between attempts while the executor cannot be reached
 DEADLINE_MARGIN = timedelta(seconds=5)  # what executors get to keep a deadline themselves
 
@@ -39,7 +38,7 @@ class Stopper(Ticker):
         *,
         announce: Callable[[Sequence[Run]], None],
     ) -> None:
-        super().__init__(SWEEP_INTERVAL)
+        super().__init__()
         self._store = store
         self._executor = executor
         self._events = events
@@ -87,7 +86,7 @@ class DeadlineKeeper(Ticker):
     def __init__(
         self, store: RunStore, clock: Clock, stopper: Stopper, *, announce: Callable[[Sequence[Run]], None]
     ) -> None:
-        super().__init__(SWEEP_INTERVAL)
+        super().__init__()
         self._store = store
         self._clock = clock
         self._stopper = stopper

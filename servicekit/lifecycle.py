@@ -70,9 +70,9 @@ class Worker(ABC):
 
 
 class Ticker(Worker):
-    """Calls `tick` every `interval` seconds, and at once when woken."""
+    """Calls `tick` at its start, every `interval` seconds (None: never by itself), and at once when woken."""
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float | None = None) -> None:
         super().__init__()
         self.interval = interval
         self._woken = asyncio.Event()

@@ -152,6 +152,15 @@ class RunStore:
             oldest: int | None = (await connection.execute(statements.OLDEST, {"id": run_id})).scalar_one()
             return oldest
 
+    # What is left to do
+
+    async def due(self, *, undispatched_for: timedelta, overdue_by: timedelta) -> set[str]:
+        """Return which of these there are: `stops`, `overdue`, `undispatched`, `silent`. With one statement."""
+        parameters = {"older_than": undispatched_for, "margin": overdue_by}
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(statements.DUE, parameters)).one()
+        return {name for name, there_are in row._asdict().items() if there_are}
+
     # Delivering
 
     async def mark_dispatched(self, ages: Mapping[str, float]) -> None:

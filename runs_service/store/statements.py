@@ -3,7 +3,7 @@
 
 from sqlalchemy import text
 
-from runs_service.models import ACTIVE, HOLDS_KEY, UNDISPATCHED
+from runs_service.models import ACTIVE, HOLDS_KEY, STOP_PENDING, UNDISPATCHED
 
 INSERT = text(f"""
     WITH inserted AS (
@@ -91,9 +91,21 @@ MARK_DISPATCHED = text("""
     FROM free WHERE runs.id = free.id
 """)
 
+# What is left behind, each found by a partial index.
+_LEFT = f"{UNDISPATCHED} AND created_at < now() - :older_than"
+_SILENT = f"{ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL"
+_OVERDUE = f"{ACTIVE} AND deadline_at < now() - :margin"
+
+DUE = text(f"""
+    SELECT EXISTS (SELECT FROM runs.runs WHERE {STOP_PENDING}) AS stops,
+           EXISTS (SELECT FROM runs.runs WHERE {_OVERDUE}) AS overdue,
+           EXISTS (SELECT FROM runs.runs WHERE {_LEFT}) AS undispatched,
+           EXISTS (SELECT FROM runs.runs WHERE {_SILENT}) AS silent
+""")
+
 FIND_UNDISPATCHED = text(f"""
     SELECT run, request_id FROM runs.runs
-    WHERE {UNDISPATCHED} AND created_at < now() - :older_than
+    WHERE {_LEFT}
     ORDER BY created_at LIMIT :limit
 """)
 
@@ -101,7 +113,7 @@ TAKE_SILENT = text(f"""
     UPDATE runs.runs SET reconcile_at = now() + :reconcile_after
     WHERE id IN (
         SELECT id FROM runs.runs
-        WHERE {ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL
+        WHERE {_SILENT}
         ORDER BY reconcile_at LIMIT :limit FOR UPDATE SKIP LOCKED
     )
     RETURNING run, request_id
@@ -109,13 +121,11 @@ TAKE_SILENT = text(f"""
 
 REQUEST_STOP = text(f"UPDATE runs.runs SET stop_pending = true WHERE id = CAST(:id AS uuid) AND {ACTIVE}")
 
-STOPS = text("SELECT run, request_id FROM runs.runs WHERE stop_pending ORDER BY id LIMIT :limit")
+STOPS = text(f"SELECT run, request_id FROM runs.runs WHERE {STOP_PENDING} ORDER BY id LIMIT :limit")
 
 MARK_STOPPED = text("UPDATE runs.runs SET stop_pending = false WHERE id = ANY(CAST(:ids AS uuid[]))")
 
-OVERDUE = text(f"""
-    SELECT id FROM runs.runs WHERE {ACTIVE} AND deadline_at < now() - :margin ORDER BY deadline_at LIMIT :limit
-""")
+OVERDUE = text(f"SELECT id FROM runs.runs WHERE {_OVERDUE} ORDER BY deadline_at LIMIT :limit")
 
 LOCK = text("""
     SELECT id, event_number, run FROM runs.runs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE

@@ -8,6 +8,7 @@ from playbooks.executor.v1.job_pb2 import RunEventBatch
 from executor_service.records import Status
 from executor_service.reporter import OutboxSweeper
 from executor_service.store import executions
+from executor_service.store.due import due
 from servicekit.broker import BrokerUnavailable
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
@@ -147,6 +148,26 @@ async def test_a_claim_whose_answer_was_lost_is_taken_again_at_once(bench: Bench
     async with bench.working():
         await eventually(lambda: ended(bench))
     assert await bench.value("SELECT crashes FROM executor.executions") == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "name"),
+    [
+        ("deadline_at = now() - interval '1 second'", "overdue"),
+        ("event_number = 1, updated_at = now() - interval '3 seconds'", "unpublished"),
+    ],
+)
+async def test_one_look_finds_what_there_is_to_do(left: str, name: str, bench: Bench) -> None:
+    async def look() -> set[str]:
+        async with bench.database.autocommit() as connection:
+            return await due(connection, unpublished_for=2)
+
+    await bench.inbox.accept([job()])
+    assert await look() == set()
+    await bench.rows(f"UPDATE executor.executions SET {left}")
+    assert await look() == {name}
+    await bench.rows("UPDATE executor.executions SET status = 'FAILED', published_number = event_number")
+    assert await look() == set()
 
 
 async def outbox_is_empty(bench: Bench) -> bool:

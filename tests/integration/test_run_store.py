@@ -387,6 +387,30 @@ async def test_what_is_not_dispatched_or_has_ended_is_not_silent(runs_database: 
     assert [item.run.id for item in await store.take_silent(limit=10)] == [silent.id]
 
 
+@pytest.mark.parametrize(
+    ("left", "name"),
+    [
+        ("created_at = now() - interval '3 seconds'", "undispatched"),
+        ("dispatched_at = now(), reconcile_at = now() - interval '1 second'", "silent"),
+        ("dispatched_at = now(), deadline_at = now() - interval '6 seconds'", "overdue"),
+        ("dispatched_at = now(), stop_pending = true", "stops"),
+    ],
+)
+async def test_one_look_finds_what_there_is_to_do(
+    left: str, name: str, store: RunStore, runs_database: Database
+) -> None:
+    async def due() -> set[str]:
+        return await store.due(undispatched_for=timedelta(seconds=2), overdue_by=timedelta(seconds=5))
+
+    run = await created(store)
+    await rows(runs_database, "UPDATE runs.runs SET created_at = now(), deadline_at = now() + interval '1 hour'")
+    assert await due() == set()
+    await rows(runs_database, f"UPDATE runs.runs SET {left} WHERE id = CAST(:id AS uuid)", id=run.id)
+    assert await due() == {name}
+    await rows(runs_database, "UPDATE runs.runs SET status = 'FAILED', stop_pending = false")
+    assert await due() == set()
+
+
 # What another process changed meanwhile
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from servicekit.batcher import Batcher, Conflator
 from servicekit.lifecycle import Ticker, Worker, running
+from servicekit.sweep import Sweep
 from tests.support.waiting import eventually
 
 
@@ -117,7 +118,7 @@ async def test_workers_stop_in_reverse_order_even_when_the_block_raises() -> Non
 
 
 class Clockwork(Ticker):
-    def __init__(self, interval: float, *, failures: int = 0) -> None:
+    def __init__(self, interval: float | None, *, failures: int = 0) -> None:
         super().__init__(interval)
         self.ticks = 0
         self._failures = failures
@@ -164,6 +165,21 @@ async def test_a_woken_ticker_ticks_now_also_when_woken_while_it_ticks() -> None
         await eventually(lambda: clockwork.ticks == 2)
         clockwork.wake()
         await eventually(lambda: clockwork.ticks == 3)
+
+
+async def test_a_sweep_wakes_only_those_who_have_something_to_see_to() -> None:
+    left: set[str] = set()
+
+    async def due() -> set[str]:
+        return left
+
+    one, other = Clockwork(None), Clockwork(None)
+    sweep = Sweep(due, {"one": one, "other": other}, interval=0.001)
+    async with running(one, other, sweep):
+        await eventually(lambda: one.ticks == other.ticks == 1)  # their start
+        left.add("other")
+        await eventually(lambda: other.ticks > 2)
+    assert one.ticks == 1
 
 
 class Gate:
