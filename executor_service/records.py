@@ -1,10 +1,13 @@
-"""What the stores take and return: frozen records, without behaviour."""
+"""What the stores take and return: frozen records, without behaviour.
+
+Those that every run makes several of are named tuples, which are made in half the time.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from executor_service.playbooks.playbook import Playbook
@@ -60,8 +63,7 @@ class ItemStatus(StrEnum):
     FAILED = "FAILED"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A run to execute, as it came."""
 
     run_id: UUID
@@ -78,8 +80,7 @@ class Job:
     body: bytes  # the RunJob this was read from
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to work on an execution. Every write of the work is refused once another attempt has it."""
 
     run_id: UUID
@@ -91,8 +92,7 @@ class LeaseLost(Exception):
     """Somebody else owns this execution now, or it has ended: stop working on it and write nothing more."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """An execution after its change number `number`, as runs_service is told."""
 
     run_id: UUID
@@ -112,8 +112,7 @@ class State:
     finished_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(NamedTuple):
     """An execution that was claimed."""
 
     job_body: bytes
@@ -122,8 +121,7 @@ class Execution:
     state: State
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an execution ends."""
 
     status: Status
