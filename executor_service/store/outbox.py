@@ -19,20 +19,20 @@ async def unpublished(connection: Connection, *, age: float, limit: int) -> list
     return [state_of(row) for row in await connection.execute(_UNPUBLISHED, {"age": age, "limit": limit})]
 
 
-# Locked in order: the rows of several batches, and of the sweeper, are often the same.
+# A row that is locked is being written, by a large APPLY for seconds: nobody's note waits for that. It is found again.
 _MARK_PUBLISHED = text("""
 WITH told AS (
   SELECT run_id, max(number) AS number
   FROM unnest(CAST(:run_ids AS uuid[]), CAST(:numbers AS bigint[])) AS t (run_id, number) GROUP BY run_id
 ), locked AS MATERIALIZED (
   SELECT e.run_id, told.number FROM executor.executions e JOIN told USING (run_id)
-  WHERE e.published_number < told.number ORDER BY e.run_id FOR UPDATE OF e
+  WHERE e.published_number < told.number FOR UPDATE OF e SKIP LOCKED
 )
 UPDATE executor.executions e SET published_number = locked.number
 FROM locked WHERE e.run_id = locked.run_id AND e.published_number < locked.number""")
 
 
 async def mark_published(connection: Connection, told: Sequence[State]) -> None:
-    """Note that these states have been published."""
+    """Note that these states have been published, but for executions that are being written."""
     parameters = {"run_ids": [state.run_id for state in told], "numbers": [state.number for state in told]}
     await connection.execute(_MARK_PUBLISHED, parameters)
