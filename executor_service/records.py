@@ -1,6 +1,6 @@
 """What the stores take and return: frozen records, without behaviour.
 
-Those that every run makes several of are named tuples, which are made in half the time.
+Those that every run makes several of, or one a product, are named tuples, which are made in half the time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -155,8 +155,7 @@ class Product:
     seo_description: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A product that needs a suggestion, with the one that was paid for before, if any."""
 
     product_id: str
@@ -166,16 +165,14 @@ class Wanted:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
-class Suggested:
+class Suggested(NamedTuple):
     """A usable suggestion that arrived."""
 
     fingerprint: bytes
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class DraftItem:
+class DraftItem(NamedTuple):
     """One product's suggestion, before and after the rules."""
 
     product_id: str

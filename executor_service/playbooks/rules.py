@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from google.protobuf import json_format
 from playbooks.runs.v1.run_pb2 import PlaybookRules
@@ -92,8 +92,7 @@ class Rules:
         return document
 
 
-@dataclass(frozen=True, slots=True)
-class RuledText:
+class RuledText(NamedTuple):
     """A suggestion after the rules, with what a person should know about it."""
 
     text: str

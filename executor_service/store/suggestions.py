@@ -47,7 +47,7 @@ async def wanted(
         "prompt_version": prompt_version,
         "limit": limit,
     }
-    return [Wanted(*row) for row in await connection.execute(_WANTED[playbook.field], parameters)]
+    return [Wanted._make(row) for row in await connection.execute(_WANTED[playbook.field], parameters)]
 
 
 _AFFECTED = {
