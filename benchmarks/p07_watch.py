@@ -91,7 +91,7 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
     """Open the streams, the first few to warm up, and look at what arrives in each round."""
     server = psutil.Process(stack.runs[0].pid)
     _open(watchers, watched * WARM, len(watched) * WARM)
-    time.sleep(HOLD)
+    time.sleep(HOLD)  # the requests that were held end now: from here on runs change
     before = server.memory_info().rss
     more = STREAMS_A_RUN - WARM
     _open(watchers, watched * more, len(watched) * STREAMS_A_RUN)

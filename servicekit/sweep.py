@@ -10,7 +10,7 @@ INTERVAL = 5.0  # seconds
 class Sweep(Ticker):
     """Every `interval` seconds asks `due` for the names of what there is to do, and wakes those who see to it.
 
-    They tick at their own start too, and go on by themselves where one round is not enough.
+    They tick at their own start too. What a round of theirs leaves, the next look finds.
     """
 
     def __init__(

@@ -27,6 +27,9 @@ SCHEMA = """
 CREATE TABLE runs (id uuid PRIMARY KEY, status text NOT NULL);
 CREATE TABLE executions (id uuid PRIMARY KEY, status text NOT NULL);
 """
+ENDED = """
+SELECT count(*) FROM runs JOIN executions USING (id) WHERE runs.status = 'SUCCEEDED' AND executions.status = 'SUCCEEDED'
+"""
 
 
 def producer() -> kombu.Producer:
