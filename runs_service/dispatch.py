@@ -33,13 +33,19 @@ class JobPublisher:
     def __init__(self, publisher: Publisher, store: RunStore) -> None:
         self._publisher = publisher
         self.marks = _Marks(store)
-        self.batcher: Batcher[Dispatchable, None] = Batcher(self._publish, limit=BATCH)
+        self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH)
 
-    def publish(self, item: Dispatchable) -> asyncio.Future[None]:
-        """Publish one run, and note it in its row when there is time. The result raises BrokerUnavailable."""
-        return self.batcher.submit(item)
+    def publish(self, items: Sequence[Dispatchable]) -> asyncio.Future[None]:
+        """Publish runs, and note it in their rows when there is time. The result raises BrokerUnavailable."""
+        return self.batcher.submit(items)
 
-    async def _publish(self, items: Sequence[Dispatchable]) -> list[None]:
+    async def _publish(self, groups: Sequence[Sequence[Dispatchable]]) -> list[None]:
+        items = [item for group in groups for item in group]
+        for start in range(0, len(items), BATCH):
+            await self._publish_message(items[start : start + BATCH])
+        return [None] * len(groups)
+
+    async def _publish_message(self, items: Sequence[Dispatchable]) -> None:
         body = RunJobBatch(jobs=[messages.job(item.run, item.request_id) for item in items])
         try:
             await self._publisher.publish(body.SerializeToString())
@@ -49,7 +55,6 @@ class JobPublisher:
         reached(FailPoint.RUNS_AFTER_PUBLISH)
         published = asyncio.get_running_loop().time()
         self.marks.put({item.run.id: published for item in items})
-        return [None] * len(items)
 
 
 class _Marks(Conflator[str, float]):
@@ -83,34 +88,34 @@ class Dispatcher:
 
     @property
     def waits_for_end(self) -> bool:
-        """Whether `dispatch` may return only when the run has ended."""
+        """Whether `handed_over` may return only when the run has ended."""
         return self._queue is None or self._fallback
 
-    async def dispatch(self, item: Dispatchable) -> None:
-        """Hand over a run that was just committed.
+    def dispatch(self, items: Sequence[Dispatchable]) -> None:
+        """Hand over committed runs in the background, but those that are on their way already.
 
-        Returns at once when it goes to the broker, and when the run has ended if it executes inline. A caller
-        that gives up waiting does not stop the run.
+        If it fails, the sweeper does it again.
         """
-        self.dispatch_soon(item)
-        if self.waits_for_end:
-            # The broker first, then perhaps inline.
-            while not self._released.done() and (under_way := self._under_way.get(item.run.id)):
-                await asyncio.wait([under_way, self._released], return_when=asyncio.FIRST_COMPLETED)
-
-    def dispatch_soon(self, item: Dispatchable) -> None:
-        """Hand over a run in the background, unless that is under way. If it fails, the sweeper does it again."""
-        run_id = item.run.id
-        if run_id in self._under_way:
-            return
+        items = [item for item in items if item.run.id not in self._under_way]
         if self._queue is None:
-            self._execute_inline(item)
-            return
-        self._under_way[run_id] = publication = self._queue.publish(item)
-        publication.add_done_callback(lambda done: self._published(item, done))
-        if self._fallback:
-            # Should it be published after all, the executor sees that it has the run already.
-            asyncio.get_running_loop().call_later(FALLBACK_AFTER, publication.cancel)
+            for item in items:
+                self._execute_inline(item)
+        elif items:
+            publication = self._queue.publish(items)
+            self._under_way |= {item.run.id: publication for item in items}
+            publication.add_done_callback(lambda done: self._published(items, done))
+            if self._fallback:
+                # Should they be published after all, the executor sees that it has the runs already.
+                asyncio.get_running_loop().call_later(FALLBACK_AFTER, publication.cancel)
+
+    async def handed_over(self, run_id: str) -> None:
+        """Return when a dispatched run goes to the broker, or when it has ended if it executes inline.
+
+        A caller that gives up waiting does not stop the run.
+        """
+        # The broker first, then perhaps inline.
+        while not self._released.done() and (under_way := self._under_way.get(run_id)):
+            await asyncio.wait([under_way, self._released], return_when=asyncio.FIRST_COMPLETED)
 
     def release(self) -> None:
         """Let callers that wait for inline runs go: this process is about to stop, and the runs go on."""
@@ -131,14 +136,15 @@ class Dispatcher:
             future.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
 
-    def _published(self, item: Dispatchable, publication: asyncio.Future[None]) -> None:
-        del self._under_way[item.run.id]
+    def _published(self, items: Sequence[Dispatchable], publication: asyncio.Future[None]) -> None:
+        for item in items:
+            del self._under_way[item.run.id]
         failed = publication.cancelled() or publication.exception() is not None
         if failed and self._fallback and not self._released.done():
-            self._execute_inline(item)
+            for item in items:
+                self._execute_inline(item)
 
     def _execute_inline(self, item: Dispatchable) -> None:
-        logger.info("[AutomationPlaybookRunsService] Queue not available, executing inline")
         run_id = item.run.id
         self._under_way[run_id] = task = asyncio.create_task(self._inline.execute(item))
         task.add_done_callback(lambda _: self._under_way.pop(run_id))
@@ -154,5 +160,4 @@ class OutboxSweeper(Ticker):
 
     async def tick(self) -> None:
         """Dispatch what lies around."""
-        for item in await self._store.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT):
-            self._dispatcher.dispatch_soon(item)
+        self._dispatcher.dispatch(await self._store.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT))

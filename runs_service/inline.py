@@ -7,6 +7,7 @@ from runs_service import messages
 from runs_service.events import EventApplier
 from runs_service.executor_client import ExecutorClient
 from runs_service.store import Dispatchable, RunStore
+from servicekit import logs
 from servicekit.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class InlineExecution:
         When the executor or the database is lost on the way, the run stays as far as it got: the sweeper or
         the reconciler asks again.
         """
+        logs.bind(request_id=item.request_id)
+        logger.info("[AutomationPlaybookRunsService] Queue not available, executing inline")
         arrived = False
         try:
             async with aclosing(self._executor.execute(messages.job(item.run, item.request_id))) as events:

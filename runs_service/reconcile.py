@@ -44,7 +44,6 @@ class Reconciler(Ticker):
         await self._events.apply(answer.events)
         if answer.unknown_run_ids:
             logger.warning("%d runs never arrived at the executor; dispatching again", len(answer.unknown_run_ids))
-            for run_id in answer.unknown_run_ids:
-                self._dispatcher.dispatch_soon(silent[run_id])
+            self._dispatcher.dispatch([silent[run_id] for run_id in answer.unknown_run_ids])
         if len(silent) == BATCH:
             self.wake()

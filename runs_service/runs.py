@@ -89,9 +89,11 @@ class Runs:
         if not stored.created:
             return self._existing(wanted, stored), False
         logger.info("[AutomationPlaybookRunsService] Created run %s", run.id, extra={"run_id": run.id})
-        await self._dispatcher.dispatch(Dispatchable(run, wanted.request_id))
-        # Inline, the run has moved on meanwhile; the reply says how it stands now.
-        return (await self.get(run.project_id, run.id) if self._dispatcher.waits_for_end else run), True
+        if self._dispatcher.waits_for_end:
+            await self._dispatcher.handed_over(run.id)
+            # Inline, the run has moved on meanwhile; the reply says how it stands now.
+            run = await self.get(run.project_id, run.id)
+        return run, True
 
     def _existing(self, wanted: NewRun, stored: Stored) -> Run:
         run = stored.run
@@ -174,6 +176,9 @@ class Runs:
     async def _create_many(self, wanted: Sequence[NewRun]) -> list[Stored]:
         stored = await self._store.create(wanted)
         reached(FailPoint.RUNS_AFTER_COMMIT)
+        self._dispatcher.dispatch(
+            [Dispatchable(new.run, asked.request_id) for asked, new in zip(wanted, stored, strict=True) if new.created]
+        )
         return stored
 
 

@@ -1,6 +1,7 @@
 """Natural batching: what comes in while a batch is under way becomes the next batch, and a batch is complete when a
-few turns of the event loop bring nothing more. Nothing waits for a time to pass: a lone item loses 30 microseconds,
-and a busy loop, where items keep coming, makes few and large batches."""
+few turns of the event loop bring nothing more. A lone item loses 30 microseconds, and a busy loop, where items keep
+coming, makes few and large batches. Only where many came together before, those who were answered are given a
+millisecond to ask again: without it the first of them would make a batch of its own, and the others wait for that."""
 
 import asyncio
 import logging
@@ -15,6 +16,8 @@ from servicekit.lifecycle import Worker
 logger = logging.getLogger(__name__)
 
 TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
+CROWD = 8  # items in a batch after which more are waited for
+PAUSE = 0.001  # seconds that these have; what the event loop's clock tells apart
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +39,7 @@ class Batcher(Worker, Generic[Item, Result]):
         self._limit = limit
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
+        self._last = 0  # items in the last batch
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Have `item` handled with the next batch; await its result, or what `handle` raised for it."""
@@ -48,10 +52,11 @@ class Batcher(Worker, Generic[Item, Result]):
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
-            await _all_here(self._waiting, self._limit)
+            await _all_here(self._waiting, self._limit, expected=self._last)
             batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
+            self._last = len(batch)
             if batch:
                 await self._settle(batch)
 
@@ -139,10 +144,12 @@ class Conflator(Worker, Generic[Key, Value]):
         return batch
 
 
-async def _all_here(waiting: Sized, limit: int) -> None:
+async def _all_here(waiting: Sized, limit: int, *, expected: int = 0) -> None:
     """Return when no more items come in, or as many wait as may be handled at once."""
     seen = 0
     while seen < len(waiting) < limit:
         seen = len(waiting)
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        if expected >= CROWD and seen == len(waiting) < expected:
+            await asyncio.sleep(PAUSE)
