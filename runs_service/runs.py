@@ -88,7 +88,6 @@ class Runs:
         run = stored.run
         if not stored.created:
             return self._existing(wanted, stored), False
-        logger.info("[AutomationPlaybookRunsService] Created run %s", run.id, extra={"run_id": run.id})
         if self._dispatcher.waits_for_end:
             await self._dispatcher.handed_over(run.id)
             # Inline, the run has moved on meanwhile; the reply says how it stands now.
@@ -176,9 +175,16 @@ class Runs:
     async def _create_many(self, wanted: Sequence[NewRun]) -> list[Stored]:
         stored = await self._store.create(wanted)
         reached(FailPoint.RUNS_AFTER_COMMIT)
-        self._dispatcher.dispatch(
-            [Dispatchable(new.run, asked.request_id) for asked, new in zip(wanted, stored, strict=True) if new.created]
-        )
+        created = [
+            Dispatchable(new.run, asked.request_id) for asked, new in zip(wanted, stored, strict=True) if new.created
+        ]
+        self._dispatcher.dispatch(created)
+        for run, request_id in created:
+            logger.info(
+                "[AutomationPlaybookRunsService] Created run %s",
+                run.id,
+                extra={"request_id": request_id, "run_id": run.id},
+            )
         return stored
 
 

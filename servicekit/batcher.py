@@ -8,6 +8,7 @@ import logging
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -40,19 +41,24 @@ class Batcher(Worker, Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
         self._last = 0  # items in the last batch
+        self._as_many = asyncio.Event()  # wait again
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Have `item` handled with the next batch; await its result, or what `handle` raised for it."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._arrived.set()
+        if len(self._waiting) >= self._last:
+            self._as_many.set()
         return done
 
     async def run(self) -> None:
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
-            await _all_here(self._waiting, self._limit, expected=self._last)
+            if self._last >= CROWD:
+                await self._crowd_is_back()
+            await _all_here(self._waiting, self._limit)
             batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
@@ -65,6 +71,16 @@ class Batcher(Worker, Generic[Item, Result]):
         await super().stop()
         while self._waiting:
             self._waiting.popleft()[1].cancel()
+
+    async def _crowd_is_back(self) -> None:
+        """Return when as many wait as were handled together last, or no more come for a moment."""
+        self._as_many.clear()
+        seen = 0
+        while seen < len(self._waiting) < self._last:
+            seen = len(self._waiting)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE):
+                    await self._as_many.wait()
 
     async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
@@ -144,12 +160,10 @@ class Conflator(Worker, Generic[Key, Value]):
         return batch
 
 
-async def _all_here(waiting: Sized, limit: int, *, expected: int = 0) -> None:
+async def _all_here(waiting: Sized, limit: int) -> None:
     """Return when no more items come in, or as many wait as may be handled at once."""
     seen = 0
     while seen < len(waiting) < limit:
         seen = len(waiting)
         for _ in range(TURNS):
             await asyncio.sleep(0)
-        if expected >= CROWD and seen == len(waiting) < expected:
-            await asyncio.sleep(PAUSE)
