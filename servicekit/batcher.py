@@ -41,7 +41,7 @@ class Batcher(Worker, Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
         self._last = 0  # items in the last batch
-        self._as_many = asyncio.Event()  # wait again
+        self._as_many = asyncio.Event()  # wait again as were handled last
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Have `item` handled with the next batch; await its result, or what `handle` raised for it."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from servicekit.batcher import Batcher, Conflator
+from servicekit import batcher as batching
+from servicekit.batcher import CROWD, TURNS, Batcher, Conflator
 from servicekit.lifecycle import Ticker, Worker, running
 from servicekit.sweep import Sweep
 from tests.support.waiting import eventually
@@ -243,6 +244,38 @@ async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None
     results = asyncio.gather(*(batcher.submit(n) for n in (1, 2)), return_exceptions=True)
     async with running(batcher), asyncio.timeout(5):
         assert all(isinstance(result, RuntimeError) for result in await results)
+
+
+async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PAUSE", 60)  # so that nothing but their number ends the wait
+    batches: list[int] = []
+
+    async def handle(items: Sequence[int]) -> list[int]:
+        batches.append(len(items))
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(handle, limit=100)
+    async with running(batcher), asyncio.timeout(5):
+        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
+        first = batcher.submit(0)
+        for _ in range(10 * TURNS):  # far longer than it takes to see that nobody else comes
+            await asyncio.sleep(0)
+        assert not first.done()
+        await asyncio.gather(first, *(batcher.submit(n) for n in range(1, CROWD)))
+    assert batches == [CROWD, CROWD]
+
+
+async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handle(items: Sequence[int]) -> list[int]:
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(handle, limit=100)
+    async with running(batcher), asyncio.timeout(5):
+        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
+        await batcher.submit(1)
+        monkeypatch.setattr(batching, "PAUSE", 60)
+        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD - 1)))
+        await batcher.submit(1)
 
 
 async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:
