@@ -33,19 +33,15 @@ class JobPublisher:
     def __init__(self, publisher: Publisher, store: RunStore) -> None:
         self._publisher = publisher
         self.marks = _Marks(store)
-        self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH)
+        self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH, size=len)
 
     def publish(self, items: Sequence[Dispatchable]) -> asyncio.Future[None]:
-        """Publish runs, and note it in their rows when there is time. The result raises BrokerUnavailable."""
+        """Publish up to BATCH runs, and note it in their rows when there is time. The result raises
+        BrokerUnavailable."""
         return self.batcher.submit(items)
 
     async def _publish(self, groups: Sequence[Sequence[Dispatchable]]) -> list[None]:
         items = [item for group in groups for item in group]
-        for start in range(0, len(items), BATCH):
-            await self._publish_message(items[start : start + BATCH])
-        return [None] * len(groups)
-
-    async def _publish_message(self, items: Sequence[Dispatchable]) -> None:
         body = RunJobBatch(jobs=[messages.job(item.run, item.request_id) for item in items])
         try:
             await self._publisher.publish(body.SerializeToString())
@@ -55,6 +51,7 @@ class JobPublisher:
         reached(FailPoint.RUNS_AFTER_PUBLISH)
         published = asyncio.get_running_loop().time()
         self.marks.put({item.run.id: published for item in items})
+        return [None] * len(groups)
 
 
 class _Marks(Conflator[str, float]):
@@ -85,33 +82,32 @@ class Dispatcher:
         self._fallback = fallback
         self._under_way: dict[str, asyncio.Future[None]] = {}  # by run id
         self._released = asyncio.get_running_loop().create_future()
+        self._closed = False
 
     @property
     def waits_for_end(self) -> bool:
-        """Whether `handed_over` may return only when the run has ended."""
+        """Whether `handed_over` may wait for the end of the run."""
         return self._queue is None or self._fallback
 
     def dispatch(self, items: Sequence[Dispatchable]) -> None:
-        """Hand over committed runs in the background, but those that are on their way already.
+        """Hand over committed runs in the background, except those that are on their way already.
 
-        If it fails, the sweeper does it again.
+        What cannot be published executes inline with the fallback; without it the sweeper comes back to it.
         """
         items = [item for item in items if item.run.id not in self._under_way]
+        if self._closed:
+            return
         if self._queue is None:
             for item in items:
                 self._execute_inline(item)
-        elif items:
-            publication = self._queue.publish(items)
-            self._under_way |= {item.run.id: publication for item in items}
-            publication.add_done_callback(lambda done: self._published(items, done))
-            if self._fallback:
-                # Should they be published after all, the executor sees that it has the runs already.
-                asyncio.get_running_loop().call_later(FALLBACK_AFTER, publication.cancel)
+            return
+        for start in range(0, len(items), BATCH):
+            self._publish(self._queue, items[start : start + BATCH])
 
     async def handed_over(self, run_id: str) -> None:
-        """Return when a dispatched run goes to the broker, or when it has ended if it executes inline.
+        """Return when a dispatched run is at the broker or given up on, and when it has ended if it executes inline.
 
-        A caller that gives up waiting does not stop the run.
+        Returns at once when this process is about to stop. A caller that gives up waiting does not stop the run.
         """
         # The broker first, then perhaps inline.
         while not self._released.done() and (under_way := self._under_way.get(run_id)):
@@ -128,6 +124,7 @@ class Dispatcher:
         What is not published is found by a sweeper. The executor goes on with inline runs, and the reconciler hears
         of their end.
         """
+        self._closed = True
         self.release()
         under_way = list(self._under_way.values())
         if under_way and self._queue is not None:
@@ -135,6 +132,14 @@ class Dispatcher:
         for future in under_way:
             future.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _publish(self, queue: JobPublisher, items: Sequence[Dispatchable]) -> None:
+        publication = queue.publish(items)
+        self._under_way |= {item.run.id: publication for item in items}
+        publication.add_done_callback(lambda done: self._published(items, done))
+        if self._fallback:
+            # Should they be published after all, the executor sees that it has the runs already.
+            asyncio.get_running_loop().call_later(FALLBACK_AFTER, publication.cancel)
 
     def _published(self, items: Sequence[Dispatchable], publication: asyncio.Future[None]) -> None:
         for item in items:

@@ -153,7 +153,9 @@ class TokenAuthenticator:
         unknown = set(projects.values()) - set(Role.__members__)
         if unknown:
             raise ValueError("the claim `projects` has a role other than OWNER, EDITOR, VIEWER")
-        return Principal(str(claims["sub"]), {project: Role[role] for project, role in projects.items()})
+        user_id = str(claims["sub"])
+        user_id.encode()  # raises ValueError for half a character, which JSON can say and nothing can store
+        return Principal(user_id, {project: Role[role] for project, role in projects.items()})
 
 
 def _projects(claims: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Natural batching: what comes in while a batch is under way becomes the next batch, and a batch is complete when a
 few turns of the event loop bring nothing more. A lone item loses 30 microseconds, and a busy loop, where items keep
-coming, makes few and large batches. Only where many came together before, those who were answered are given a
-millisecond to ask again: without it the first of them would make a batch of its own, and the others wait for that."""
+coming, makes few and large batches."""
 
 import asyncio
 import logging
+import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
@@ -17,8 +17,8 @@ from servicekit.lifecycle import Worker
 logger = logging.getLogger(__name__)
 
 TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
-CROWD = 8  # items in a batch after which more are waited for
-PAUSE = 0.001  # seconds that these have; what the event loop's clock tells apart
+PAUSE = 0.001  # seconds without another item after which a crowd is not waited for; epoll waits in whole milliseconds
+IDLE = 0.004  # seconds of waiting for a crowd in which this thread had nothing else to do
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,17 +27,29 @@ Value = TypeVar("Value")
 
 
 class Batcher(Worker, Generic[Item, Result]):
-    """Hands items to `handle` in batches of at most `limit`; `handle` returns a result, or an exception, each.
+    """Hands items to `handle` in batches; `handle` returns a result, or an exception, each.
 
-    An exception that `handle` raises fails its whole batch; one that it returns fails one item.
+    An exception that `handle` raises fails its whole batch; one that it returns fails one item. The `size` of a
+    batch's items (None: each has 1) is at most `limit`, or there is only one of them.
+
+    `crowd`: after a batch of so many items, as many are expected again, from callers that it answered: for as long as
+    they keep the event loop busy, the next batch waits for them. Without it the first of them would be a batch of its
+    own, and all others wait for that. 0: never.
     """
 
     def __init__(
-        self, handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]], *, limit: int
+        self,
+        handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        limit: int,
+        size: Callable[[Item], int] | None = None,
+        crowd: int = 0,
     ) -> None:
         super().__init__()
         self._handle = handle
         self._limit = limit
+        self._size = size
+        self._crowd = crowd
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
         self._last = 0  # items in the last batch
@@ -56,10 +68,10 @@ class Batcher(Worker, Generic[Item, Result]):
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
-            if self._last >= CROWD:
+            if 0 < self._crowd <= self._last:
                 await self._crowd_is_back()
             await _all_here(self._waiting, self._limit)
-            batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+            batch = self._taken()
             if not self._waiting:
                 self._arrived.clear()
             self._last = len(batch)
@@ -73,14 +85,28 @@ class Batcher(Worker, Generic[Item, Result]):
             self._waiting.popleft()[1].cancel()
 
     async def _crowd_is_back(self) -> None:
-        """Return when as many wait as were handled together last, or no more come for a moment."""
+        """Return when as many wait as were handled last, when no more come, or when there is too little else to do."""
         self._as_many.clear()
+        started, worked = time.monotonic(), time.thread_time()
         seen = 0
         while seen < len(self._waiting) < self._last:
             seen = len(self._waiting)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
                     await self._as_many.wait()
+            if (time.monotonic() - started) - (time.thread_time() - worked) > IDLE:
+                return
+
+    def _taken(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        if self._size is None:
+            return [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        room = self._limit
+        while self._waiting and (not batch or self._size(self._waiting[0][0]) <= room):
+            item, done = self._waiting.popleft()
+            batch.append((item, done))
+            room -= self._size(item)
+        return batch
 
     async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

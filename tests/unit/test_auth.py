@@ -120,6 +120,7 @@ def test_an_expired_token_is_told_as_expired() -> None:
         {"projects": []},
         {"projects": ["p"]},
         {"projects": "OWNER"},
+        {"sub": "\ud800"},
         {"projects": {"p": "ADMIN"}},
         {"projects": {"p": ["OWNER"]}},
         {"projects": {"p": 3}},

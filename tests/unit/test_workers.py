@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from servicekit import batcher as batching
-from servicekit.batcher import CROWD, TURNS, Batcher, Conflator
+from servicekit.batcher import TURNS, Batcher, Conflator
 from servicekit.lifecycle import Ticker, Worker, running
 from servicekit.sweep import Sweep
 from tests.support.waiting import eventually
+
+CROWD = 8
 
 
 class Counting(Worker):
@@ -254,7 +256,7 @@ async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: py
         batches.append(len(items))
         return list(items)
 
-    batcher: Batcher[int, int] = Batcher(handle, limit=100)
+    batcher: Batcher[int, int] = Batcher(handle, limit=100, crowd=CROWD)
     async with running(batcher), asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
         first = batcher.submit(0)
@@ -269,13 +271,46 @@ async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatc
     async def handle(items: Sequence[int]) -> list[int]:
         return list(items)
 
-    batcher: Batcher[int, int] = Batcher(handle, limit=100)
+    batcher: Batcher[int, int] = Batcher(handle, limit=100, crowd=CROWD)
     async with running(batcher), asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
         await batcher.submit(1)
         monkeypatch.setattr(batching, "PAUSE", 60)
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD - 1)))
         await batcher.submit(1)
+
+
+async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PAUSE", 0.02)  # longer than the pauses between them
+    batches: list[int] = []
+
+    async def handle(items: Sequence[int]) -> list[int]:
+        batches.append(len(items))
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(handle, limit=100, crowd=CROWD)
+    async with running(batcher), asyncio.timeout(5):
+        await asyncio.gather(*(batcher.submit(n) for n in range(100)))
+        first = batcher.submit(0)
+        while not first.done():
+            await asyncio.sleep(0.005)
+            batcher.submit(1)
+    assert batches[0] == 100
+    assert batches[1] < 50, "it was waited for as long as somebody came"
+
+
+async def test_a_batch_is_as_large_as_its_items_are_together() -> None:
+    batches: list[Sequence[str]] = []
+
+    async def handle(items: Sequence[str]) -> list[int]:
+        batches.append(items)
+        return [len(item) for item in items]
+
+    batcher: Batcher[str, int] = Batcher(handle, limit=5, size=len)
+    lengths = asyncio.gather(*(batcher.submit(item) for item in ("aa", "bbb", "c", "dddddddd", "ee")))
+    async with running(batcher):
+        assert await lengths == [2, 3, 1, 8, 2]
+    assert batches == [["aa", "bbb"], ["c"], ["dddddddd"], ["ee"]]
 
 
 async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:

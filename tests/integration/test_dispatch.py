@@ -1,0 +1,105 @@
+"""Handing committed runs to a real broker, from a real PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from playbooks.executor.v1.job_pb2 import RunJobBatch
+from sqlalchemy import text
+
+from runs_service.dispatch import BATCH, Dispatcher, JobPublisher, OutboxSweeper
+from runs_service.runs import Runs
+from runs_service.store import Dispatchable, RunStore
+from servicekit.broker import Publisher
+from servicekit.clock import SystemClock
+from servicekit.database import Database
+from servicekit.lifecycle import running
+from servicekit.metrics import Metrics
+from tests.support.broker import take_all
+from tests.support.runs import new_run, request
+from tests.support.waiting import eventually
+
+
+@dataclass
+class Desk:
+    """A process of runs_service as far as it creates and publishes."""
+
+    store: RunStore
+    runs: Runs
+    dispatcher: Dispatcher
+    jobs: JobPublisher
+    database: Database
+    broker: tuple[str, str]
+
+    def messages(self) -> list[list[str]]:
+        """Return the ids of the runs in each message at the broker, and take them out."""
+        return [[job.run_id for job in RunJobBatch.FromString(body).jobs] for body, _ in take_all(*self.broker)]
+
+    async def undispatched(self) -> int:
+        async with self.database.autocommit() as connection:
+            statement = "SELECT count(*) FROM runs.runs WHERE dispatched_at IS NULL"
+            return int((await connection.execute(text(statement))).scalar_one())
+
+
+@pytest.fixture
+async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[Desk]:
+    store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
+    publisher = Publisher(url, queue, Metrics())
+    jobs = JobPublisher(publisher, store)
+    nothing: Any = None  # neither executes inline nor watches
+    dispatcher = Dispatcher(jobs, nothing, fallback=False)
+    runs = Runs(store, dispatcher, stopper=nothing, watchers=nothing, clock=SystemClock())
+    async with running(jobs.marks, jobs.batcher, runs.creations):
+        yield Desk(store, runs, dispatcher, jobs, runs_database, (url, queue))
+        await dispatcher.close()
+    await publisher.close()
+
+
+async def test_what_lies_around_goes_out_in_bounded_messages_each_run_once(desk: Desk) -> None:
+    stored = await desk.store.create([new_run(idempotency_key=str(n)) for n in range(2 * BATCH + 200)])
+    sweeper = OutboxSweeper(desk.store, desk.dispatcher)
+    await sweeper.tick()
+    await sweeper.tick()  # finds the same ones, which are on their way
+
+    async def all_noted() -> bool:
+        return await desk.undispatched() == 0
+
+    await eventually(all_noted, 20)
+    messages = desk.messages()
+    assert [len(message) for message in messages] == [BATCH, BATCH, 200]
+    assert sorted(run_id for message in messages for run_id in message) == sorted(found.run.id for found in stored)
+
+
+async def test_a_request_that_cannot_be_made_a_run_fails_alone(desk: Desk) -> None:
+    asked = [("ann", "1"), ("\ud800", "2"), ("bob", "3")]
+    outcomes = await asyncio.gather(
+        *(desk.runs.create(request(idempotency_key=key), user_id=user, request_id="r") for user, key in asked),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], UnicodeEncodeError)
+    created = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert [(run.idempotency_key, run.created_by_user_id, new) for run, new in created] == [
+        ("1", "ann", True),
+        ("3", "bob", True),
+    ]
+    found: list[str] = []
+
+    def published() -> bool:
+        found.extend(run_id for message in desk.messages() for run_id in message)
+        return len(found) == len(created)
+
+    await eventually(published)
+    assert sorted(found) == sorted(run.id for run, _ in created)
+
+
+async def test_nothing_is_dispatched_after_the_close(desk: Desk) -> None:
+    await desk.dispatcher.close()
+    run, created = await desk.runs.create(request(), user_id="u", request_id="r")
+    assert created
+    assert await desk.store.get("p", run.id) == run
+    (other,) = await desk.store.create([new_run(idempotency_key="other")])
+    await desk.jobs.publish([Dispatchable(other.run, "r")])  # after everything that was to be published before
+    assert desk.messages() == [[other.run.id]]
