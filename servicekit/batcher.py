@@ -17,8 +17,8 @@ from servicekit.lifecycle import Worker
 logger = logging.getLogger(__name__)
 
 TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
-PAUSE = 0.001  # seconds without another item after which a crowd is not waited for; epoll waits in whole milliseconds
-IDLE = 0.004  # seconds of waiting for a crowd in which this thread had nothing else to do
+IDLE = 0.002  # seconds without anything else to do after which a crowd is not waited for any more
+LOOK = 0.001  # seconds between two looks at that; epoll waits in whole milliseconds
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,17 +85,15 @@ class Batcher(Worker, Generic[Item, Result]):
             self._waiting.popleft()[1].cancel()
 
     async def _crowd_is_back(self) -> None:
-        """Return when as many wait as were handled last, when no more come, or when there is too little else to do."""
+        """Return when as many wait as were handled last, or this thread has too little else to do."""
         self._as_many.clear()
         started, worked = time.monotonic(), time.thread_time()
-        seen = 0
-        while seen < len(self._waiting) < self._last:
-            seen = len(self._waiting)
+        idle = 0.0
+        while len(self._waiting) < self._last and idle < IDLE:
             with suppress(TimeoutError):
-                async with asyncio.timeout(PAUSE):
+                async with asyncio.timeout(LOOK):
                     await self._as_many.wait()
-            if (time.monotonic() - started) - (time.thread_time() - worked) > IDLE:
-                return
+            idle = (time.monotonic() - started) - (time.thread_time() - worked)
 
     def _taken(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         if self._size is None:

@@ -249,7 +249,7 @@ async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None
 
 
 async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PAUSE", 60)  # so that nothing but their number ends the wait
+    monkeypatch.setattr(batching, "LOOK", 60)  # so that nothing but their number ends the wait
     batches: list[int] = []
 
     async def handle(items: Sequence[int]) -> list[int]:
@@ -275,13 +275,13 @@ async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatc
     async with running(batcher), asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
         await batcher.submit(1)
-        monkeypatch.setattr(batching, "PAUSE", 60)
+        monkeypatch.setattr(batching, "LOOK", 60)
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD - 1)))
         await batcher.submit(1)
 
 
 async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PAUSE", 0.02)  # longer than the pauses between them
+    monkeypatch.setattr(batching, "LOOK", 0.02)  # longer than the pauses between them
     batches: list[int] = []
 
     async def handle(items: Sequence[int]) -> list[int]:
