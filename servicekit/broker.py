@@ -29,6 +29,9 @@ CONNECT_TIMEOUT: Final = 1.0  # seconds
 PUBLISH_TIMEOUT: Final = 1.0  # seconds
 ANSWER_TIMEOUT: Final = 2.0  # seconds RabbitMQ may take to answer anything else
 HEARTBEAT: Final = 4  # seconds; after two without a sign of life RabbitMQ, or its client, is gone
+# Seconds without a message after which a consumer of RabbitMQ subscribes anew. A quorum queue that is deleted and
+# declared again sends its old consumers nothing, and nobody tells them (seen with 3.10).
+RENEWAL = 5.0
 POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whether to stop
 NACK_DELAYS: Final = (0.02, 0.08, 0.3)  # seconds; a quorum queue refuses messages while it elects its leader
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
@@ -227,17 +230,18 @@ class Consumer(Worker):
 
     def _drain(self, connection: kombu.Connection, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         arrived: list[Any] = []
-        # Never cancelled, only closed with its connection: Kombu still reads a message when it closes a Redis
-        # channel, and one for which there is no consumer any more is lost.
-        own = [self._queue, *(self._sibling(f"v{version}") for version in range(2, self._version + 1))]
-        consumer = kombu.Consumer(connection.channel(), own, on_message=arrived.append, prefetch_count=CONSUMER_BATCH)
-        consumer.consume()
+        consumer = self._subscribe(connection, arrived)
         self._connected.set(1)
         logger.info("consuming %s", self._queue.name)
+        heard = time.monotonic()
         while not stopping.is_set():
             if not arrived and not _receive(connection, POLL):
                 connection.heartbeat_check()
                 self._failures = 0
+                if connection.transport.driver_type == "amqp" and time.monotonic() > heard + RENEWAL:
+                    consumer.channel.close()  # gives back what it was never sent
+                    consumer = self._subscribe(connection, arrived)
+                    heard = time.monotonic()
             if arrived:
                 batch = arrived[:]
                 arrived.clear()
@@ -252,6 +256,18 @@ class Consumer(Worker):
                 # What came in meanwhile is the next batch: looking for it first would keep a lone message waiting.
                 while len(arrived) < CONSUMER_BATCH and _receive(connection, 0):
                     pass
+                heard = time.monotonic()
+
+    def _subscribe(self, connection: kombu.Connection, arrived: list[Any]) -> kombu.Consumer:
+        """Have what comes in put into `arrived`. Declares the queues.
+
+        Not to be cancelled on Redis, only closed with its connection: Kombu still reads a message when it closes a
+        Redis channel, and one for which there is no consumer any more is lost.
+        """
+        own = [self._queue, *(self._sibling(f"v{version}") for version in range(2, self._version + 1))]
+        consumer = kombu.Consumer(connection.channel(), own, on_message=arrived.append, prefetch_count=CONSUMER_BATCH)
+        consumer.consume()
+        return consumer
 
     def _sorted_out(self, messages: Sequence[Any], connection: kombu.Connection) -> list[Any]:
         """Return the messages of versions that we read; each of the others is put where it belongs."""

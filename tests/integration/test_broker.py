@@ -16,7 +16,7 @@ from servicekit.broker import BrokerUnavailable, Consumer, Publisher
 from servicekit.lifecycle import running
 from servicekit.metrics import Metrics
 from tests.conftest import start_valkey
-from tests.support.broker import Inbox
+from tests.support.broker import Inbox, delete_queues
 from tests.support.waiting import eventually
 
 BOUND = broker.CONNECT_TIMEOUT + 2 * broker.PUBLISH_TIMEOUT
@@ -225,6 +225,20 @@ async def test_messages_arrive_after_the_broker_forgot_everything(own: Valkey) -
         await publisher.publish(b"after")
         await eventually(lambda: inbox.bodies == [b"before", b"after"])
     await publisher.close()
+
+
+async def test_messages_arrive_after_their_queue_was_deleted(
+    link: Link, url: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "RENEWAL", 0.5)
+    publisher, consumer = link
+    inbox = Inbox()
+    async with running(consumer(inbox)):
+        for body in (b"before", b"after", b"again"):
+            await publisher.publish(body)  # declares the queue anew, before its consumer has heard that it was gone
+            await eventually(lambda body=body: inbox.bodies[-1:] == [body])  # type: ignore[misc]
+            await asyncio.to_thread(delete_queues, url, queue)
+    assert inbox.bodies == [b"before", b"after", b"again"]
 
 
 async def test_a_frozen_broker_holds_up_neither_publishers_nor_the_loop(own: Valkey) -> None:
