@@ -11,15 +11,16 @@ import pytest
 import redis
 
 from devstack.valkey import Valkey
-from servicekit import broker
 from servicekit.broker import BrokerUnavailable, Consumer, Publisher
+from servicekit.broker.consumer import CONSUMER_BATCH
+from servicekit.broker.link import CONNECT_TIMEOUT, PUBLISH_TIMEOUT
 from servicekit.lifecycle import running
 from servicekit.metrics import Metrics
 from tests.conftest import start_valkey
 from tests.support.broker import Inbox, delete_queues
 from tests.support.waiting import eventually
 
-BOUND = broker.CONNECT_TIMEOUT + 2 * broker.PUBLISH_TIMEOUT
+BOUND = CONNECT_TIMEOUT + 2 * PUBLISH_TIMEOUT
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ async def test_what_is_published_arrives_byte_for_byte_in_order(link: Link) -> N
     async with running(consumer(inbox)):
         await eventually(lambda: len(inbox.bodies) == len(bodies))
     assert inbox.bodies == bodies
-    assert all(len(batch) <= broker.CONSUMER_BATCH for batch in inbox.batches)
+    assert all(len(batch) <= CONSUMER_BATCH for batch in inbox.batches)
     assert all(type(body) is bytes for body in inbox.bodies)
 
 
@@ -230,7 +231,7 @@ async def test_messages_arrive_after_the_broker_forgot_everything(own: Valkey) -
 async def test_messages_arrive_after_their_queue_was_deleted(
     link: Link, url: str, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "RENEWAL", 0.5)
+    monkeypatch.setattr("servicekit.broker.consumer.RENEWAL", 0.5)
     publisher, consumer = link
     inbox = Inbox()
     async with running(consumer(inbox)):

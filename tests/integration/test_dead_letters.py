@@ -81,7 +81,7 @@ async def test_a_message_on_which_handling_breaks_is_put_aside_alone(
 async def test_an_outage_puts_nothing_aside(
     url: str, queue: str, publisher: Publisher, consumer: NewConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("servicekit.broker.RECONNECT_DELAYS", (0.01,))
+    monkeypatch.setattr("servicekit.broker.consumer.RECONNECT_DELAYS", (0.01,))
     inbox = Inbox()
     inbox.failures = 20
     await publisher.publish(b"patient")

@@ -248,15 +248,21 @@ async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None
         assert all(isinstance(result, RuntimeError) for result in await results)
 
 
-async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "LOOK", 60)  # so that nothing but their number ends the wait
-    batches: list[int] = []
+class Crowds:
+    """Answers at once; keeps how many came together."""
 
-    async def handle(items: Sequence[int]) -> list[int]:
-        batches.append(len(items))
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def handle(self, items: Sequence[int]) -> list[int]:
+        self.sizes.append(len(items))
         return list(items)
 
-    batcher: Batcher[int, int] = Batcher(handle, limit=100, crowd=CROWD)
+
+async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "LOOK", 60)  # so that nothing but their number ends the wait
+    crowds = Crowds()
+    batcher: Batcher[int, int] = Batcher(crowds.handle, limit=100, crowd=CROWD)
     async with running(batcher), asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
         first = batcher.submit(0)
@@ -264,14 +270,11 @@ async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: py
             await asyncio.sleep(0)
         assert not first.done()
         await asyncio.gather(first, *(batcher.submit(n) for n in range(1, CROWD)))
-    assert batches == [CROWD, CROWD]
+    assert crowds.sizes == [CROWD, CROWD]
 
 
 async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def handle(items: Sequence[int]) -> list[int]:
-        return list(items)
-
-    batcher: Batcher[int, int] = Batcher(handle, limit=100, crowd=CROWD)
+    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
     async with running(batcher), asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
         await batcher.submit(1)
@@ -282,21 +285,16 @@ async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatc
 
 async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "LOOK", 0.02)  # longer than the pauses between them
-    batches: list[int] = []
-
-    async def handle(items: Sequence[int]) -> list[int]:
-        batches.append(len(items))
-        return list(items)
-
-    batcher: Batcher[int, int] = Batcher(handle, limit=100, crowd=CROWD)
+    crowds = Crowds()
+    batcher: Batcher[int, int] = Batcher(crowds.handle, limit=100, crowd=CROWD)
     async with running(batcher), asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(n) for n in range(100)))
         first = batcher.submit(0)
         while not first.done():
             await asyncio.sleep(0.005)
             batcher.submit(1)
-    assert batches[0] == 100
-    assert batches[1] < 50, "it was waited for as long as somebody came"
+    assert crowds.sizes[0] == 100
+    assert crowds.sizes[1] < 50, "it was waited for as long as somebody came"
 
 
 async def test_a_batch_is_as_large_as_its_items_are_together() -> None:

@@ -1,52 +1,41 @@
-"""The link to the broker, over Kombu: Redis/Valkey or RabbitMQ by URL alone.
-
-The broker is a doorbell: nothing is lost when it loses a message, so the link aims at two things only, a
-bounded time for every publish, and a consumer that always comes back. Kombu blocks, so each link has a
-thread of its own and Kombu never runs on the event loop.
-"""
+"""Consuming from the broker: it always comes back, and no message blocks the others."""
 
 import asyncio
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
 import kombu
-from amqp.exceptions import MessageNacked
-from kombu.exceptions import OperationalError
 
+from servicekit.broker.link import (
+    REASON_HEADER,
+    VERSION,
+    VERSION_HEADER,
+    collapse,
+    durable_queue,
+    establish,
+    give_up,
+    open_connection,
+    put_confirmed,
+)
 from servicekit.errors import ServiceError
 from servicekit.lifecycle import Worker
 from servicekit.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-CONTENT_TYPE: Final = "application/x-protobuf"
-CONNECT_TIMEOUT: Final = 1.0  # seconds
-PUBLISH_TIMEOUT: Final = 1.0  # seconds
-ANSWER_TIMEOUT: Final = 2.0  # seconds RabbitMQ may take to answer anything else
-HEARTBEAT: Final = 4  # seconds; after two without a sign of life RabbitMQ, or its client, is gone
+POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whether to stop
 # Seconds without a message after which a consumer of RabbitMQ subscribes anew. A quorum queue that is deleted and
 # declared again sends its old consumers nothing, and nobody tells them (seen with 3.10).
 RENEWAL = 5.0
-POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whether to stop
-NACK_DELAYS: Final = (0.02, 0.08, 0.3)  # seconds; a quorum queue refuses messages while it elects its leader
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
 CONSUMER_BATCH: Final = 100  # messages handled, and acknowledged, together
 ATTEMPTS: Final = 3  # at a message whose handling fails by itself; then it is put aside
-
-VERSION: Final = 1  # of what is published; a reader leaves newer messages alone
-VERSION_HEADER: Final = "playbook-runs-version"
-REASON_HEADER: Final = "playbook-runs-reason"  # why a message is among the dead letters
 REASON_LIMIT: Final = 500  # characters
-
-
-class BrokerUnavailable(ConnectionError):
-    """The broker cannot be reached or did not confirm in time. What was to be published is not lost: its row
-    says so, and it is published again later."""
 
 
 @dataclass(frozen=True)
@@ -60,113 +49,6 @@ class DeadLetter:
 # Takes what had arrived and returns what of it nobody can ever read. It raises ServiceError or OSError when it
 # cannot work now.
 Handler = Callable[[Sequence[bytes]], Awaitable[Sequence[DeadLetter]]]
-
-
-def _connection(url: str, *, socket_timeout: float) -> kombu.Connection:
-    if url.startswith(("amqp", "pyamqp")):
-        options: dict[str, Any] = {"confirm_publish": True, "confirm_timeout": socket_timeout}
-        return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, heartbeat=HEARTBEAT, transport_options=options)
-    options = {
-        "socket_timeout": socket_timeout,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-        # A crash while unacknowledged messages are restored must not block the next restore for minutes.
-        "unacked_mutex_expire": 10,
-        "visibility_timeout": 60,
-    }
-    return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, transport_options=options)
-
-
-def _establish(connection: kombu.Connection) -> None:
-    connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.1, timeout=CONNECT_TIMEOUT)
-    if connection.transport.driver_type == "amqp":
-        # What Redis has by its options. Without it every question, the goodbye too, waits for ever for a silent broker.
-        connection.connection.sock.settimeout(ANSWER_TIMEOUT)
-
-
-def _queue(url: str, name: str) -> kombu.Queue:
-    arguments = {"x-queue-type": "quorum"} if url.startswith(("amqp", "pyamqp")) else None
-    # By the default exchange, which leads to every queue by its name: Redis keeps the bindings of any other one among
-    # the data, and without them, after a FLUSHALL, it takes every message and puts it nowhere.
-    return kombu.Queue(name, routing_key=name, durable=True, queue_arguments=arguments)
-
-
-class Publisher:
-    """Publishes message bodies to one queue, from a thread of its own. `close` may be called twice."""
-
-    def __init__(self, url: str, queue: str, metrics: Metrics, *, version: int = VERSION) -> None:
-        self._url = url
-        self._headers = {VERSION_HEADER: version}
-        self._queue = _queue(url, queue)
-        self._connected = metrics.broker_connected.labels(f"publish {queue}")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publish-{queue}")
-        self._producer: kombu.Producer | None = None
-
-    async def publish(self, body: bytes) -> None:
-        """Publish one message; it is at the broker when this returns. Raises BrokerUnavailable."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT + 2 * PUBLISH_TIMEOUT):
-                await loop.run_in_executor(self._thread, self._publish, body)
-        except TimeoutError as error:
-            raise BrokerUnavailable("the broker did not confirm in time") from error
-        except RuntimeError as error:  # out of the executor; `_publish` raises only BrokerUnavailable
-            raise BrokerUnavailable("the link to the broker is closed") from error
-
-    async def close(self) -> None:
-        """Close the connection and end the thread."""
-        await asyncio.to_thread(self._close)
-
-    def _publish(self, body: bytes) -> None:
-        reused = self._producer is not None
-        try:
-            try:
-                self._send(body)
-            except TimeoutError:
-                raise
-            except Exception:
-                # The broker may have dropped the connection while nobody used it, which says nothing about now.
-                if not reused:
-                    raise
-                self._send(body)
-        except Exception as error:
-            self._connected.set(0)
-            raise BrokerUnavailable(f"publishing to {self._queue.name} failed: {error}") from error
-        self._connected.set(1)
-
-    def _send(self, body: bytes) -> None:
-        try:
-            if self._producer is None:
-                self._producer = self._connect()
-            _put_confirmed(self._producer, self._queue, body, self._headers)
-        except Exception:
-            # Whatever went wrong, this connection is not to be trusted any more.
-            if self._producer is not None:
-                _give_up(self._producer.connection)
-            self._disconnect()
-            raise
-
-    def _connect(self) -> kombu.Producer:
-        connection = _connection(self._url, socket_timeout=PUBLISH_TIMEOUT)
-        try:
-            _establish(connection)
-            channel = connection.channel()
-            self._queue(channel).declare()
-        except Exception:
-            _give_up(connection)
-            _collapse(connection)
-            raise
-        return kombu.Producer(channel, auto_declare=False)
-
-    def _disconnect(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            _collapse(producer.connection)
-
-    def _close(self) -> None:
-        self._thread.shutdown(wait=True)
-        self._disconnect()
 
 
 class Consumer(Worker):
@@ -184,7 +66,7 @@ class Consumer(Worker):
     def __init__(self, url: str, queue: str, handle: Handler, metrics: Metrics, *, version: int = VERSION) -> None:
         super().__init__()
         self._url = url
-        self._queue = _queue(url, queue)
+        self._queue = durable_queue(url, queue)
         self._version = version
         self._handle = handle
         self._connected = metrics.broker_connected.labels(f"consume {queue}")
@@ -213,12 +95,12 @@ class Consumer(Worker):
     def _consume(self, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         self._failures = 0
         while not stopping.is_set():
-            connection = _connection(self._url, socket_timeout=5)
+            connection = open_connection(self._url, socket_timeout=5)
             try:
-                _establish(connection)
+                establish(connection)
                 self._drain(connection, stopping, loop)
             except Exception as error:
-                _give_up(connection)
+                give_up(connection)
                 self._connected.set(0)
                 delay = RECONNECT_DELAYS[min(self._failures, len(RECONNECT_DELAYS) - 1)]
                 log = logger.warning if self._failures == 0 else logger.debug
@@ -226,7 +108,7 @@ class Consumer(Worker):
                 self._failures += 1
                 stopping.wait(delay)
             finally:
-                _collapse(connection)
+                collapse(connection)
 
     def _drain(self, connection: kombu.Connection, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         arrived: list[Any] = []
@@ -346,41 +228,16 @@ class Consumer(Worker):
             _put_aside(connection, grave, letter.body, {REASON_HEADER: letter.reason[:REASON_LIMIT]})
 
     def _sibling(self, suffix: str) -> kombu.Queue:
-        return _queue(self._url, f"{self._queue.name}.{suffix}")
+        return durable_queue(self._url, f"{self._queue.name}.{suffix}")
 
     async def _hand_on(self, bodies: Sequence[bytes]) -> Sequence[DeadLetter]:
         return await self._handle(bodies)
 
 
-def _put(producer: kombu.Producer, queue: kombu.Queue, body: bytes, headers: Mapping[str, object]) -> None:
-    """Publish to `queue`. On RabbitMQ it returns when the broker confirmed; a message that no queue took raises."""
-    producer.publish(
-        body,
-        routing_key=queue.routing_key,
-        headers=dict(headers),
-        content_type=CONTENT_TYPE,
-        content_encoding="binary",
-        delivery_mode="persistent",
-        mandatory=True,
-        timeout=PUBLISH_TIMEOUT,
-    )
-
-
-def _put_confirmed(producer: kombu.Producer, queue: kombu.Queue, body: bytes, headers: Mapping[str, object]) -> None:
-    """`_put`, again after a moment when the broker refused the message: what it refused, it has not."""
-    for delay in NACK_DELAYS:
-        try:
-            _put(producer, queue, body, headers)
-            return
-        except MessageNacked:
-            time.sleep(delay)
-    _put(producer, queue, body, headers)
-
-
 def _put_aside(connection: kombu.Connection, queue: kombu.Queue, body: bytes, headers: Mapping[str, object]) -> None:
     with connection.channel() as channel:
         queue(channel).declare()
-        _put_confirmed(kombu.Producer(channel, auto_declare=False), queue, body, headers)
+        put_confirmed(kombu.Producer(channel, auto_declare=False), queue, body, headers)
 
 
 def _body(message: Any) -> bytes:
@@ -395,20 +252,3 @@ def _receive(connection: kombu.Connection, timeout: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _give_up(connection: Any) -> None:
-    """Take a connection for broken: RabbitMQ's is closed without a goodbye, for which a dead broker keeps us waiting.
-
-    Redis' is not: closing it gives unacknowledged messages back, if that can be done at all.
-    """
-    if connection.transport.driver_type == "amqp":
-        connection.collect()
-
-
-def _collapse(connection: Any) -> None:
-    """Close a connection that may be broken in any way."""
-    try:
-        connection.close()
-    except (OSError, OperationalError, *connection.connection_errors, *connection.channel_errors) as error:
-        logger.debug("closing a broken broker connection: %s", error)

@@ -1,0 +1,12 @@
+"""The link to the broker, over Kombu: Redis/Valkey or RabbitMQ by URL alone.
+
+The broker is a doorbell: nothing is lost when it loses a message, so the link aims at two things only, a
+bounded time for every publish, and a consumer that always comes back. Kombu blocks, so each link has a
+thread of its own and Kombu never runs on the event loop.
+"""
+
+from servicekit.broker.consumer import Consumer, DeadLetter
+from servicekit.broker.link import REASON_HEADER, VERSION_HEADER, BrokerUnavailable
+from servicekit.broker.publisher import Publisher
+
+__all__ = ["REASON_HEADER", "VERSION_HEADER", "BrokerUnavailable", "Consumer", "DeadLetter", "Publisher"]

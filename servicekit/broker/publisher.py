@@ -1,0 +1,98 @@
+"""Publishing to the broker, in a bounded time."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import kombu
+
+from servicekit.broker.link import (
+    CONNECT_TIMEOUT,
+    PUBLISH_TIMEOUT,
+    VERSION,
+    VERSION_HEADER,
+    BrokerUnavailable,
+    collapse,
+    durable_queue,
+    establish,
+    give_up,
+    open_connection,
+    put_confirmed,
+)
+from servicekit.metrics import Metrics
+
+
+class Publisher:
+    """Publishes message bodies to one queue, from a thread of its own. `close` may be called twice."""
+
+    def __init__(self, url: str, queue: str, metrics: Metrics, *, version: int = VERSION) -> None:
+        self._url = url
+        self._headers = {VERSION_HEADER: version}
+        self._queue = durable_queue(url, queue)
+        self._connected = metrics.broker_connected.labels(f"publish {queue}")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publish-{queue}")
+        self._producer: kombu.Producer | None = None
+
+    async def publish(self, body: bytes) -> None:
+        """Publish one message; it is at the broker when this returns. Raises BrokerUnavailable."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT + 2 * PUBLISH_TIMEOUT):
+                await loop.run_in_executor(self._thread, self._publish, body)
+        except TimeoutError as error:
+            raise BrokerUnavailable("the broker did not confirm in time") from error
+        except RuntimeError as error:  # out of the executor; `_publish` raises only BrokerUnavailable
+            raise BrokerUnavailable("the link to the broker is closed") from error
+
+    async def close(self) -> None:
+        """Close the connection and end the thread."""
+        await asyncio.to_thread(self._close)
+
+    def _publish(self, body: bytes) -> None:
+        reused = self._producer is not None
+        try:
+            try:
+                self._send(body)
+            except TimeoutError:
+                raise
+            except Exception:
+                # The broker may have dropped the connection while nobody used it, which says nothing about now.
+                if not reused:
+                    raise
+                self._send(body)
+        except Exception as error:
+            self._connected.set(0)
+            raise BrokerUnavailable(f"publishing to {self._queue.name} failed: {error}") from error
+        self._connected.set(1)
+
+    def _send(self, body: bytes) -> None:
+        try:
+            if self._producer is None:
+                self._producer = self._connect()
+            put_confirmed(self._producer, self._queue, body, self._headers)
+        except Exception:
+            # Whatever went wrong, this connection is not to be trusted any more.
+            if self._producer is not None:
+                give_up(self._producer.connection)
+            self._disconnect()
+            raise
+
+    def _connect(self) -> kombu.Producer:
+        connection = open_connection(self._url, socket_timeout=PUBLISH_TIMEOUT)
+        try:
+            establish(connection)
+            channel = connection.channel()
+            self._queue(channel).declare()
+        except Exception:
+            give_up(connection)
+            collapse(connection)
+            raise
+        return kombu.Producer(channel, auto_declare=False)
+
+    def _disconnect(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            collapse(producer.connection)
+
+    def _close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self._disconnect()
