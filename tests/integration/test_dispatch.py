@@ -10,7 +10,7 @@ import pytest
 from playbooks.executor.v1.job_pb2 import RunJobBatch
 from sqlalchemy import text
 
-from runs_service.dispatch import BATCH, Dispatcher, JobPublisher, OutboxSweeper
+from runs_service.dispatch import BATCH, SWEEP_AGE, SWEEP_LIMIT, Dispatcher, JobPublisher
 from runs_service.runs import Runs
 from runs_service.store import Dispatchable, RunStore
 from servicekit.broker import Publisher
@@ -60,9 +60,9 @@ async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[D
 
 async def test_what_lies_around_goes_out_in_bounded_messages_each_run_once(desk: Desk) -> None:
     stored = await desk.store.create([new_run(idempotency_key=str(n)) for n in range(2 * BATCH + 200)])
-    sweeper = OutboxSweeper(desk.store, desk.dispatcher)
-    await sweeper.tick()
-    await sweeper.tick()  # finds the same ones, which are on their way
+    lying_around = await desk.store.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT)
+    desk.dispatcher.dispatch(lying_around)
+    desk.dispatcher.dispatch(lying_around)  # they are on their way already
 
     async def all_noted() -> bool:
         return await desk.undispatched() == 0
