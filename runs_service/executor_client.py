@@ -1,10 +1,12 @@
 """The executor, as runs_service calls it."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from playbooks.executor.v1.executor_service_pb2 import (
     CancelRunsRequest,
     ExecuteRunRequest,
@@ -21,9 +23,13 @@ from servicekit.auth import ServiceTokens
 from servicekit.errors import Reason, ServiceError
 from servicekit.interceptors.request_ids import HEADER, current_request_id
 
-TIMEOUT = 10  # seconds, of a unary call
+# Seconds a question may take, the first time and when it is asked again: of the next replica, for one that stands still
+# answers nobody. The last is for an executor that is slow.
+READ_TIMEOUTS = (2.0, 2.0, 6.0)
 CANCEL_TIMEOUT = 1.5  # seconds; who cancels waits for it
 MAX_ITEMS = 1000
+
+Answer = TypeVar("Answer", bound=Message)
 
 
 class ExecutorClient:
@@ -48,10 +54,7 @@ class ExecutorClient:
 
     async def reconcile(self, run_ids: Sequence[str]) -> ReconcileRunsResponse:
         """Return how these runs stand at the executor."""
-        with _translated():
-            return await self._stub.ReconcileRuns(
-                ReconcileRunsRequest(run_ids=run_ids), timeout=TIMEOUT, metadata=self._metadata()
-            )
+        return await self._read(self._stub.ReconcileRuns, ReconcileRunsRequest(run_ids=run_ids))
 
     async def cancel(self, jobs: Sequence[RunJob]) -> Sequence[RunEvent]:
         """End runs that have not ended; return how they stand then."""
@@ -64,14 +67,24 @@ class ExecutorClient:
         if not run.draft_id:
             return None
         request = GetDraftRequest(project_id=run.project_id, draft_id=run.draft_id)
-        with _translated():
-            return (await self._stub.GetDraft(request, timeout=TIMEOUT, metadata=self._metadata())).draft
+        return (await self._read(self._stub.GetDraft, request)).draft
 
     async def items(self, run: Run) -> list[RunItem]:
         """Return what an APPLY did with each product, at most 1,000 of them."""
         request = ListRunItemsRequest(project_id=run.project_id, run_id=run.id, limit=MAX_ITEMS)
+        return list((await self._read(self._stub.ListRunItems, request)).items)
+
+    async def _read(self, method: Callable[..., Awaitable[Answer]], request: Message) -> Answer:
+        """Ask, and again when no answer comes: what only reads may be asked as often as we like."""
+        *patience, last = READ_TIMEOUTS
         with _translated():
-            return list((await self._stub.ListRunItems(request, timeout=TIMEOUT, metadata=self._metadata())).items)
+            for timeout in patience:
+                try:
+                    return await method(request, timeout=timeout, metadata=self._metadata())
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                        raise
+            return await method(request, timeout=last, metadata=self._metadata())
 
     def _metadata(self, request_id: str = "") -> tuple[tuple[str, str], ...]:
         pairs = [(HEADER, request_id or current_request_id())]

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import psutil
 import pytest
 from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2 import PreviewPlaybookRequest
 
 from devstack.services import Service
 from devstack.stack import Stack, StackOptions
-from runs_service.executor_client import CANCEL_TIMEOUT
+from runs_service.executor_client import CANCEL_TIMEOUT, READ_TIMEOUTS
+from servicekit.channel import PING_TIMEOUT
 from servicekit.database import IDLE_TIMEOUT
 from servicekit.failpoints import VARIABLE, FailPoint
 from tests.faults.sizes import FULL, size
@@ -22,10 +24,11 @@ from tests.support.audit import audit
 from tests.support.executions import traces
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import Channels, Shop, log_lines
+from tests.support.shop import TITLES, Channels, Shop, log_lines
 from tests.support.waiting import eventually
 
 LEASE = 1.0  # seconds
+DELAY = 2 + READ_TIMEOUTS[0]  # seconds until a run whose message is lost is found, and that was asked about twice
 LOADED = 2.0  # the machine may be busy with other things: a takeover may take so many times as long
 
 # What a woken executor says of a run it lost: its write was refused, its heartbeat told, its transaction was ended.
@@ -131,10 +134,7 @@ async def test_a_cancel_takes_effect_while_another_executor_stands_still(
     shared_stack: tuple[Stack, Channels], openai: OpenAIServer
 ) -> None:
     """runs_service asks both in turn: the one that does not answer delays it, by one time limit."""
-    shop = Shop(*shared_stack)
-    for executor in shop.stack.executors:
-        await asyncio.to_thread(restart, executor)
-    await eventually(lambda: answers(shop), timeout=30)
+    shop = await both_started(shared_stack)
     await shop.stock(1)
     openai.behave(Behaviour(delay_seconds=60))
     frozen = None
@@ -154,6 +154,46 @@ async def test_a_cancel_takes_effect_while_another_executor_stands_still(
         assert frozen is not None
         frozen.send_signal(signal.SIGCONT)
     await audit(shop.stack, unacknowledged=len(FREEZES))
+
+
+async def test_previews_are_answered_while_another_executor_stands_still(
+    shared_stack: tuple[Stack, Channels],
+) -> None:
+    """It may take one message with it; a question is asked again; and found out, it is not asked any more."""
+    shop = await both_started(shared_stack)
+    _, frozen = shop.stack.executors  # the shop itself asks the first
+    started = len(frozen.log.read_text())
+    await shop.stock(PRODUCTS)
+
+    async def preview() -> None:
+        request = PreviewPlaybookRequest(project_id=shop.project, playbook_id=TITLES)
+        answer = await shop.runs().PreviewPlaybook(request, **shop.auth())
+        assert answer.draft.id == answer.run.draft_id != ""
+
+    async def in_turn() -> bool:
+        await preview()
+        return "ExecutorService/GetDraft OK" in frozen.log.read_text()[started:]
+
+    await eventually(in_turn, timeout=30)
+    frozen.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        for _ in range(20):
+            await preview()
+        # Every second one has to ask twice, until it is known that nobody answers.
+        assert time.monotonic() - began < (DELAY + READ_TIMEOUTS[0] + PING_TIMEOUT) * LOADED
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    await audit(shop.stack, unacknowledged=len(FREEZES))
+
+
+async def both_started(shared_stack: tuple[Stack, Channels]) -> Shop:
+    """Start both executors anew; return a shop with nothing in it."""
+    shop = Shop(*shared_stack)
+    for executor in shop.stack.executors:
+        await asyncio.to_thread(restart, executor)
+    await eventually(lambda: answers(shop), timeout=30)
+    return shop
 
 
 def worker(shop: Shop, run: Run) -> Service | None:
