@@ -12,7 +12,8 @@ TITLE_LENGTH = 60
 DESCRIPTION_LENGTH = 155
 _SHORT_DESCRIPTION = 70
 
-_CLAUSE_END = re.compile(r"[.!?;:,…|•·]+(?:\s|$)|[。！？、，]|\s[–—-]+\s|\s(?:and|with|that|which|while|so)\s")
+# The marks before a clause's last one are not tried again from each of them.
+_CLAUSE_END = re.compile(r"(?<![.!?;:,…|•·])[.!?;:,…|•·]++(?:\s|$)|[。！？、，]|\s[–—-]+\s|\s(?:and|with|that|which|while|so)\s")
 _ARTICLE = re.compile(r"^(?:an?|the|d[ae]s|de[nr]|die|eine?|l[ae]s?|une?)\s+", re.IGNORECASE)
 _UNENDING = "\"'”’»)]%°″"
 _WORD = re.compile(r"\w+")

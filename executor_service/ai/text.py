@@ -9,12 +9,12 @@ _SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
 
 _HTML_LIMIT = 20_000  # characters; nobody describes a product at greater length
 # Not html.parser: 20,000 characters of unclosed tags keep it busy for seven seconds, and every other run waiting.
-# Here no part looks beyond the next "<" in vain, so the time grows with the length only.
+# Here no part looks beyond the next "<" in vain, nor twice as far (the *+), so the time grows with the length only.
 _MARKUP = re.compile(
     r"""
       <!--.*?(?:-->|\Z)
     | <(script|style|template|noscript|head)\b.*?(?:</\1\s*>|\Z)
-    | </?(?P<tag>[a-z][a-z0-9]*)(?:(?:[^<>"']|"[^"<]*"|'[^'<]*')*+>|[^<>]*(?:>|\Z))
+    | </?(?P<tag>[a-z][a-z0-9]*+)(?:(?:[^<>"']|"[^"<]*"|'[^'<]*')*+>|[^<>]*(?:>|\Z))
     | <[!?/][^<>]*(?:>|\Z)
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
@@ -47,7 +47,7 @@ def cut_at_sentence(text: str, limit: int) -> str:
     """Return at most `limit` characters: whole sentences if they fill half of it, else words and an ellipsis."""
     if len(text) <= limit:
         return text
-    ends = [end.end() for end in _SENTENCE_END.finditer(text, 0, limit + 1)]
+    ends = [end.end() for end in _SENTENCE_END.finditer(text, 0, limit + 1) if end.end() <= limit]
     if ends and ends[-1] >= limit / 2:
         return text[: ends[-1]]
     return cut_at_word(text, limit, "…")

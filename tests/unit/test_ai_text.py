@@ -2,6 +2,8 @@ import time
 
 import pytest
 
+from executor_service.ai.offline import write_title
+from executor_service.ai.provider import ProductBrief
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
 
 
@@ -30,11 +32,13 @@ def test_markup_becomes_lines_of_visible_text(html: str, blocks: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "part", ["<", "<!", "<!--", "<a ", "<a b='", "</", "&#", "<a/", "<script>", "</script", "<p>x"]
+    "part", ["a", ".", "<", "<!", "<!--", "<a ", "<a b='", "</", "&#", "<a/", "<script>", "</script", "<p>x", "x."]
 )
-def test_no_markup_takes_long_to_read(part: str) -> None:
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("<", "<")], ids=["plain", "in a tag"])
+def test_no_description_takes_long_to_read(before: str, part: str, after: str) -> None:
+    description = before + (part * 20_000)[:19_998] + after
     started = time.process_time()
-    text_blocks(part * 100_000)
+    write_title(ProductBrief("p", "Thing", description))
     assert time.process_time() - started < 1  # html.parser needs up to seven seconds
 
 
@@ -61,3 +65,5 @@ def test_a_cut_prefers_whole_sentences() -> None:
     assert cut_at_sentence("One two. Three four five.", 20) == "One two. Three four…"
     assert cut_at_sentence("One two. Three four five.", 16) == "One two."
     assert cut_at_sentence("Costs 3.50 in all shops.", 20) == "Costs 3.50 in all…"
+    assert cut_at_sentence("三四五六七。二三。", 6) == "三四五六七。"
+    assert cut_at_sentence("三四五六七。", 5) == "三四五六…"
