@@ -153,13 +153,18 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         await stack.enter_async_context(running(reporter.marks, reporter, *seen_to.values(), Sweep(look, seen_to)))
         await stack.enter_async_context(running(heartbeat, affected, executor.endings, executor))
         await server.start()
+        consumers: list[Consumer] = []
         if settings.queue_url:
-            consumer = Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics)
-            await stack.enter_async_context(running(consumer))
+            consumers.append(Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics))
+        await stack.enter_async_context(running(*consumers))
 
         async def end_work() -> None:
-            # At the same time: calls that follow a run go on for as long as the run may.
-            await asyncio.gather(server.stop(settings.executor_grace_seconds), executor.stop())
+            # At the same time: jobs are others' from now on, and calls that follow a run go on as long as the run may.
+            await asyncio.gather(
+                *(consumer.stop() for consumer in consumers),
+                server.stop(settings.executor_grace_seconds),
+                executor.stop(),
+            )
 
         stack.push_async_callback(end_work)
         yield server

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -194,6 +194,7 @@ class Executor(Worker):
 
     async def _hand_back_unheard(self) -> None:
         self._unheard = False
+        self._backlog = True  # what came in now and was claimed as it is stored would be handed back as well
         async with self._database.autocommit() as connection:
             await executions.hand_back_all_but(connection, [lease.run_id for lease in self._running], self._owner)
 
@@ -223,16 +224,21 @@ class Executor(Worker):
 
     async def _carry_out(self, running: _Running) -> State:
         """Take an execution to its outcome. Raises LeaseLost, and ServiceError when the database is away."""
-        execution = running.execution
+        execution, lease = running.execution, running.execution.lease
         try:
             job = self._record_started(running)
             self._guard(execution)
-            ending = await self._perform(execution.lease, job)
-            return await self._record_outcome(running, ending)
+            async with self._deadline(job):
+                ending = await self._work(job).perform(lease, job)
+            running.ending = True
+            if not isinstance(ending, Outcome):
+                return await self._take_effect(lease, job, ending)
         except (LeaseLost, ServiceError):
             raise
         except Exception as error:
-            return await self._record_outcome(running, _failure(error))
+            running.ending = True
+            ending = _failure(error)
+        return await self.endings.submit((lease, ending))
 
     def _record_started(self, running: _Running) -> Job:
         execution = running.execution
@@ -251,24 +257,23 @@ class Executor(Worker):
                 "Nothing was changed. Look for what the executors logged about it before you retry it.",
             )
 
-    async def _perform(self, lease: Lease, job: Job) -> Outcome | Effect:
+    @contextlib.asynccontextmanager
+    async def _deadline(self, job: Job) -> AsyncIterator[None]:
+        """Keep a run's deadline within the block. Raises FailedRun when it passes."""
         seconds_left = max((job.deadline - self._clock.now()).total_seconds(), 0) if job.deadline else None
         try:
             async with asyncio.timeout(seconds_left) as deadline:
-                return await self._work(job).perform(lease, job)
+                yield
         except TimeoutError:
             if deadline.expired():
                 raise overdue() from None
             raise
 
-    async def _record_outcome(self, running: _Running, ending: Outcome | Effect) -> State:
-        lease = running.execution.lease
-        running.ending = True
-        if isinstance(ending, Outcome):
-            return await self.endings.submit((lease, ending))
+    async def _take_effect(self, lease: Lease, job: Job, effect: Effect) -> State:
         async with self._database.transaction() as connection:
-            await executions.hold(connection, lease)
-            (state,) = await executions.finish(connection, [(lease, await ending(connection))])
+            async with self._deadline(job):  # not the commit: whether one took place that was broken off, nobody knows
+                await executions.hold(connection, lease)
+                (state,) = await executions.finish(connection, [(lease, await effect(connection))])
             if isinstance(state, LeaseLost):
                 raise state
             reached(FailPoint.EXECUTOR_BEFORE_COMMIT)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Literal
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
@@ -40,10 +41,11 @@ def job(message: RunJob) -> Job:
     try:
         run_id = UUID(message.run_id)
         target = playbook(message.playbook_id)
+        created_at = _time(message, "created_at") or datetime.now(UTC)
+        deadline = _time(message, "deadline")
     except (ValueError, UnknownPlaybookError) as error:
         raise UnreadableJob(str(error)) from error
     meta = message.meta
-    created_at = message.created_at.ToDatetime(tzinfo=UTC) if message.HasField("created_at") else datetime.now(UTC)
     return Job(
         run_id=run_id,
         project_id=message.project_id,
@@ -55,7 +57,7 @@ def job(message: RunJob) -> Job:
         rules=Rules.from_message(meta.rules) if meta.HasField("rules") else None,
         request_id=message.request_id,
         created_at=created_at,
-        deadline=message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None,
+        deadline=deadline,
         body=message.SerializeToString(),
     )
 
@@ -175,6 +177,12 @@ def run_item(record: records.RunItem) -> RunItem:
     return RunItem(
         product_id=record.product_id, status=RunItem.Status.Value(record.status.value), message=record.message
     )
+
+
+def _time(message: RunJob, field: Literal["created_at", "deadline"]) -> datetime | None:
+    """Read a time. Raises ValueError when no datetime can hold it."""
+    timestamp: Timestamp = getattr(message, field)
+    return timestamp.ToDatetime(tzinfo=UTC) if message.HasField(field) else None
 
 
 def _timestamp(time: datetime | None) -> Timestamp | None:

@@ -34,7 +34,7 @@ class Stops:
         """
         run_ids = [job.run_id for job in jobs]
         async with self._database.transaction() as connection:
-            await executions.enqueue(connection, sorted(jobs, key=lambda job: job.run_id))
+            await executions.enqueue(connection, jobs)
             cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
             states = await executions.states(connection, run_ids)
         self._stopped(cancelled)

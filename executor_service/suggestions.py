@@ -1,7 +1,8 @@
 """Getting suggestions: those that were paid for before, and the missing ones from the provider."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -49,16 +50,17 @@ class Suggestions:
     async def get(self, lease: Lease, job: Job, project: Project, wanted: Sequence[Wanted]) -> Mapping[str, str]:
         """Return the usable suggestions by product id.
 
-        What is missing is reserved from the project's allowance, asked for, and stored as it arrives. Raises
-        FailedRun when it does not fit, AIError when the provider fails for good, LeaseLost.
+        What is missing is reserved from the project's allowance, asked for, and stored as it arrives; products of the
+        same content share one suggestion. Raises FailedRun when it does not fit, AIError when the provider fails for
+        good, LeaseLost.
         """
         texts = {product.product_id: product.stored for product in wanted if product.stored is not None}
-        missing = [product for product in wanted if product.stored is None]
-        if missing:
-            await self._reserve(lease, project, len(missing), done=len(texts), total=len(wanted))
-            size = self._batch_size
+        missing = _Missing(wanted)
+        if missing.products:
+            await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(wanted))
             conversation = _Conversation(
-                [missing[start : start + size] for start in range(0, len(missing), size)],
+                missing,
+                self._batch_size,
                 ask=partial(self._ask, lease, job),
                 record=partial(self._record, lease, job, total=len(wanted)),
                 texts=texts,
@@ -107,6 +109,21 @@ class Suggestions:
             self._reporter.report(state)
 
 
+class _Missing:
+    """The products that have no suggestion: one of each content is asked for."""
+
+    def __init__(self, wanted: Iterable[Wanted]) -> None:
+        self._alike: defaultdict[bytes, list[Wanted]] = defaultdict(list)
+        for product in wanted:
+            if product.stored is None:
+                self._alike[product.fingerprint].append(product)
+        self.products = [alike[0] for alike in self._alike.values()]
+
+    def like(self, product: Wanted) -> Sequence[Wanted]:
+        """Return the products of this one's content, itself included."""
+        return self._alike[product.fingerprint]
+
+
 class _Record(Protocol):
     async def __call__(self, arrived: Sequence[Suggested], *, completed: int, tell: bool) -> None: ...
 
@@ -117,19 +134,23 @@ _Answer = tuple[Sequence[Wanted], Mapping[str, str]]
 class _Conversation:
     """One run asking for what it misses: some requests under way, one writer for what arrives meanwhile.
 
-    Takes the products of each request, how to `ask` and how to `record` what arrived, and the `texts` to complete.
+    Takes what is missing, how many products go into a request, how to `ask` and how to `record` what arrived, and the
+    `texts` to complete.
     """
 
     def __init__(
         self,
-        requests: Sequence[Sequence[Wanted]],
+        missing: _Missing,
+        batch_size: int,
         *,
         ask: Callable[[Sequence[Wanted]], Awaitable[Mapping[str, str]]],
         record: _Record,
         texts: dict[str, str],
     ) -> None:
-        self._requests = requests
-        self._pending = iter(requests)
+        self._missing = missing
+        products = missing.products
+        self._requests = [products[start : start + batch_size] for start in range(0, len(products), batch_size)]
+        self._pending = iter(self._requests)
         self._ask = ask
         self._record = record
         self._texts = texts
@@ -208,7 +229,8 @@ class _Conversation:
     def _take(self, products: Sequence[Wanted], texts: Mapping[str, str]) -> Iterator[Suggested]:
         for product in products:
             text = texts.get(product.product_id, "")
+            alike = self._missing.like(product)
             if not is_blank(text):
-                self._texts[product.product_id] = text
+                self._texts.update((one.product_id, text) for one in alike)
                 yield Suggested(product.fingerprint, text)
-        self._completed += len(products)
+            self._completed += len(alike)

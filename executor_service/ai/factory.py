@@ -2,6 +2,7 @@
 
 import logging
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -44,8 +45,8 @@ def build_provider(
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ValueError("OPENAI_API_KEY contains blanks or characters that no API key has")
     base_url = base_url or DEFAULT_BASE_URL
-    if not base_url.startswith(("http://", "https://")):
-        raise ValueError("OPENAI_BASE_URL must begin with http:// or https://")
+    if not _is_http(base_url):
+        raise ValueError("OPENAI_BASE_URL must be http://HOST[:PORT]/... or https://HOST[:PORT]/...")
 
     from executor_service.ai.openai_provider import OpenAIProvider
 
@@ -60,3 +61,11 @@ def build_provider(
         # The default model thinks for seconds about a title unless told not to; others may not know the parameter.
         reasoning_effort="none" if model == DEFAULT_MODEL else None,
     )
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False

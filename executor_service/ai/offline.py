@@ -13,7 +13,9 @@ DESCRIPTION_LENGTH = 155
 _SHORT_DESCRIPTION = 70
 
 # The marks before a clause's last one are not tried again from each of them.
-_CLAUSE_END = re.compile(r"(?<![.!?;:,…|•·])[.!?;:,…|•·]++(?:\s|$)|[。！？、，]|\s[–—-]+\s|\s(?:and|with|that|which|while|so)\s")
+_CLAUSE_END = re.compile(
+    r"(?<![.!?;:,…|•·])[.!?;:,…|•·]++(?:\s|$)|[。！？、，]|\s[–—-]+\s|\s(?:and|with|that|which|while|so)\s"
+)
 _ARTICLE = re.compile(r"^(?:an?|the|d[ae]s|de[nr]|die|eine?|l[ae]s?|une?)\s+", re.IGNORECASE)
 _UNENDING = "\"'”’»)]%°″"
 _WORD = re.compile(r"\w+")

@@ -112,7 +112,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         return max(wait, 0.0) if math.isfinite(wait) else None
     try:
         date = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
     # "-0000" and its like parse into a date without a zone; HTTP dates are in UTC.
     date = date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ from uuid import uuid4
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.executor import Effect
 from executor_service.playbooks import checks
-from executor_service.playbooks.playbook import is_blank
+from executor_service.playbooks.playbook import Playbook, is_blank
 from executor_service.playbooks.rules import Rules, apply, rules_hash
 from executor_service.records import (
     Draft,
@@ -89,7 +89,7 @@ class Generate:
     async def _write_draft(self, connection: Connection, job: Job, plan: _Plan, texts: Mapping[str, str]) -> Outcome:
         await catalog.lock_project(connection, job.project_id)
         _, affected = await checks.current_scope(connection, job, expected=plan.scope_id)
-        items = [_item(plan.rules, wanted.product_id, texts.get(wanted.product_id, "")) for wanted in plan.wanted]
+        items = [_item(plan.rules, job.playbook, one.product_id, texts.get(one.product_id, "")) for one in plan.wanted]
         usable = sum(not is_blank(item.final_suggestion) for item in items)
         now = self._clock.now()
         draft = Draft(
@@ -126,8 +126,8 @@ def _stated_scope(job: Job) -> str | None:
     return None if job.run_type is RunType.PREVIEW_GENERATE and not job.scope_id else job.scope_id
 
 
-def _item(rules: Rules, product_id: str, raw: str) -> DraftItem:
-    ruled = apply(rules, raw)
+def _item(rules: Rules, playbook: Playbook, product_id: str, raw: str) -> DraftItem:
+    ruled = apply(rules, raw, field_limit=playbook.field_limit)
     return DraftItem(product_id, raw, ruled.text, ruled.warnings)
 
 

@@ -20,10 +20,11 @@ class Playbook:
     id: str
     field: Literal["seo_title", "seo_description"]
     noun: str  # for messages to people
+    field_limit: int  # characters; a catalog takes no longer ones (catalog_service.proto)
 
 
-MISSING_SEO_TITLE = Playbook("missing_seo_title", "seo_title", "SEO title")
-MISSING_SEO_DESCRIPTION = Playbook("missing_seo_description", "seo_description", "SEO description")
+MISSING_SEO_TITLE = Playbook("missing_seo_title", "seo_title", "SEO title", 1_000)
+MISSING_SEO_DESCRIPTION = Playbook("missing_seo_description", "seo_description", "SEO description", 5_000)
 PLAYBOOKS = (MISSING_SEO_TITLE, MISSING_SEO_DESCRIPTION)
 
 

@@ -108,10 +108,11 @@ def rules_hash(rules: Rules) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def apply(rules: Rules, text: str) -> RuledText:
+def apply(rules: Rules, text: str, *, field_limit: int) -> RuledText:
     """Put a provider's suggestion through the rules, in the order of the contract.
 
-    A blank suggestion stays blank: a prefix in front of nothing would be written to the shop as if it were one.
+    More than the `field_limit` characters that its field takes is cut off like what is beyond `max_length`. A blank
+    suggestion stays blank: a prefix in front of nothing would be written to the shop as if it were one.
     """
     if not rules.enabled or is_blank(text):
         return RuledText(text)
@@ -122,8 +123,9 @@ def apply(rules: Rules, text: str) -> RuledText:
     text = f"{rules.prefix}{text}{rules.suffix}"
 
     warnings = []
-    if 0 < rules.max_length < len(text):
-        text = text[: rules.max_length]
+    room = min(rules.max_length, field_limit) if rules.max_length > 0 else field_limit
+    if len(text) > room:
+        text = text[:room]
         warnings.append(TRIMMED_TO_MAX_LENGTH)
     folded = text.casefold()
     if any(phrase.casefold() in folded for phrase in rules.forbidden_phrases if phrase):

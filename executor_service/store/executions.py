@@ -62,6 +62,7 @@ ON CONFLICT (run_id) DO NOTHING""")
 
 
 def _columns(jobs: Sequence[Job]) -> dict[str, object]:
+    jobs = sorted(jobs, key=lambda job: job.run_id)  # two who insert the same jobs cannot deadlock
     return {
         "run_ids": [job.run_id for job in jobs],
         "project_ids": [job.project_id for job in jobs],

@@ -52,7 +52,7 @@ async def wanted(
 
 _AFFECTED = {
     field: text(f"""
-SELECT array_agg(p.id) AS ids, count(*) FILTER (WHERE s.text IS NULL) AS missing
+SELECT array_agg(p.id) AS ids, count(DISTINCT {_FINGERPRINT}) FILTER (WHERE s.text IS NULL) AS missing
 FROM executor.products p
 LEFT JOIN executor.suggestions s ON s.project_id = p.project_id AND s.fingerprint = {_FINGERPRINT}
 WHERE p.project_id = :project_id AND {blank}""")
@@ -65,13 +65,13 @@ class Affected:
     """A playbook's affected products."""
 
     product_ids: Sequence[str]
-    missing: int  # of them have no suggestion yet
+    missing: int  # suggestions; products of the same content share one
 
 
 async def affected(
     connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
 ) -> Affected:
-    """Return the affected products, and for how many a suggestion has to be asked for."""
+    """Return the affected products, and how many suggestions have to be asked for."""
     parameters = {
         "project_id": project_id,
         "field": playbook.field,
@@ -82,6 +82,7 @@ async def affected(
     return Affected(row.ids or (), row.missing)
 
 
+# In the order of the fingerprints, so that two runs that got the same suggestions cannot deadlock.
 _RECORD = text(f"""
 WITH run AS (
   UPDATE executor.executions
@@ -92,6 +93,7 @@ WITH run AS (
   INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
   SELECT :project_id, arrived.fingerprint, arrived.text, :model
   FROM run, unnest(CAST(:fingerprints AS bytea[]), CAST(:texts AS text[])) AS arrived (fingerprint, text)
+  ORDER BY arrived.fingerprint
   ON CONFLICT (project_id, fingerprint) DO NOTHING
 )
 SELECT * FROM run""")

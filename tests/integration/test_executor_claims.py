@@ -57,7 +57,9 @@ async def test_an_unreadable_job_is_found_by_itself_and_does_not_stop_the_others
     no_type = RunJob(run_id=str(uuid4()), project_id="p", playbook_id="missing_seo_title")
     no_text = RunJob(run_id=str(uuid4()), project_id="\0", playbook_id="missing_seo_title", run_type=Run.APPLY)
     no_id = RunJob(run_id="7", project_id="p", playbook_id="missing_seo_title", run_type=Run.APPLY)
-    strange = [unknown_playbook, no_type, no_text, no_id]
+    no_time = RunJob.FromString(job().body)
+    no_time.deadline.seconds = 10**12
+    strange = [unknown_playbook, no_type, no_text, no_id, no_time]
     mixed = RunJobBatch(jobs=[*strange, RunJob.FromString(good.body)]).SerializeToString()
     dead = await bench.inbox.consume([b"\xff\xff", mixed])
     assert await bench.value("SELECT run_id FROM executor.executions") == good.run_id

@@ -1,13 +1,15 @@
 """What happens to runs while the database or the broker is away."""
 
 import asyncio
+from collections.abc import Sequence
+from hashlib import sha256
 
 import pytest
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 
-from executor_service.records import Status
+from executor_service.records import Lease, Status, Suggested
 from executor_service.reporter import OutboxSweeper
-from executor_service.store import executions
+from executor_service.store import executions, suggestions
 from executor_service.store.due import due
 from servicekit.broker import BrokerUnavailable
 from tests.support.executor import Bench, job
@@ -173,6 +175,21 @@ async def test_one_look_finds_what_there_is_to_do(left: str, name: str, bench: B
 async def outbox_is_empty(bench: Bench) -> bool:
     unpublished = "SELECT count(*) FROM executor.executions WHERE published_number < event_number"
     return await bench.value(unpublished) == 0
+
+
+async def test_two_runs_that_got_the_same_suggestions_store_them_without_a_deadlock(bench: Bench) -> None:
+    await bench.stock(0)
+    async with bench.database.autocommit() as connection:
+        runs = await executions.enqueue_claimed(connection, [job(), job()], owner="one", lease_seconds=60)
+
+    async def store(lease: Lease, arrived: Sequence[Suggested]) -> None:
+        async with bench.database.autocommit() as connection:
+            await suggestions.record(connection, lease, "p", arrived, model="m", completed=1, total=1, tell=False)
+
+    for attempt in range(100):  # one in ten met before they were stored in one order
+        arrived = [Suggested(sha256(f"{attempt} {n}".encode()).digest(), "text") for n in range(100)]
+        await asyncio.gather(store(runs[0].lease, arrived), store(runs[1].lease, arrived[::-1]))
+    assert await bench.value("SELECT count(*) FROM executor.suggestions") == 10_000
 
 
 async def test_who_stops_following_does_not_stop_the_run(bench: Bench) -> None:

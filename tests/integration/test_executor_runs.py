@@ -7,9 +7,13 @@ import pytest
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service.ai.errors import AIError, AIRefusedError
+from executor_service.estimate import Estimator
 from executor_service.playbooks.generate import DRAFT_LIFETIME
+from executor_service.playbooks.playbook import playbook
+from executor_service.playbooks.rules import Rules
 from executor_service.records import DraftStatus, ItemStatus, Plan, RunItem, Status
-from tests.support.executor import DESCRIPTIONS, Bench
+from executor_service.store import catalog
+from tests.support.executor import DESCRIPTIONS, TITLES, Bench
 
 RULES = PlaybookRules(enabled=True, suffix=" | Shop")
 AI_DOWN = AIError("AI_PROVIDER_ERROR", "The provider is down", "Try again later.")
@@ -22,6 +26,32 @@ async def _working(bench: Bench):
 
 
 # Drafts
+
+
+async def test_products_of_one_content_are_asked_for_and_charged_once(bench: Bench) -> None:
+    await bench.stock(1, plan=Plan.PRO, limit=2)
+    for product_id in ("a", "b", "c"):
+        await bench.put(product_id, title="Gift card")
+    estimator = Estimator(bench.database, bench.provider, bench.catalog)
+    assert not (await estimator.estimate("p", playbook(TITLES), Rules())).reasons
+    preview = await bench.preview(sample=3)
+    assert preview.result == {"affected_total": 4, "draft_generated": 3, "no_suggestion_count": 0}
+    assert (preview.completed, preview.total) == (3, 3)
+    draft = await bench.draft(preview)
+    assert (draft.ai_used, draft.completed, draft.total) == (False, 4, 4)
+    assert await bench.ai_used() == bench.provider.asked.total() == 2
+    texts = [item.final_suggestion for item in (await bench.latest_draft()).items]
+    assert texts == ["Thing 0 by AI", *["Gift card by AI"] * 3]
+
+
+async def test_products_of_one_content_go_without_a_suggestion_together(bench: Bench) -> None:
+    await bench.stock(0)
+    for product_id in ("a", "b", "c"):
+        await bench.put(product_id, title="Gift card" if product_id != "c" else "Mug")
+    bench.provider.blank = {"a"}
+    preview = await bench.preview(sample=3)
+    assert preview.result == {"affected_total": 3, "draft_generated": 1, "no_suggestion_count": 2}
+    assert await bench.ai_used() == 1
 
 
 async def test_a_preview_is_of_the_first_products_by_id(bench: Bench) -> None:
@@ -164,6 +194,18 @@ async def test_the_items_of_a_large_apply_come_in_pages_by_product_id(bench: Ben
     assert [item.product_id for item in found] == sorted(ids)
     assert [item.status for item in found] == [ItemStatus.UPDATED] * 2 + [ItemStatus.SKIPPED] * 2_298
     assert pages == -(-2_300 // limit)
+
+
+async def test_an_apply_that_waits_past_its_deadline_writes_nothing(bench: Bench, other: Bench) -> None:
+    await bench.stock(1)
+    preview = await bench.preview()
+    late = bench.clock.now() + timedelta(seconds=0.3)
+    async with other.database.transaction() as connection:
+        await catalog.lock_project(connection, "p")
+        state = await bench.applied(preview, deadline=late, expect=Status.FAILED)
+    assert state.error_code == "RUN_DEADLINE_EXCEEDED"
+    assert await bench.titles() == {"00000": ""}
+    assert (await bench.applied(preview)).result["updated"] == 1
 
 
 async def test_apply_of_the_other_playbook_leaves_the_title_alone(bench: Bench) -> None:

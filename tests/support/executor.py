@@ -230,6 +230,7 @@ def job(
     rules_hash: str = "",
     sample: int | None = None,
     rules: PlaybookRules | None = None,
+    deadline: datetime | None = None,
 ) -> Job:
     """Return a job of a new run."""
     return messages.job(
@@ -242,5 +243,6 @@ def job(
             rules_hash=rules_hash,
             meta=RunMeta(sample_size=sample, rules=rules),
             request_id="request-1",
+            deadline=deadline,
         )
     )

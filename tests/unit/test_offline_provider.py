@@ -111,7 +111,17 @@ def test_chosen_knowingly_it_is_silent(caplog: pytest.LogCaptureFixture) -> None
         ({}, "OPENAI_API_KEY"),
         ({"api_key": SecretStr("sk-with a blank")}, "OPENAI_API_KEY"),
         ({"api_key": SecretStr("sk-kéy")}, "OPENAI_API_KEY"),
-        ({"api_key": SecretStr("sk-key"), "base_url": "localhost:8080/v1"}, "OPENAI_BASE_URL"),
+        *(
+            ({"api_key": SecretStr("sk-key"), "base_url": url}, "OPENAI_BASE_URL")
+            for url in (
+                "localhost:8080/v1",
+                "http://",
+                "http://h:abc/v1",
+                "http://h:99999",
+                "http://[::1",
+                "ftp://h/v1",
+            )
+        ),
     ],
 )
 def test_settings_that_cannot_work_stop_the_start(settings: dict[str, object], named: str) -> None:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from executor_service.ai.errors import AIError
+from executor_service.ai.openai_failures import retry_after_seconds
 from executor_service.ai.retry import RetryPolicy
 
 
@@ -94,3 +95,21 @@ async def test_other_exceptions_are_not_repeated() -> None:
 def test_no_attempt_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="attempts is 0"):
         RetryPolicy(attempts=0)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "-7"}, 0),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 -0000"}, 0),
+        ({"retry-after": "Wed, 21 Oct 99999999999 07:28:00 GMT"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_a_wait_that_a_response_asks_for_is_read_and_nonsense_is_not(said: dict[str, str], seconds: float) -> None:
+    assert retry_after_seconds(said) == seconds

@@ -12,6 +12,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules
 from executor_service.playbooks.playbook import is_blank
 from executor_service.playbooks.rules import FindReplace, RuledText, Rules, apply, rules_hash
 
+FIELD_LIMIT = 5_000  # characters
 CASELESS = ".*+?()[]{}^$|\\12 g<>山"  # what regular expressions and their templates treat specially
 texts = st.text(max_size=40)
 some_text = st.text(min_size=1, max_size=40)
@@ -27,8 +28,8 @@ rule_sets = st.builds(
 )
 
 
-def ruled(text: str, **rules: object) -> RuledText:
-    return apply(Rules(enabled=True, **rules), text)  # type: ignore[arg-type]
+def ruled(text: str, *, field_limit: int = FIELD_LIMIT, **rules: object) -> RuledText:
+    return apply(Rules(enabled=True, **rules), text, field_limit=field_limit)  # type: ignore[arg-type]
 
 
 def replaced(text: str, find: str, replace: str, *, case_sensitive: bool = False) -> str:
@@ -45,7 +46,8 @@ class TestRUL_001_Transforms:
             max_length=18,  # counts prefix and suffix, and may cut into them
             forbidden_phrases=("MUG SHOP", "| mug"),  # looked for after the cut
         )
-        assert apply(rules, "Enamel mug") == RuledText("mug: Enamel cup | ", ("trimmed_to_max_length",))
+        expected = RuledText("mug: Enamel cup | ", ("trimmed_to_max_length",))
+        assert apply(rules, "Enamel mug", field_limit=FIELD_LIMIT) == expected
 
     def test_a_phrase_that_the_prefix_brings_in_is_detected(self) -> None:
         assert ruled("Enamel cup", prefix="Cheap ", forbidden_phrases=("cheap enamel",)).warnings == (
@@ -119,6 +121,11 @@ class TestRUL_001_Transforms:
     def test_a_blank_suggestion_stays_blank(self, blank: str) -> None:
         assert ruled(blank, prefix="Shop: ", suffix="!", max_length=2, forbidden_phrases=("shop",)) == RuledText(blank)
 
+    @pytest.mark.parametrize("max_length", [0, 9, 20])
+    def test_what_the_field_does_not_take_is_cut_off(self, max_length: int) -> None:
+        cut = ruled("Enamel mug", suffix=" | Shop", max_length=max_length, field_limit=12)
+        assert cut == RuledText("Enamel mug |"[: max_length or 12], ("trimmed_to_max_length",))
+
     def test_a_suggestion_that_is_replaced_by_nothing_stays_blank(self) -> None:
         assert ruled("n/a", find_replace=FindReplace("N/A"), prefix="Shop: ") == RuledText("")
 
@@ -127,12 +134,12 @@ class TestRUL_001_Properties:
     @given(rule_sets, texts)
     def test_disabled_rules_change_nothing(self, rules: Rules, text: str) -> None:
         disabled = Rules.from_json({**rules.normalized(), "enabled": False})
-        assert apply(disabled, text) == RuledText(text)
+        assert apply(disabled, text, field_limit=FIELD_LIMIT) == RuledText(text)
 
     @given(rule_sets, texts)
     def test_max_length_is_never_exceeded_and_a_cut_is_always_told(self, rules: Rules, text: str) -> None:
-        uncut = apply(Rules.from_json({**rules.normalized(), "maxLength": 0}), text)
-        cut = apply(rules, text)
+        uncut = apply(Rules.from_json({**rules.normalized(), "maxLength": 0}), text, field_limit=FIELD_LIMIT)
+        cut = apply(rules, text, field_limit=FIELD_LIMIT)
         assert uncut.text.startswith(cut.text)
         assert ("trimmed_to_max_length" in cut.warnings) == (cut.text != uncut.text)
         if rules.enabled and rules.max_length > 0 and not is_blank(uncut.text):
