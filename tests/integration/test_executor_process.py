@@ -8,17 +8,25 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
+import redis
 from playbooks.executor.v1 import executor_service_pb2 as pb
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
-from playbooks.executor.v1.job_pb2 import RunJob
+from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 
 from devstack.ports import HOST, free_ports
+from devstack.valkey import Valkey
+from executor_service.inbox import JOBS_QUEUE
+from servicekit.broker import Publisher
+from servicekit.metrics import Metrics
+from tests.support.broker import take_all
 from tests.support.executor import Bench, job
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
+from tests.support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "executor_service"]
 DEADLINE = 30  # seconds
@@ -72,6 +80,37 @@ async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     (row,) = await bench.rows("SELECT status, lease_owner, lease_until < now(), crashes FROM executor.executions")
     assert tuple(row) == ("RUNNING", None, True, 0)
+
+
+async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
+    environment: dict[str, str], openai: OpenAIServer, bench: Bench, valkey_server: Valkey
+) -> None:
+    await bench.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    prefix = f"test-{uuid4().hex[:12]}"
+    queue = f"{prefix}.{JOBS_QUEUE}"
+    process = start(
+        environment
+        | {"BROKER_URL": valkey_server.url, "BROKER_QUEUE_PREFIX": prefix, "EXECUTOR_GRACE_SECONDS": str(DEADLINE)}
+    )
+    publisher = Publisher(valkey_server.url, queue, Metrics())
+
+    def waits() -> bool:
+        with redis.Redis.from_url(valkey_server.url) as broker:
+            return any(client["cmd"] == "brpop" for client in broker.client_list())
+
+    try:
+        await publisher.publish(RunJobBatch(jobs=[RunJob.FromString(job().body)]).SerializeToString())
+        await openai.wait_for(lambda stats: stats.in_flight == 1, timeout_seconds=DEADLINE)
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: not waits())
+        await publisher.publish(b"for another")
+        assert process.poll() is None
+    finally:
+        await publisher.close()
+        process.kill()
+        process.communicate()
+    assert [body for body, _ in take_all(valkey_server.url, queue)] == [b"for another"]
 
 
 async def read_all(call: Any) -> list[Any]:
