@@ -160,9 +160,16 @@ class Conflator(Worker, Generic[Key, Value]):
             await self._arrived.wait()
             await _all_here(self._waiting, self._limit)
             if batch := self._taken():
-                await self.handle(batch)
+                await self._handed_on(batch)
             if self._pause:
                 await asyncio.sleep(self._pause)
+
+    async def _handed_on(self, batch: dict[Key, Value]) -> None:
+        try:
+            await self.handle(batch)
+        except asyncio.CancelledError:  # at a stop, which hands it on once more: how far it got, nobody knows
+            self._waiting = batch | self._waiting
+            raise
 
     async def stop(self) -> None:
         """End the run, then hand on what waits."""

@@ -354,6 +354,16 @@ class Collecting(Conflator[str, int]):
         self.batches.append(dict(batch))
 
 
+async def test_what_is_being_handed_on_at_a_stop_is_not_lost() -> None:
+    conflator = Collecting()
+    async with running(conflator):
+        conflator.put({"a": 1, "b": 1})
+        await conflator.entered.wait()
+        conflator.put({"a": 2})
+        asyncio.get_running_loop().call_soon(conflator.gate.set)
+    assert conflator.batches == [{"a": 2, "b": 1}]
+
+
 async def test_of_what_waits_under_a_key_only_the_newest_is_handed_on() -> None:
     conflator = Collecting()
     async with running(conflator):
