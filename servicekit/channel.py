@@ -7,6 +7,7 @@ import grpc
 from servicekit.server import MAX_MESSAGE_BYTES, ping_timeout
 from servicekit.settings import ServiceSettings
 
+PING_INTERVAL = 5  # seconds
 PING_TIMEOUT = 5  # seconds
 
 _SERVICE_CONFIG = json.dumps(
@@ -37,9 +38,9 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        # A replica that stands still gets no more of our calls after 5 s, 20 when none was made. Our servers hang up on
-        # who pings more often than every 10 s, and without the 0 gRPC pings once a minute when nothing else is said.
-        ("grpc.keepalive_time_ms", 15_000),
+        # A replica that stands still gets no more of our calls after interval and timeout. Without the 0 gRPC pings
+        # once a minute when nothing else is said.
+        ("grpc.keepalive_time_ms", PING_INTERVAL * 1000),
         ("grpc.http2.max_pings_without_data", 0),
         *ping_timeout(PING_TIMEOUT),
         # The other side is down for moments, not for hours, and what we have to tell it is waited for.

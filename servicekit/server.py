@@ -45,7 +45,7 @@ OPTIONS = (
     # Finds watchers whose machine has vanished, and lets clients ping through idle load balancers.
     ("grpc.keepalive_time_ms", 60_000),
     *ping_timeout(20),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),  # who pings more often is hung up on
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
