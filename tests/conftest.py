@@ -8,6 +8,7 @@ from uuid import uuid4
 import kombu
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from devstack.ports import free_ports
 from devstack.postgres import Postgres
@@ -17,6 +18,10 @@ from servicekit import migrations
 from servicekit.database import Database
 
 RUNS_TEMPLATE = "runs_template"
+
+# No time limits of its own: the machine may be busy with other things.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

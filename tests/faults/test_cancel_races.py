@@ -11,7 +11,7 @@ import pytest
 from playbooks.runs.v1.run_pb2 import Run
 
 from devstack.stack import Stack
-from tests.faults.sizes import size
+from tests.faults.sizes import overbooked, size
 from tests.support.audit import audit
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
@@ -76,13 +76,13 @@ async def test_a_cancel_inside_ai_calls_takes_less_than_two_seconds_whoever_work
     await openai.wait_for(lambda stats: stats.in_flight == 0, timeout_seconds=5)
     stopped = time.monotonic() - started
 
-    assert answered < 2.0
-    assert stopped < 2.0
+    assert answered < 2.0 * overbooked()
+    assert stopped < 2.0 * overbooked()
     assert {answer.status for answer in answers} == {Run.CANCELLED}
     assert openai.stats().aborted > 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await shop.latest_draft()
     assert refusal(caught.value).reason == "DRAFT_NOT_FOUND"
     assert await shop.ai_used_today() == 0
-    assert set(executions(shop.stack, shop.project).values()) == {"CANCELLED"}
     assert await audit(shop.stack) == len(runs)
+    assert set(executions(shop.stack, shop.project).values()) == {"CANCELLED"}

@@ -42,6 +42,7 @@ GRACE = 5.0  # seconds; what executors give running work if not told otherwise
 NO_GRACE = 0.3
 LEASE = 30.0  # seconds; longer than anything here may take
 CALLERS = 64
+PATIENT_AI = {"AI_TIMEOUT_SECONDS": "60"}  # no request is given up for being slow
 # A connection of its own, and nothing that is sent again: each call tells what became of it.
 BARE = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 
@@ -60,7 +61,7 @@ async def shops(folder: Path, env: dict[str, str], **options: Any) -> AsyncItera
 @pytest.fixture(scope="module")
 async def patient_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> AsyncIterator[NewShop]:
     """Two runs_service and one executor_service, with the usual grace time."""
-    env = stack_env | {"AI_BATCH_SIZE": "1", "AI_CONCURRENCY": "1"}
+    env = stack_env | PATIENT_AI | {"AI_BATCH_SIZE": "1", "AI_CONCURRENCY": "1"}
     async with shops(tmp_path_factory.mktemp("patient"), env, runs_replicas=2) as new_shop:
         yield new_shop
 
@@ -68,7 +69,7 @@ async def patient_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dic
 @pytest.fixture(scope="module")
 async def hasty_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> AsyncIterator[NewShop]:
     """Two executor_service that give running work no time to end."""
-    env = stack_env | {"EXECUTOR_GRACE_SECONDS": str(NO_GRACE), "EXECUTOR_LEASE_SECONDS": str(LEASE)}
+    env = stack_env | PATIENT_AI | {"EXECUTOR_GRACE_SECONDS": str(NO_GRACE), "EXECUTOR_LEASE_SECONDS": str(LEASE)}
     async with shops(tmp_path_factory.mktemp("hasty"), env, executor_replicas=2) as new_shop:
         yield new_shop
 
@@ -299,7 +300,7 @@ async def test_inline_callers_are_answered_and_their_runs_go_on(
     start_stack: Callable[..., Any], openai: OpenAIServer
 ) -> None:
     """CreateRun waits for an inline run, longer than a stop may take."""
-    shop: Shop = await start_stack(broker=False, runs_replicas=2, env={"AI_TIMEOUT_SECONDS": "20"})
+    shop: Shop = await start_stack(broker=False, runs_replicas=2, env=PATIENT_AI)
     await shop.stock(3)
     openai.behave(Behaviour(delay_seconds=3))
     creating = asyncio.create_task(shop.create(Run.PREVIEW_GENERATE))
@@ -361,7 +362,8 @@ async def test_it_ends_in_time_while_a_store_is_away(
 ) -> None:
     """With a run under way, calls that wait and a watcher."""
     grace = 1.0
-    shop: Shop = await start_stack(executor_env={"EXECUTOR_GRACE_SECONDS": str(grace), "EXECUTOR_LEASE_SECONDS": "3"})
+    env = PATIENT_AI | {"EXECUTOR_GRACE_SECONDS": str(grace), "EXECUTOR_LEASE_SECONDS": "3"}
+    shop: Shop = await start_stack(executor_env=env)
     await shop.stock(3)
     openai.behave(Behaviour(delay_seconds=20, times=1))
     run = (await shop.create(Run.PREVIEW_GENERATE)).run

@@ -19,7 +19,7 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.shop import Shop
 from tests.support.waiting import eventually
 
-LEASE = 1.0  # seconds
+LEASE = 2.0  # seconds
 ATTEMPTS = 3
 BYSTANDERS = 3  # other projects
 

@@ -253,7 +253,7 @@ async def test_a_frozen_broker_holds_up_neither_publishers_nor_the_loop(own: Val
         stood_still = await ticking(results)
         assert loop.time() - started < BOUND + 0.5
         assert all(isinstance(result, BrokerUnavailable) for result in results.result())
-        assert stood_still < 0.5
+        assert stood_still < 1.0  # a publish on the loop would take longer
     finally:
         own.send_signal(signal.SIGCONT)
     await publisher.publish(b"after")

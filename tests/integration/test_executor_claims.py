@@ -131,8 +131,11 @@ async def projects_of(bench: Bench, claimed: Sequence[Execution]) -> list[str]:
 
 async def test_two_replicas_never_claim_the_same_run(bench: Bench, other: Bench) -> None:
     await bench.inbox.accept([job(project=f"p{n % 7}") for n in range(60)])
-    claims = await asyncio.gather(*(claim(replica, limit=5) for _ in range(8) for replica in (bench, other)))
-    taken = [execution.lease.run_id for claimed in claims for execution in claimed]
+    taken: list[UUID] = []
+    while len(taken) < 60:  # one of two claims finds nothing when the other was faster
+        claims = await asyncio.gather(*(claim(replica, limit=5) for _ in range(4) for replica in (bench, other)))
+        assert any(claims)
+        taken += [execution.lease.run_id for claimed in claims for execution in claimed]
     assert len(taken) == len(set(taken))
 
 
@@ -209,19 +212,19 @@ async def test_a_heartbeat_does_not_wait_for_a_run_that_is_being_written(bench: 
     assert ours == {(written.lease.run_id, 1), (idle.lease.run_id, 1)}
 
 
-async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench, other: Bench) -> None:
+async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench) -> None:
     await bench.stock(1)
     bench.provider.open.clear()
     async with bench.working():
         await bench.inbox.accept([job()])
         await bench.provider.waiting.wait()
-        await expire_leases(bench)
-        (taken_over,) = await claim(other)
+        # In one step: a heartbeat that comes between the end of a lease and the next claim renews it.
+        await bench.rows("UPDATE executor.executions SET lease_owner = 'two', attempt = 2")
         await bench.heartbeat.tick()
         await eventually(lambda: not bench.executor.leases())
         bench.provider.open.set()
     assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
-    assert await bench.value("SELECT lease_owner FROM executor.executions") == taken_over.lease.owner
+    assert await bench.value("SELECT lease_owner FROM executor.executions") == "two"
 
 
 async def test_an_attempt_that_lost_its_lease_does_not_take_the_next_one_with_it(bench: Bench) -> None:

@@ -37,6 +37,7 @@ from servicekit.broker import Publisher
 from servicekit.metrics import Metrics
 from tests.conftest import RUNS_TEMPLATE, new_database
 from tests.support.runs import event, request
+from tests.support.shop import log_lines
 from tests.support.waiting import eventually
 
 SECRET = "a secret of the services, 32 or more"
@@ -201,13 +202,22 @@ async def test_calls_are_counted_by_method_and_code(channel: grpc.aio.Channel, s
     assert 'broker_connected{link="consume playbook-runs.events"} 1.0' in text
 
 
-async def test_a_watcher_that_goes_away_is_forgotten_and_the_run_stays_watchable(channel: grpc.aio.Channel) -> None:
+async def test_a_watcher_that_goes_away_is_forgotten_and_the_run_stays_watchable(
+    service: Service, channel: grpc.aio.Channel
+) -> None:
     stub = RunsServiceStub(channel)
     run = (await stub.CreateRun(request(idempotency_key="w"), metadata=metadata(), timeout=5)).run
-    for _ in range(20):
-        call = stub.WatchRun(WatchRunRequest(project_id="p", run_id=run.id), metadata=metadata(), timeout=5)
+    request_ids = {f"{run.id}-{number}" for number in range(20)}
+    for request_id in request_ids:
+        named = (*metadata(), ("x-request-id", request_id))
+        call = stub.WatchRun(WatchRunRequest(project_id="p", run_id=run.id), metadata=named, timeout=5)
         assert (await call.read()).run.id == run.id
         call.cancel()
+
+    def forgotten() -> set[str]:
+        return {line["request_id"] for line in log_lines(service.log, "WatchRun CANCELLED", run.id)}
+
+    await eventually(lambda: forgotten() == request_ids)
 
 
 async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with_0(
@@ -314,7 +324,7 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(
-    channel: grpc.aio.Channel, environment: dict[str, str]
+    service: Service, channel: grpc.aio.Channel, environment: dict[str, str]
 ) -> None:
     stub = RunsServiceStub(channel)
     rules = PlaybookRules(forbidden_phrases=["x" * 200] * 100)  # makes each message big
@@ -338,7 +348,8 @@ async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(
         return answer.run.status == Run.SUCCEEDED
 
     await eventually(ended)
-    await asyncio.sleep(stream.WRITE_TIMEOUT + 1)  # this is the fault: nothing is read for so long
+    cut_off = f"a watcher of run {run.id} reads nothing"  # this is the fault: nothing is read until then
+    await eventually(lambda: log_lines(service.log, cut_off), timeout=4 * stream.WRITE_TIMEOUT)
     seen = [1]
     async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW"):
         while True:

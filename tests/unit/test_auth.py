@@ -260,7 +260,7 @@ def test_the_message_of_a_refusal_tells_no_secret() -> None:
 
 async def test_a_token_that_is_remembered_expires_all_the_same() -> None:
     authenticator = TokenAuthenticator(SECRET)
-    token = hs256(exp=datetime.now(UTC) + timedelta(seconds=1.5))
+    token = hs256(exp=datetime.now(UTC) + timedelta(seconds=2.5))
     first = authenticator.authenticate(f"Bearer {token}")
     assert authenticator.authenticate(f"Bearer {token}") is first
 
