@@ -84,10 +84,19 @@ class DeadlineKeeper(Ticker):
     """Ends runs whose deadline has passed and of which no executor says anything."""
 
     def __init__(
-        self, store: RunStore, clock: Clock, stopper: Stopper, *, announce: Callable[[Sequence[Run]], None]
+        self,
+        store: RunStore,
+        executor: ExecutorClient,
+        events: EventApplier,
+        clock: Clock,
+        stopper: Stopper,
+        *,
+        announce: Callable[[Sequence[Run]], None],
     ) -> None:
         super().__init__()
         self._store = store
+        self._executor = executor
+        self._events = events
         self._clock = clock
         self._stopper = stopper
         self._announce = announce
@@ -97,11 +106,24 @@ class DeadlineKeeper(Ticker):
         run_ids = await self._store.overdue(margin=DEADLINE_MARGIN, limit=BATCH)
         if not run_ids:
             return
+        try:
+            await self._ask(run_ids)
+        except ServiceError as error:
+            if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
+                logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
+                return
 
         def changes(run: Run) -> Sequence[Run]:
             return transitions.overdue(run, self._clock.now())
 
-        ended = await self._store.end(run_ids, changes)
-        self._announce(ended)
-        logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
-        self._stopper.wake()
+        if ended := await self._store.end(run_ids, changes):
+            self._announce(ended)
+            logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
+            self._stopper.wake()
+        if len(run_ids) == BATCH:
+            self.wake()
+
+    async def _ask(self, run_ids: Sequence[str]) -> None:
+        """Apply how runs stand at the executor: one may have ended there while its event is still on the way."""
+        answer = await self._executor.reconcile(run_ids)
+        await self._events.apply(answer.events)
