@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import grpc
 import pytest
 from playbooks.executor.v1.executor_service_pb2 import ExecuteRunRequest
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
