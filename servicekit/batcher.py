@@ -7,7 +7,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
@@ -182,6 +182,21 @@ class Conflator(Worker, Generic[Key, Value]):
         if not self._waiting:
             self._arrived.clear()
         return batch
+
+
+def packed(items: Iterable[Item], *, limit: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Divide `items`, in order, into batches whose size is at most `limit`, or of one item."""
+    batch: list[Item] = []
+    room = limit
+    for item in items:
+        needed = size(item)
+        if batch and needed > room:
+            yield batch
+            batch, room = [], limit
+        batch.append(item)
+        room -= needed
+    if batch:
+        yield batch
 
 
 async def _all_here(waiting: Sized, limit: int) -> None:

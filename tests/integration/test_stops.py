@@ -8,20 +8,26 @@ from typing import Any
 import pytest
 from playbooks.executor.v1.executor_service_pb2 import ExecuteRunRequest
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
-from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.run_pb2 import Run, RunMeta
+from sqlalchemy import text
 
 from devstack.ports import HOST, free_ports
 from executor_service import app as executor_app
 from executor_service.settings import ExecutorSettings
 from runs_service import messages, stop
+from runs_service.dispatch import Dispatcher
 from runs_service.events import EventApplier
-from runs_service.executor_client import ExecutorClient
+from runs_service.executor_client import ExecutorClient, ExecutorRefused
+from runs_service.inline import InlineExecution
+from runs_service.reconcile import Reconciler
 from runs_service.stop import DeadlineKeeper, Stopper
-from runs_service.store import RunStore
+from runs_service.store import Dispatchable, RunStore
+from servicekit.auth import ServiceTokens
 from servicekit.channel import open_channel
 from servicekit.clock import SystemClock
 from servicekit.database import Database
-from tests.support.runs import new_run
+from servicekit.server import MAX_MESSAGE_BYTES
+from tests.support.runs import large_rules, new_run
 
 LONG_AGO = timedelta(hours=1)
 
@@ -29,13 +35,13 @@ LONG_AGO = timedelta(hours=1)
 class Desk:
     """A process of runs_service as far as it ends runs. Its executor is at `target`."""
 
-    def __init__(self, database: Database, target: str) -> None:
+    def __init__(self, database: Database, target: str, secret: str) -> None:
         self.clock = SystemClock()
         self.store = RunStore(database, reconcile_after=LONG_AGO)
         self.announced: list[Run] = []
-        events = EventApplier(self.store, self.clock, announce=self.announced.extend)
+        self.events = events = EventApplier(self.store, self.clock, announce=self.announced.extend)
         self.channel = open_channel(target, executor_settings("", target))
-        executor = ExecutorClient(self.channel, None)
+        self.executor = executor = ExecutorClient(self.channel, ServiceTokens(secret, service="test", clock=self.clock))
         self.stopper = Stopper(self.store, executor, events, self.clock, announce=self.announced.extend)
         self.deadlines = DeadlineKeeper(
             self.store, executor, events, self.clock, self.stopper, announce=self.announced.extend
@@ -61,15 +67,14 @@ class Desk:
         return [Run.Status.Name(run.status) for run in await self.now(runs)]
 
 
-def executor_settings(url: str, listen: str) -> ExecutorSettings:
-    return ExecutorSettings(
-        database_url=url or "postgresql://", listen=listen, auth_mode="disabled", ai_provider="offline"
-    )
+def executor_settings(url: str, listen: str, **more: Any) -> ExecutorSettings:
+    values: dict[str, Any] = {"auth_mode": "disabled", "ai_provider": "offline"} | more
+    return ExecutorSettings(database_url=url or "postgresql://", listen=listen, **values)
 
 
 @asynccontextmanager
-async def desk_at(database: Database, target: str) -> AsyncIterator[Desk]:
-    desk = Desk(database, target)
+async def desk_at(database: Database, target: str, *, secret: str = "y" * 32) -> AsyncIterator[Desk]:
+    desk = Desk(database, target, secret)
     yield desk
     await desk.channel.close()
 
@@ -92,6 +97,97 @@ async def lonely(runs_database: Database) -> AsyncIterator[Desk]:
     """A desk whose executor is away."""
     async with desk_at(runs_database, f"{HOST}:{free_ports(1)[0]}") as desk:
         yield desk
+
+
+# Cancels
+
+
+async def pending(database: Database) -> int:
+    async with database.autocommit() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM runs.runs WHERE stop_pending"))).scalar_one())
+
+
+async def ask_to_stop(desk: Desk, runs: Sequence[Run]) -> None:
+    for run in runs:
+        await desk.store.request_stop(run.id)
+
+
+async def test_stops_of_runs_that_are_too_large_for_one_call_are_told_in_several(
+    desk: Desk, runs_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = await desk.create(stop.BATCH, meta=RunMeta(rules=large_rules()))
+    assert sum(run.ByteSize() for run in runs) > MAX_MESSAGE_BYTES
+    await ask_to_stop(desk, runs)
+    await desk.stopper.tick()
+    assert set(await desk.statuses(runs)) == {"CANCELLED"}
+    assert await pending(runs_database) == 0
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_stop_that_the_executor_refuses_holds_up_no_other(
+    desk: Desk, runs_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "BATCH", 2)
+    unknown = await desk.create(3, playbook_id="of a newer version")
+    runs = await desk.create(4)
+    await ask_to_stop(desk, [*unknown, *runs])
+    await desk.stopper.tick()
+    assert set(await desk.statuses(runs)) == {"CANCELLED"}
+    assert set(await desk.statuses(unknown)) == {"QUEUED"}
+    assert await pending(runs_database) == 3
+    assert desk.stopper.interval is None, "the sweep comes back to them"
+
+
+async def test_a_refused_cancel_is_told_to_who_asked_and_kept(desk: Desk, runs_database: Database) -> None:
+    (run,) = await desk.create(playbook_id="of a newer version")
+    with pytest.raises(ExecutorRefused, match="kept and told again"):
+        await desk.stopper.cancel(Dispatchable(run, "r"))
+    assert await desk.statuses([run]) == ["QUEUED"]
+    assert await pending(runs_database) == 1
+
+
+async def test_an_executor_that_is_away_is_tried_again_after_a_while_and_not_at_once(lonely: Desk) -> None:
+    runs = await lonely.create(2)
+    await lonely.stopper.cancel(Dispatchable(runs[0], "r"))
+    assert await lonely.statuses(runs) == ["CANCELLED", "QUEUED"]
+    assert lonely.stopper._woken.is_set()
+    lonely.stopper._woken.clear()  # as run() does
+    await lonely.stopper.tick()
+    assert not lonely.stopper._woken.is_set()
+    assert lonely.stopper.interval == stop.RETRY_INTERVAL
+
+
+async def test_an_executor_with_another_secret_makes_nobody_spin_and_ends_no_run(
+    runs_database: Database, executor_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = executor_settings(executor_database, f"{HOST}:0", auth_mode="jwt", auth_jwt_secret="x" * 32)
+    async with executor_app.serving(settings) as server, desk_at(runs_database, server.address) as desk:
+        runs = await desk.create(3, age=LONG_AGO)
+        await ask_to_stop(desk, runs)
+        await desk.stopper.tick()
+        await desk.deadlines.tick()
+        for ticker in (desk.stopper, desk.deadlines):
+            assert not ticker._woken.is_set()
+            assert ticker.interval is None
+        assert set(await desk.statuses(runs)) == {"QUEUED"}
+        await InlineExecution(desk.executor, desk.store, desk.events).execute(Dispatchable(runs[0], "r"))
+        impatient = RunStore(runs_database, reconcile_after=timedelta(0))
+        reconciler = Reconciler(
+            store=impatient,
+            executor=desk.executor,
+            events=desk.events,
+            dispatcher=Dispatcher(None, InlineExecution(desk.executor, desk.store, desk.events), fallback=False),
+        )
+        await impatient.mark_dispatched({run.id: 3600.0 for run in runs})
+        await reconciler.tick()
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert [error.split(":")[0].rpartition(" ")[2] for error in errors] == [
+        "CancelRuns",
+        "ReconcileRuns",
+        "ExecuteRun",
+        "ReconcileRuns",
+    ]
+    assert all("AUTH_JWT_SECRET" in error for error in errors)
 
 
 # Deadlines
