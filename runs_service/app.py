@@ -82,6 +82,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
             CHANGES_CHANNEL,
             hear=watchers.hear,
             missed=watchers.wake_all,
+            answer_timeout=ANSWER_TIMEOUT,
         ),
     ]
     publisher = jobs = None
