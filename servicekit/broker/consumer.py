@@ -183,6 +183,7 @@ class Consumer(Worker):
         What was not handled is left unacknowledged: closing the connection gives it back.
         """
         attempt = 0
+        own = 0  # failures that were the messages' own, and not of what handling them needs
         while bodies:
             handled: Future[Sequence[DeadLetter]] = asyncio.run_coroutine_threadsafe(self._hand_on(bodies), loop)
             try:
@@ -190,10 +191,11 @@ class Consumer(Worker):
             except Exception as error:
                 attempt += 1
                 by_itself = not isinstance(error, (ServiceError, OSError))
-                if by_itself and attempt >= ATTEMPTS:
+                own += by_itself
+                if by_itself and own >= ATTEMPTS:
                     return self._handled_one_by_one(bodies, error, connection, stopping, loop)
                 delay = RECONNECT_DELAYS[min(attempt, len(RECONNECT_DELAYS)) - 1]
-                log = logger.warning if attempt == 1 else logger.debug
+                log = logger.warning if attempt == 1 or by_itself else logger.debug
                 log("handling what came on %s failed: %s; again in %.1f s", self._queue.name, error, delay)
                 if stopping.wait(delay):
                     return None

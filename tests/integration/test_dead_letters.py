@@ -13,6 +13,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service.events import EventApplier
 from runs_service.store import RunStore
 from servicekit.broker import REASON_HEADER, VERSION_HEADER, Consumer, Publisher
+from servicekit.broker.consumer import ATTEMPTS
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.lifecycle import running
@@ -87,6 +88,18 @@ async def test_an_outage_puts_nothing_aside(
     await publisher.publish(b"patient")
     async with running(consumer(inbox)):
         await eventually(lambda: inbox.bodies == [b"patient"])
+    assert take_all(url, f"{queue}.dead") == []
+
+
+async def test_an_accident_after_an_outage_puts_nothing_aside(
+    url: str, queue: str, publisher: Publisher, consumer: NewConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servicekit.broker.consumer.RECONNECT_DELAYS", (0.01,))
+    inbox = Inbox()
+    inbox.failures, inbox.accidents = 20, ATTEMPTS - 1
+    await publisher.publish(b"unlucky")
+    async with running(consumer(inbox)):
+        await eventually(lambda: inbox.bodies == [b"unlucky"])
     assert take_all(url, f"{queue}.dead") == []
 
 
