@@ -73,20 +73,23 @@ class Consumer(Worker):
         self._failures = 0  # in a row; what comes after a time without trouble is a new fault
 
     async def run(self) -> None:
-        """Consume until cancelled; a lost connection is replaced."""
+        """Consume until cancelled; a lost connection is replaced. Raises RuntimeError when the thread breaks off."""
         stopping = threading.Event()
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
+        ended: asyncio.Future[BaseException | None] = loop.create_future()
 
         def consume() -> None:
+            cause = None
             try:
                 self._consume(stopping, loop)
-            finally:
-                loop.call_soon_threadsafe(ended.set_result, None)
+            except BaseException as error:  # what ends the thread is told, whatever it is
+                cause = error
+            loop.call_soon_threadsafe(ended.set_result, cause)
 
         threading.Thread(target=consume, name=f"consume-{self._queue.name}", daemon=True).start()
         try:
-            await asyncio.shield(ended)
+            cause = await asyncio.shield(ended)
+            raise RuntimeError(f"the thread that consumes {self._queue.name} broke off") from cause
         finally:
             # The thread may be waiting for `handle`, which needs this loop, so wait without blocking it.
             stopping.set()
