@@ -168,12 +168,14 @@ async def test_an_unreadable_event_is_found_by_itself_and_does_not_stop_the_othe
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
     created = (await store.create([new_run()]))[0].run
     no_uuid, no_text = event("run-7", 1, Run.RUNNING), event(created.id, 2, Run.RUNNING, scope_id="\0")
-    mixed = RunEventBatch(events=[no_uuid, event(created.id, 1, Run.RUNNING), no_text]).SerializeToString()
+    too_long = [event(created.id, 3, Run.SUCCEEDED, **{key: "x" * 65}) for key in ("scope_id", "rules_hash")]
+    strange = [no_uuid, no_text, *too_long]
+    mixed = RunEventBatch(events=[*strange, event(created.id, 1, Run.RUNNING)]).SerializeToString()
     announced: list[Run] = []
     dead = await EventApplier(store, SystemClock(), announce=announced.extend).consume([b"\xff\xff", mixed])
     assert [letter.body for letter in dead] == [
         b"\xff\xff",
-        *(RunEventBatch(events=[one]).SerializeToString() for one in (no_uuid, no_text)),
+        *(RunEventBatch(events=[one]).SerializeToString() for one in strange),
     ]
     assert "run-7" in dead[1].reason
     assert [run.id for run in announced] == [created.id]
