@@ -283,6 +283,16 @@ async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatc
         await batcher.submit(1)
 
 
+async def test_a_crowd_is_not_waited_for_while_the_loop_is_busy_with_other_things(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "IDLE", 60)  # the loop is never idle
+    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
+    async with running(batcher), asyncio.timeout(5):
+        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
+        await batcher.submit(1)
+
+
 async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "LOOK", 0.02)  # longer than the pauses between them
     crowds = Crowds()
