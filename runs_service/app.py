@@ -82,6 +82,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
             CHANGES_CHANNEL,
             hear=watchers.hear,
             missed=watchers.wake_all,
+            answer_timeout=ANSWER_TIMEOUT,
         ),
     ]
     publisher = jobs = None
@@ -101,7 +102,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     runs = Runs(store, dispatcher, stopper, watchers, clock)
     seen_to: dict[str, lifecycle.Ticker] = {
         "stops": stopper,
-        "overdue": DeadlineKeeper(store, clock, stopper, announce=announce),
+        "overdue": DeadlineKeeper(store, executor, events, clock, stopper, announce=announce),
         "undispatched": OutboxSweeper(store, dispatcher),
         "silent": Reconciler(store=store, executor=executor, events=events, dispatcher=dispatcher),
     }

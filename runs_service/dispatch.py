@@ -10,7 +10,7 @@ from playbooks.executor.v1.job_pb2 import RunJobBatch
 from runs_service import messages
 from runs_service.inline import InlineExecution
 from runs_service.store import Dispatchable, RunStore
-from servicekit.batcher import Batcher, Conflator
+from servicekit.batcher import Batcher, Conflator, packed
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
 from servicekit.lifecycle import Ticker
@@ -18,7 +18,7 @@ from servicekit.lifecycle import Ticker
 logger = logging.getLogger(__name__)
 
 JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
-BATCH = 500  # jobs in one broker message
+BATCH = 500  # jobs in one broker message, which has 4 MB at most: see messages.weight
 MARKS = 5_000  # rows marked with one statement
 MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
 CLOSE_TIMEOUT = 1.0  # seconds
@@ -33,10 +33,10 @@ class JobPublisher:
     def __init__(self, publisher: Publisher, store: RunStore) -> None:
         self._publisher = publisher
         self.marks = _Marks(store)
-        self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH, size=len)
+        self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH, size=_weight)
 
     def publish(self, items: Sequence[Dispatchable]) -> asyncio.Future[None]:
-        """Publish up to BATCH runs, and note it in their rows when there is time. The result raises
+        """Publish runs that fit into one message, and note it in their rows when there is time. The result raises
         BrokerUnavailable."""
         return self.batcher.submit(items)
 
@@ -101,8 +101,8 @@ class Dispatcher:
             for item in items:
                 self._execute_inline(item)
             return
-        for start in range(0, len(items), BATCH):
-            self._publish(self._queue, items[start : start + BATCH])
+        for batch in packed(items, limit=BATCH, size=lambda item: messages.weight(item.run)):
+            self._publish(self._queue, batch)
 
     async def handed_over(self, run_id: str) -> None:
         """Return when a dispatched run is at the broker or given up on, and when it has ended if it executes inline.
@@ -153,6 +153,10 @@ class Dispatcher:
         run_id = item.run.id
         self._under_way[run_id] = task = asyncio.create_task(self._inline.execute(item))
         task.add_done_callback(lambda _: self._under_way.pop(run_id))
+
+
+def _weight(items: Sequence[Dispatchable]) -> int:
+    return sum(messages.weight(item.run) for item in items)
 
 
 class OutboxSweeper(Ticker):

@@ -17,6 +17,7 @@ from servicekit.failpoints import FailPoint, reached
 logger = logging.getLogger(__name__)
 
 EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
+MAX_KEY = 64  # characters of a scope_id or rules_hash; an index has no room for thousands
 
 
 class EventApplier:
@@ -59,9 +60,11 @@ class EventApplier:
 
 
 def _unreadable(event: RunEvent) -> str:
-    """Return why the database could not even be asked about an event; "" when it can."""
+    """Return why the database could never take an event, however often it is asked to; "" when it can."""
     try:
         UUID(event.run_id)
     except ValueError:
         return f"run_id {event.run_id!r} is no UUID"
+    if max(len(event.scope_id), len(event.rules_hash)) > MAX_KEY:
+        return f"scope_id or rules_hash is longer than {MAX_KEY} characters"
     return "a field has a NUL character, which PostgreSQL cannot store" if "\0" in event.scope_id else ""

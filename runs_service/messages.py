@@ -12,6 +12,7 @@ from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 DEFAULT_SAMPLE_SIZE = 3  # products of a preview
 DEFAULT_DEADLINE = 600  # seconds from a run's creation
 DEFAULT_MODE = "enforce"
+JOB_BYTES = 8_000  # of a job that counts as one; rules can make it ten times as large
 
 
 class NewRun(NamedTuple):
@@ -113,6 +114,11 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
             meta.rules.ClearField("find_replace")
     plain.meta.CopyFrom(meta)
     return plain
+
+
+def weight(run: Run) -> int:
+    """Return how many jobs the job of `run` counts as where many go out together: messages have a largest size."""
+    return 1 + run.ByteSize() // JOB_BYTES
 
 
 def job(run: Run, request_id: str) -> RunJob:

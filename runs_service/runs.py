@@ -155,12 +155,15 @@ class Runs:
             )
 
     async def ended(self, run: Run) -> Run:
-        """Return `run` once it has ended; waits for as long as the caller does."""
+        """Return `run` once it has ended; waits for as long as the caller does. Raises ServiceError (SHUTTING_DOWN)."""
         with self._watchers.subscribe(run.id) as subscription:
             run = await self.get(run.project_id, run.id)
             subscription.follow(run.sequence, newest=run.sequence)
             while not transitions.is_terminal(run.status):
-                run = await subscription.next()
+                try:
+                    run = await subscription.next()
+                except ServiceError as error:
+                    raise _left_early(run, error) from error
         return run
 
     async def _create_many(self, makers: Sequence[MakeRun]) -> list[Admitted | Exception]:
@@ -199,6 +202,16 @@ def _told(wanted: NewRun, stored: Stored) -> Admitted | ServiceError:
         extra={"request_id": wanted.request_id, "run_id": run.id},
     )
     return run, stored.created
+
+
+def _left_early(run: Run, error: ServiceError) -> ServiceError:
+    """Return what to tell who waits for the end of a run at a server that stops: it is no watcher."""
+    return ServiceError(
+        error.reason,
+        f"this server is stopping, and run {run.id} goes on; GetRun shows how it stands, WatchRun waits for its end",
+        metadata={"run_id": run.id},
+        retry_after=error.retry_after,
+    )
 
 
 def _not_found(project_id: str, run_id: str) -> ServiceError:

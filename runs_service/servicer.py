@@ -1,5 +1,8 @@
 """RunsService: unpack, one call, pack."""
 
+from typing import Protocol
+from uuid import UUID
+
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer
@@ -12,6 +15,10 @@ from runs_service.stream import RunStream
 from servicekit.auth import current_principal
 from servicekit.interceptors.base import Context
 from servicekit.interceptors.request_ids import current_request_id
+
+
+class _NamesRun(Protocol):
+    run_id: str
 
 
 class RunsServicer(RunsServiceServicer):
@@ -29,7 +36,7 @@ class RunsServicer(RunsServiceServicer):
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """Return a run."""
-        return pb.GetRunResponse(run=await self._runs.get(request.project_id, request.run_id))
+        return pb.GetRunResponse(run=await self._runs.get(request.project_id, _run_id(request)))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Return a page of runs."""
@@ -48,20 +55,22 @@ class RunsServicer(RunsServiceServicer):
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> None:  # type: ignore[override]
         """Stream a run's changes. Writes to the context, as servicekit's interceptors want it."""
         after = request.after_sequence if request.HasField("after_sequence") else None
-        await self._streams.serve(request.project_id, request.run_id, after=after, write=context.write)
+        await self._streams.serve(request.project_id, _run_id(request), after=after, write=context.write)
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         """Cancel a run."""
-        await self._require_role_for(request.project_id, request.run_id)
-        run = await self._runs.cancel(request.project_id, request.run_id, request_id=current_request_id())
+        run_id = _run_id(request)
+        await self._require_role_for(request.project_id, run_id)
+        run = await self._runs.cancel(request.project_id, run_id, request_id=current_request_id())
         return pb.CancelRunResponse(run=run)
 
     async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
         """Ask for the same again."""
-        await self._require_role_for(request.project_id, request.run_id)
+        run_id = _run_id(request)
+        await self._require_role_for(request.project_id, run_id)
         run, created = await self._runs.retry(
             request.project_id,
-            request.run_id,
+            run_id,
             key=request.idempotency_key or None,
             user_id=current_principal().user_id,
             request_id=current_request_id(),
@@ -101,3 +110,8 @@ class RunsServicer(RunsServiceServicer):
     async def _require_role_for(self, project_id: str, run_id: str) -> None:
         run = await self._runs.get(project_id, run_id)
         current_principal().require(role_for(run.run_type), project_id)
+
+
+def _run_id(request: _NamesRun) -> str:
+    """Return the id of the run as we write it: what is heard of a run is told to those who watch it by that name."""
+    return str(UUID(request.run_id))

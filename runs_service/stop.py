@@ -4,7 +4,6 @@ The executor decides: it ends a run that has not ended, in one transaction, and 
 written. Only while none can be reached is a run ended here, and told later: `stop_pending` in its row.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -13,15 +12,16 @@ from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service import messages, transitions
 from runs_service.events import EventApplier
-from runs_service.executor_client import ExecutorClient
+from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.store import Dispatchable, RunStore
+from servicekit.batcher import packed
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 from servicekit.lifecycle import Ticker
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200  # runs told of in one call
+BATCH = 200  # runs told of in one call, which has 1.6 MB at most: see messages.weight
 RETRY_INTERVAL = 0.3  # seconds between attempts while the executor cannot be reached
 DEADLINE_MARGIN = timedelta(seconds=5)  # what executors get to keep a deadline themselves
 
@@ -44,30 +44,64 @@ class Stopper(Ticker):
         self._events = events
         self._clock = clock
         self._announce = announce
+        self._reachable = True
 
     async def cancel(self, item: Dispatchable) -> None:
-        """Cancel a run that has not ended. It is on record when this returns, whoever can be reached."""
-        await self._store.request_stop(item.run.id)
-        await self._stop([item])
+        """Cancel a run that has not ended. It is on record when this returns or raises, whoever can be reached.
 
-    async def tick(self) -> None:
-        """Tell of runs whose stop is pending."""
-        items = await self._store.stops(limit=BATCH)
-        if items and not await self._stop(items):
-            asyncio.get_running_loop().call_later(RETRY_INTERVAL, self.wake)
-        elif len(items) == BATCH:
+        Raises ServiceError when the executor refuses to end it.
+        """
+        await self._store.request_stop(item.run.id)
+        if not await self._told([item]):
             self.wake()
 
-    async def _stop(self, items: Sequence[Dispatchable]) -> bool:
+    async def tick(self) -> None:
+        """Tell of runs whose stop is pending. Those that the executor refuses to end wait for the next sweep."""
+        self.interval = None
+        try:
+            if not await self._all_told():
+                self.interval = RETRY_INTERVAL
+        except ExecutorRefused as error:
+            logger.warning("runs are to be stopped: %s", error)
+
+    async def _all_told(self) -> bool:
+        """Return whether the executor can be reached. Raises ExecutorRefused when it refuses whatever it is told."""
+        items = await self._store.stops(limit=BATCH)
+        while items:
+            for batch in packed(items, limit=BATCH, size=lambda item: messages.weight(item.run)):
+                if not await self._told_or_passed_over(batch):
+                    return False
+            items = await self._store.stops(limit=BATCH, after=items[-1].run.id)
+        return True
+
+    async def _told_or_passed_over(self, items: Sequence[Dispatchable]) -> bool:
+        """Tell of `items`, one by one when they are refused together: one that is refused holds up no other."""
+        try:
+            return await self._told(items)
+        except ExecutorRefused as error:
+            if error.whatever_it_is:
+                raise
+            if len(items) == 1:
+                logger.warning("run %s is to be stopped: %s", items[0].run.id, error)
+                return True
+        for item in items:
+            if not await self._told_or_passed_over([item]):
+                return False
+        return True
+
+    async def _told(self, items: Sequence[Dispatchable]) -> bool:
+        """Tell the executor; return whether it can be reached. Raises ExecutorRefused."""
         try:
             told = await self._executor.cancel([messages.job(item.run, item.request_id) for item in items])
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
                 raise
-            logger.warning("%d runs are to be stopped: %s", len(items), error)
+            log = logger.warning if self._reachable else logger.debug
+            log("%d runs are to be stopped: %s", len(items), error)
+            self._reachable = False
             await self._cancel_in_queue([item.run.id for item in items])
-            self.wake()
             return False
+        self._reachable = True
         await self._events.apply(told)
         await self._store.mark_stopped([item.run.id for item in items])
         return True
@@ -84,10 +118,19 @@ class DeadlineKeeper(Ticker):
     """Ends runs whose deadline has passed and of which no executor says anything."""
 
     def __init__(
-        self, store: RunStore, clock: Clock, stopper: Stopper, *, announce: Callable[[Sequence[Run]], None]
+        self,
+        store: RunStore,
+        executor: ExecutorClient,
+        events: EventApplier,
+        clock: Clock,
+        stopper: Stopper,
+        *,
+        announce: Callable[[Sequence[Run]], None],
     ) -> None:
         super().__init__()
         self._store = store
+        self._executor = executor
+        self._events = events
         self._clock = clock
         self._stopper = stopper
         self._announce = announce
@@ -97,11 +140,24 @@ class DeadlineKeeper(Ticker):
         run_ids = await self._store.overdue(margin=DEADLINE_MARGIN, limit=BATCH)
         if not run_ids:
             return
+        try:
+            await self._ask(run_ids)
+        except ServiceError as error:
+            if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
+                logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
+                return
 
         def changes(run: Run) -> Sequence[Run]:
             return transitions.overdue(run, self._clock.now())
 
-        ended = await self._store.end(run_ids, changes)
-        self._announce(ended)
-        logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
-        self._stopper.wake()
+        if ended := await self._store.end(run_ids, changes):
+            self._announce(ended)
+            logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
+            self._stopper.wake()
+        if len(run_ids) == BATCH:
+            self.wake()
+
+    async def _ask(self, run_ids: Sequence[str]) -> None:
+        """Apply how runs stand at the executor: one may have ended there while its event is still on the way."""
+        answer = await self._executor.reconcile(run_ids)
+        await self._events.apply(answer.events)

@@ -7,7 +7,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
 IDLE = 0.002  # seconds without anything else to do after which a crowd is not waited for any more
+PATIENCE = 0.02  # seconds that a crowd is waited for at most; the loop may be busy with anything else
 LOOK = 0.001  # seconds between two looks at that; epoll waits in whole milliseconds
 
 Item = TypeVar("Item")
@@ -33,8 +34,8 @@ class Batcher(Worker, Generic[Item, Result]):
     batch's items (None: each has 1) is at most `limit`, or there is only one of them.
 
     `crowd`: after a batch of so many items, as many are expected again, from callers that it answered: for as long as
-    they keep the event loop busy, the next batch waits for them. Without it the first of them would be a batch of its
-    own, and all others wait for that. 0: never.
+    they keep the event loop busy, the next batch waits for them, up to PATIENCE. Without it the first of them would be
+    a batch of its own, and all others wait for that. 0: never.
     """
 
     def __init__(
@@ -85,15 +86,16 @@ class Batcher(Worker, Generic[Item, Result]):
             self._waiting.popleft()[1].cancel()
 
     async def _crowd_is_back(self) -> None:
-        """Return when as many wait as were handled last, or this thread has too little else to do."""
+        """Return when as many wait as were handled last, this thread has too little else to do, or time is up."""
         self._as_many.clear()
         started, worked = time.monotonic(), time.thread_time()
-        idle = 0.0
-        while len(self._waiting) < self._last and idle < IDLE:
+        waited = idle = 0.0
+        while len(self._waiting) < self._last and idle < IDLE and waited < PATIENCE:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await self._as_many.wait()
-            idle = (time.monotonic() - started) - (time.thread_time() - worked)
+            waited = time.monotonic() - started
+            idle = waited - (time.thread_time() - worked)
 
     def _taken(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         if self._size is None:
@@ -189,6 +191,21 @@ class Conflator(Worker, Generic[Key, Value]):
         if not self._waiting:
             self._arrived.clear()
         return batch
+
+
+def packed(items: Iterable[Item], *, limit: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Divide `items`, in order, into batches whose size is at most `limit`, or of one item."""
+    batch: list[Item] = []
+    room = limit
+    for item in items:
+        needed = size(item)
+        if batch and needed > room:
+            yield batch
+            batch, room = [], limit
+        batch.append(item)
+        room -= needed
+    if batch:
+        yield batch
 
 
 async def _all_here(waiting: Sized, limit: int) -> None:

@@ -32,6 +32,8 @@ IDLE_TIMEOUT = 5_000
 PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off"
 CONNECT_TIMEOUT = 2  # seconds
 ANSWER_TIMEOUT = 15.0  # seconds; long enough for the largest apply
+# A primary that became a standby takes no writes; psycopg counts the error it says so with among the internal ones.
+LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
 def driver_url(url: str) -> str:
@@ -56,7 +58,7 @@ class _BoundedConnection(psycopg.AsyncConnection[Any]):
     async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         """Wait as psycopg does, but not for ever."""
         try:
-            return await super().wait(gen, interval, timeout or self.answer_timeout)
+            return await super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
         except psycopg.errors._WaitTimeout:
             if timeout is None:
                 self.pgconn.finish()  # what it is doing there nobody knows
@@ -64,7 +66,8 @@ class _BoundedConnection(psycopg.AsyncConnection[Any]):
             raise
 
 
-async def _connect(answer_timeout: float, *arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+async def connect(answer_timeout: float, *arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+    """Return a connection of psycopg's whose server has `answer_timeout` seconds for each answer."""
     connection = await _BoundedConnection.connect(*arguments, autocommit=True, **options)
     connection.answer_timeout = answer_timeout
     return connection
@@ -154,7 +157,7 @@ class Database:
             pool_reset_on_return=None,  # every statement outside of `transaction` is its own
             use_native_hstore=False,  # it costs a query at the start
             connect_args={
-                "async_creator_fn": partial(_connect, answer_timeout),
+                "async_creator_fn": partial(connect, answer_timeout),
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": application_name,
                 "options": f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
@@ -191,6 +194,9 @@ class Database:
             driver: psycopg.AsyncConnection[Any] = proxy.driver_connection  # type: ignore[assignment]
             try:
                 yield driver
+            except psycopg.errors.ReadOnlySqlTransaction:
+                driver.pgconn.finish()  # the next one may lead to the new primary
+                raise
             finally:
                 self._give_back(proxy, driver)
 
@@ -215,7 +221,7 @@ def _translated() -> Iterator[None]:
     """Turn errors of the connection into DATABASE_UNAVAILABLE; let all others through."""
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except LOST as error:
         raise database_unavailable() from error
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.InvalidRequestError) as error:
         raise database_unavailable() from error

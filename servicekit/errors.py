@@ -119,6 +119,19 @@ class ServiceError(Exception):
         return rich
 
 
+def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
+    """Return the ErrorInfo of ours that a failed call carries; None: it failed on the way, or a stranger answered."""
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # it contradicts itself
+        return None
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return info
+    return None
+
+
 def database_unavailable() -> ServiceError:
     """Return the error of a call that the database could not serve now."""
     return ServiceError(

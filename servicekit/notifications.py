@@ -6,11 +6,10 @@ A hint only says "look now": whoever misses one finds the same by reading its ta
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-import psycopg
 from sqlalchemy import text
 
 from servicekit.batcher import Conflator
-from servicekit.database import CONNECT_TIMEOUT, Database, psycopg_url
+from servicekit.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, LOST, Database, connect, psycopg_url
 from servicekit.errors import database_unavailable
 from servicekit.lifecycle import Worker
 
@@ -24,26 +23,35 @@ IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
 
 class Listener(Worker):
     """Calls `hear` with each payload on `channel`, and `missed` whenever some may not have been heard (at the
-    start and after every lost connection)."""
+    start and after every lost connection). A server that answers nothing for `answer_timeout` seconds is lost."""
 
-    def __init__(self, url: str, channel: str, *, hear: Callable[[str], None], missed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        channel: str,
+        *,
+        hear: Callable[[str], None],
+        missed: Callable[[], None],
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
         super().__init__()
         self._url = psycopg_url(url)
         self._channel = channel
         self._hear = hear
         self._missed = missed
+        self._answer_timeout = answer_timeout
 
     async def run(self) -> None:
         """Listen until cancelled. Raises ServiceError (DATABASE_UNAVAILABLE) when the connection is lost."""
         try:
             await self._listen()
-        except psycopg.OperationalError as error:
+        except LOST as error:
             raise database_unavailable() from error
 
     async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await connect(
+            self._answer_timeout,
             self._url,
-            autocommit=True,
             connect_timeout=CONNECT_TIMEOUT,
             application_name=f"listen-{self._channel}",
             keepalives_idle=10,

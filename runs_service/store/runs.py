@@ -249,10 +249,10 @@ class RunStore:
         async with self._database.autocommit() as connection:
             await connection.execute(statements.REQUEST_STOP, {"id": run_id})
 
-    async def stops(self, *, limit: int) -> list[Dispatchable]:
-        """Return runs of which the executor is still to be told that they shall not go on."""
+    async def stops(self, *, limit: int, after: str = str(UUID(int=0))) -> list[Dispatchable]:
+        """Return runs of which the executor is still to be told that they shall not go on, by id, after one."""
         async with self._database.autocommit() as connection:
-            rows = await connection.execute(statements.STOPS, {"limit": limit})
+            rows = await connection.execute(statements.STOPS, {"limit": limit, "after": after})
             return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
 
     async def mark_stopped(self, run_ids: Sequence[str]) -> None:

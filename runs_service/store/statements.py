@@ -121,7 +121,9 @@ TAKE_SILENT = text(f"""
 
 REQUEST_STOP = text(f"UPDATE runs.runs SET stop_pending = true WHERE id = CAST(:id AS uuid) AND {ACTIVE}")
 
-STOPS = text(f"SELECT run, request_id FROM runs.runs WHERE {STOP_PENDING} ORDER BY id LIMIT :limit")
+STOPS = text(f"""
+    SELECT run, request_id FROM runs.runs WHERE {STOP_PENDING} AND id > CAST(:after AS uuid) ORDER BY id LIMIT :limit
+""")
 
 MARK_STOPPED = text("UPDATE runs.runs SET stop_pending = false WHERE id = ANY(CAST(:ids AS uuid[]))")
 

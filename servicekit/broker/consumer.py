@@ -73,20 +73,23 @@ class Consumer(Worker):
         self._failures = 0  # in a row; what comes after a time without trouble is a new fault
 
     async def run(self) -> None:
-        """Consume until cancelled; a lost connection is replaced."""
+        """Consume until cancelled; a lost connection is replaced. Raises RuntimeError when the thread breaks off."""
         stopping = threading.Event()
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
+        ended: asyncio.Future[BaseException | None] = loop.create_future()
 
         def consume() -> None:
+            cause = None
             try:
                 self._consume(stopping, loop)
-            finally:
-                loop.call_soon_threadsafe(ended.set_result, None)
+            except BaseException as error:  # what ends the thread is told, whatever it is
+                cause = error
+            loop.call_soon_threadsafe(ended.set_result, cause)
 
         threading.Thread(target=consume, name=f"consume-{self._queue.name}", daemon=True).start()
         try:
-            await asyncio.shield(ended)
+            cause = await asyncio.shield(ended)
+            raise RuntimeError(f"the thread that consumes {self._queue.name} broke off") from cause
         finally:
             # The thread may be waiting for `handle`, which needs this loop, so wait without blocking it.
             stopping.set()
@@ -183,6 +186,7 @@ class Consumer(Worker):
         What was not handled is left unacknowledged: closing the connection gives it back.
         """
         attempt = 0
+        own = 0  # failures that were the messages' own, and not of what handling them needs
         while bodies:
             handled: Future[Sequence[DeadLetter]] = asyncio.run_coroutine_threadsafe(self._hand_on(bodies), loop)
             try:
@@ -190,10 +194,11 @@ class Consumer(Worker):
             except Exception as error:
                 attempt += 1
                 by_itself = not isinstance(error, (ServiceError, OSError))
-                if by_itself and attempt >= ATTEMPTS:
+                own += by_itself
+                if by_itself and own >= ATTEMPTS:
                     return self._handled_one_by_one(bodies, error, connection, stopping, loop)
                 delay = RECONNECT_DELAYS[min(attempt, len(RECONNECT_DELAYS)) - 1]
-                log = logger.warning if attempt == 1 else logger.debug
+                log = logger.warning if attempt == 1 or by_itself else logger.debug
                 log("handling what came on %s failed: %s; again in %.1f s", self._queue.name, error, delay)
                 if stopping.wait(delay):
                     return None

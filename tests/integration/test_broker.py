@@ -12,6 +12,7 @@ import redis
 
 from devstack.valkey import Valkey
 from servicekit.broker import BrokerUnavailable, Consumer, Publisher
+from servicekit.broker import consumer as consuming
 from servicekit.broker.consumer import CONSUMER_BATCH
 from servicekit.broker.link import CONNECT_TIMEOUT, PUBLISH_TIMEOUT
 from servicekit.lifecycle import running
@@ -268,6 +269,33 @@ async def test_a_consumer_stops_soon_while_the_broker_is_away(own: Valkey) -> No
     async with asyncio.timeout(3):
         await consumer.stop()
         await consumer.stop()
+
+
+async def test_a_consumer_whose_thread_breaks_off_begins_again(
+    link: Link, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher, consumer = link
+    broken = iter([OSError("the broker is away"), KeyError("odd, while closing")])
+
+    def first_breaks(name: str) -> None:
+        healthy = getattr(consuming, name)
+
+        def step(connection: object) -> None:
+            if error := next(broken, None):
+                raise error
+            healthy(connection)
+
+        monkeypatch.setattr(consuming, name, step)
+
+    first_breaks("establish")
+    first_breaks("give_up")
+    inbox = Inbox()
+    await publisher.publish(b"one")
+    async with running(consumer(inbox)):
+        await eventually(lambda: inbox.bodies == [b"one"])
+    (told,) = [record for record in caplog.records if "broke off" in record.message]
+    assert "odd, while closing" in caplog.text
+    assert told.levelname == "WARNING"
 
 
 async def test_a_second_outage_is_told_like_the_first(own: Valkey, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,14 +4,15 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 from alembic import command
+from psycopg import sql
 from sqlalchemy import text
 
 from devstack.postgres import Postgres
@@ -47,6 +48,20 @@ def is_asleep(url: str) -> bool:
     with psycopg.connect(url) as connection:
         query = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
         return connection.execute(query).rowcount > 0
+
+
+@contextmanager
+def frozen(server: Postgres) -> Iterator[None]:
+    """Let a server and all its backends stand still within the block."""
+    assert server.pid is not None
+    pids = [server.pid, *(child.pid for child in psutil.Process(server.pid).children())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def refusal(database: Database) -> ServiceError:
@@ -138,21 +153,38 @@ async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_g
     with start_postgres(tmp_path) as server:
         database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=0.5)
         assert await asyncio.gather(*(one(database) for _ in range(3))) == [1] * 3
-        server.send_signal(signal.SIGSTOP)
-        backends = [child.pid for child in psutil.Process(server.pid).children()]
-        for pid in backends:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(server):
             started = loop.time()
             errors = await asyncio.gather(*(one(database) for _ in range(9)), return_exceptions=True)
             # The answer to a statement, then the connection that replaces the one that was given up.
             assert loop.time() - started < 0.5 + CONNECT_TIMEOUT + 2
             assert all(isinstance(e, ServiceError) and e.reason is Reason.DATABASE_UNAVAILABLE for e in errors)
-        finally:
-            for pid in (server.pid, *backends):
-                os.kill(pid, signal.SIGCONT)
         assert await asyncio.gather(*(one(database) for _ in range(6))) == [1] * 6
         await database.close()
+
+
+async def test_a_primary_that_takes_no_writes_any_more_is_told_as_unavailable_and_left(
+    runs_database: Database, runs_database_url: str
+) -> None:
+    async def write(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
+        async with kind() as connection:
+            await connection.execute(text("UPDATE runs.runs SET status = status"))
+
+    def demote(demoted: bool) -> None:
+        with psycopg.connect(runs_database_url, autocommit=True) as admin:
+            admin.execute("SET default_transaction_read_only = off")
+            name, value = sql.Identifier(admin.info.dbname), sql.Literal(demoted)
+            admin.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(name, value))
+
+    demote(True)
+    try:
+        for kind in (runs_database.autocommit, runs_database.transaction):
+            with pytest.raises(ServiceError) as failure:
+                await write(kind)
+            assert failure.value.reason is Reason.DATABASE_UNAVAILABLE
+    finally:
+        demote(False)
+    await write(runs_database.transaction)  # over a new connection: the old one would stay read-only for ever
 
 
 async def test_a_statement_longer_than_the_bound_is_given_up(postgres_server: Postgres) -> None:
@@ -202,10 +234,10 @@ async def test_what_customers_sent_is_in_no_error_message(runs_database: Databas
 class Ears:
     """A listener and what it heard."""
 
-    def __init__(self, url: str, channel: str = "changes") -> None:
+    def __init__(self, url: str, channel: str = "changes", **options: float) -> None:
         self.heard: list[str] = []
         self.missed = 0
-        self.listener = Listener(url, channel, hear=self.heard.append, missed=self._miss)
+        self.listener = Listener(url, channel, hear=self.heard.append, missed=self._miss, **options)
 
     def _miss(self) -> None:
         self.missed += 1
@@ -248,6 +280,20 @@ async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_m
     lost = [record for record in caplog.records if record.message.startswith("Listener failed")]
     assert len(lost) == 3
     assert all(record.exc_info is None for record in lost)  # a line each, no trace
+
+
+async def test_a_listener_leaves_a_server_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may never go on: behind the same address another one may have taken its place."""
+    monkeypatch.setattr("servicekit.notifications.IDLE_CHECK", 0.05)
+    with start_postgres(tmp_path) as server:
+        ears = Ears(server.url(), answer_timeout=0.3)
+        async with running(ears.listener):
+            await eventually(lambda: ears.missed == 1)
+            with frozen(server):
+                await eventually(lambda: any("Listener failed" in record.message for record in caplog.records))
+            await eventually(lambda: ears.missed == 2)
 
 
 async def test_a_hint_that_comes_between_two_waits_is_heard(

@@ -13,6 +13,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service.events import EventApplier
 from runs_service.store import RunStore
 from servicekit.broker import REASON_HEADER, VERSION_HEADER, Consumer, Publisher
+from servicekit.broker.consumer import ATTEMPTS
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.lifecycle import running
@@ -90,6 +91,18 @@ async def test_an_outage_puts_nothing_aside(
     assert take_all(url, f"{queue}.dead") == []
 
 
+async def test_an_accident_after_an_outage_puts_nothing_aside(
+    url: str, queue: str, publisher: Publisher, consumer: NewConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servicekit.broker.consumer.RECONNECT_DELAYS", (0.01,))
+    inbox = Inbox()
+    inbox.failures, inbox.accidents = 20, ATTEMPTS - 1
+    await publisher.publish(b"unlucky")
+    async with running(consumer(inbox)):
+        await eventually(lambda: inbox.bodies == [b"unlucky"])
+    assert take_all(url, f"{queue}.dead") == []
+
+
 async def test_a_newer_message_waits_for_a_newer_consumer(
     url: str, queue: str, publisher: Publisher, consumer: NewConsumer
 ) -> None:
@@ -155,12 +168,14 @@ async def test_an_unreadable_event_is_found_by_itself_and_does_not_stop_the_othe
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
     created = (await store.create([new_run()]))[0].run
     no_uuid, no_text = event("run-7", 1, Run.RUNNING), event(created.id, 2, Run.RUNNING, scope_id="\0")
-    mixed = RunEventBatch(events=[no_uuid, event(created.id, 1, Run.RUNNING), no_text]).SerializeToString()
+    too_long = [event(created.id, 3, Run.SUCCEEDED, **{key: "x" * 65}) for key in ("scope_id", "rules_hash")]
+    strange = [no_uuid, no_text, *too_long]
+    mixed = RunEventBatch(events=[*strange, event(created.id, 1, Run.RUNNING)]).SerializeToString()
     announced: list[Run] = []
     dead = await EventApplier(store, SystemClock(), announce=announced.extend).consume([b"\xff\xff", mixed])
     assert [letter.body for letter in dead] == [
         b"\xff\xff",
-        *(RunEventBatch(events=[one]).SerializeToString() for one in (no_uuid, no_text)),
+        *(RunEventBatch(events=[one]).SerializeToString() for one in strange),
     ]
     assert "run-7" in dead[1].reason
     assert [run.id for run in announced] == [created.id]

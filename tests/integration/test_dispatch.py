@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from playbooks.executor.v1.job_pb2 import RunJobBatch
+from playbooks.runs.v1.run_pb2 import RunMeta
 from sqlalchemy import text
 
 from runs_service.dispatch import BATCH, SWEEP_AGE, SWEEP_LIMIT, Dispatcher, JobPublisher
+from runs_service.messages import JOB_BYTES
 from runs_service.runs import Runs
 from runs_service.store import Dispatchable, RunStore
 from servicekit.broker import Publisher
@@ -19,7 +21,7 @@ from servicekit.database import Database
 from servicekit.lifecycle import running
 from servicekit.metrics import Metrics
 from tests.support.broker import take_all
-from tests.support.runs import new_run, request
+from tests.support.runs import large_rules, new_run, request
 from tests.support.waiting import eventually
 
 
@@ -71,6 +73,23 @@ async def test_what_lies_around_goes_out_in_bounded_messages_each_run_once(desk:
     messages = desk.messages()
     assert [len(message) for message in messages] == [BATCH, BATCH, 200]
     assert sorted(run_id for message in messages for run_id in message) == sorted(found.run.id for found in stored)
+
+
+async def test_runs_with_large_rules_go_out_in_messages_of_a_bounded_size(desk: Desk) -> None:
+    wanted = [new_run(idempotency_key=str(n), meta=RunMeta(rules=large_rules())) for n in range(100)]
+    stored = [Dispatchable(found.run, "r") for found in await desk.store.create(wanted)]
+    desk.dispatcher.dispatch(stored[:50])
+    for item in stored[50:]:
+        desk.dispatcher.dispatch([item])  # put together by the batcher
+
+    async def all_noted() -> bool:
+        return await desk.undispatched() == 0
+
+    await eventually(all_noted, 20)
+    bodies = [body for body, _ in take_all(*desk.broker)]
+    assert sum(len(RunJobBatch.FromString(body).jobs) for body in bodies) == 100
+    assert max(len(body) for body in bodies) < 1.05 * BATCH * JOB_BYTES
+    assert len(bodies) < 10
 
 
 async def test_a_request_that_cannot_be_made_a_run_fails_alone(desk: Desk) -> None:

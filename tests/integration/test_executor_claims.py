@@ -59,7 +59,11 @@ async def test_an_unreadable_job_is_found_by_itself_and_does_not_stop_the_others
     no_id = RunJob(run_id="7", project_id="p", playbook_id="missing_seo_title", run_type=Run.APPLY)
     no_time = RunJob.FromString(job().body)
     no_time.deadline.seconds = 10**12
-    strange = [unknown_playbook, no_type, no_text, no_id, no_time]
+    too_long = [
+        RunJob.FromString(good.body + RunJob(**{field: "x" * (limit + 1)}).SerializeToString())
+        for field, limit in {"project_id": 200, "scope_id": 64, "rules_hash": 64}.items()
+    ]
+    strange = [unknown_playbook, no_type, no_text, no_id, no_time, *too_long]
     mixed = RunJobBatch(jobs=[*strange, RunJob.FromString(good.body)]).SerializeToString()
     dead = await bench.inbox.consume([b"\xff\xff", mixed])
     assert await bench.value("SELECT run_id FROM executor.executions") == good.run_id

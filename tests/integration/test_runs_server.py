@@ -26,7 +26,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
-from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, GetRunRequest, WatchRunRequest
+from playbooks.runs.v1.runs_service_pb2 import (
+    CancelRunRequest,
+    CreateRunRequest,
+    GetRunRequest,
+    RetryRunRequest,
+    WatchRunRequest,
+)
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST, free_ports
@@ -218,6 +224,28 @@ async def test_a_watcher_that_goes_away_is_forgotten_and_the_run_stays_watchable
         return {line["request_id"] for line in log_lines(service.log, "WatchRun CANCELLED", run.id)}
 
     await eventually(lambda: forgotten() == request_ids)
+
+
+async def test_a_run_can_be_named_in_capitals(channel: grpc.aio.Channel, environment: dict[str, str]) -> None:
+    stub = RunsServiceStub(channel)
+    run = (await stub.CreateRun(request(idempotency_key="capitals"), metadata=metadata(), timeout=5)).run
+    watching = WatchRunRequest(project_id="p", run_id=run.id.upper())
+    call = stub.WatchRun(watching, metadata=metadata(), timeout=10)
+    assert (await call.read()).run.sequence == 1
+    publisher = Publisher(environment["BROKER_URL"], f"playbook-runs.{EVENTS_QUEUE}", Metrics())
+    await publisher.publish(RunEventBatch(events=[event(run.id, 1, Run.CANCELLED, attempt=0)]).SerializeToString())
+    await publisher.close()
+    assert (await call.read()).run.sequence == 2
+    watching.after_sequence = 1
+    again = stub.WatchRun(watching, metadata=metadata(), timeout=10)
+    assert [message.run.sequence async for message in again] == [2]
+    for answer in (
+        await stub.GetRun(GetRunRequest(project_id="p", run_id=run.id.upper()), metadata=metadata(), timeout=5),
+        await stub.CancelRun(CancelRunRequest(project_id="p", run_id=run.id.upper()), metadata=metadata(), timeout=5),
+    ):
+        assert (answer.run.id, answer.run.status) == (run.id, Run.CANCELLED)
+    asked = RetryRunRequest(project_id="p", run_id=run.id.upper())
+    assert (await stub.RetryRun(asked, metadata=metadata(), timeout=5)).run.retry_of == run.id
 
 
 async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with_0(

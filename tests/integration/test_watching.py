@@ -411,3 +411,17 @@ async def test_waiting_for_the_end_of_a_run(hub: Hub) -> None:
     async with asyncio.timeout(10):
         assert (await waiting).status == Run.SUCCEEDED
         assert (await hub.runs.ended(run)).status == Run.SUCCEEDED  # one that has ended already
+
+
+async def test_who_waits_for_the_end_of_a_run_is_told_at_a_stop_where_to_find_it(hub: Hub) -> None:
+    run = await hub.create()
+    waiting = asyncio.create_task(hub.runs.ended(run))
+    await eventually(lambda: hub.watchers.count)
+    stopping = ServiceError(Reason.SHUTTING_DOWN, "watch again after_sequence", retry_after=timedelta(seconds=1))
+    hub.watchers.end(stopping)
+    with pytest.raises(ServiceError) as failure:
+        await waiting
+    assert (failure.value.reason, failure.value.retry_after) == (Reason.SHUTTING_DOWN, stopping.retry_after)
+    assert failure.value.metadata == {"run_id": run.id}
+    assert f"run {run.id} goes on" in failure.value.message
+    assert "after_sequence" not in failure.value.message

@@ -14,7 +14,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
-        self.failures = 0
+        self.failures = 0  # of the database, before anything else
+        self.accidents = 0  # other failures, after those
         self.unreadable: dict[bytes, str] = {}  # the reason, by body
         self.poison: set[bytes] = set()  # bodies on which it breaks
         self.open = asyncio.Event()
@@ -30,6 +31,9 @@ class Inbox:
         if self.failures:
             self.failures -= 1
             raise database_unavailable()
+        if self.accidents:
+            self.accidents -= 1
+            raise ArithmeticError("by accident")
         if broken := self.poison.intersection(bodies):
             raise ArithmeticError(f"{len(broken)} on purpose")
         await self.open.wait()

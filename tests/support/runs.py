@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from playbooks.executor.v1.job_pb2 import RunEvent
-from playbooks.runs.v1.run_pb2 import Run, RunProgress
+from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunProgress
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
 from runs_service import messages
@@ -19,6 +19,14 @@ def request(**fields: Any) -> CreateRunRequest:
     """Return a request for a preview, unless `fields` say otherwise."""
     values = {"project_id": "p", "playbook_id": "missing_seo_title", "run_type": Run.PREVIEW_GENERATE} | fields
     return CreateRunRequest(**values)
+
+
+def large_rules() -> PlaybookRules:
+    """Return the largest rules that a request may have, nearly: 90 kB."""
+    wide = "\N{GRINNING FACE}"
+    rules = PlaybookRules(forbidden_phrases=[f"{n:04}{wide * 196}" for n in range(100)], prefix=wide * 500)
+    rules.find_replace.find = rules.find_replace.replace = wide * 1_000
+    return rules
 
 
 def new_run(now: datetime = NOW, **fields: Any) -> NewRun:

@@ -1,13 +1,21 @@
 import uuid
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
 from playbooks.executor.v1.catalog_service_pb2 import PutProductsRequest
+from playbooks.executor.v1.executor_service_pb2 import ExecuteRunRequest
+from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, GetRunRequest, ListRunsRequest, WatchRunRequest
 
 from servicekit.interceptors.validation import violations_of
 from tests.support.runs import request
+
+
+def job_with(**fields: Any) -> ExecuteRunRequest:
+    job = RunJob(run_id=str(uuid.uuid4()), project_id="p", playbook_id="x", run_type=Run.APPLY, **fields)
+    return ExecuteRunRequest(job=job)
 
 
 def fields(message: Message) -> list[str]:
@@ -38,6 +46,8 @@ def test_a_good_request_has_no_violations() -> None:
         (request(meta=RunMeta(rules=PlaybookRules(forbidden_phrases=["a", ""]))), "meta.rules.forbidden_phrases[1]"),
         (request(meta=RunMeta(rules=PlaybookRules(mode="a b"))), "meta.rules.mode"),
         (GetRunRequest(project_id="p", run_id="7"), "run_id"),
+        (job_with(scope_id="x" * 65), "job.scope_id"),
+        (job_with(rules_hash="x" * 65), "job.rules_hash"),
         (ListRunsRequest(project_id="p", limit=-1), "limit"),
         (ListRunsRequest(project_id="p", offset=-1), "offset"),
         (ListRunsRequest(project_id="p", status=99), "status"),  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from servicekit import batcher as batching
-from servicekit.batcher import TURNS, Batcher, Conflator
+from servicekit.batcher import TURNS, Batcher, Conflator, packed
 from servicekit.lifecycle import Ticker, Worker, running
 from servicekit.sweep import Sweep
 from tests.support.waiting import eventually
@@ -283,6 +283,16 @@ async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatc
         await batcher.submit(1)
 
 
+async def test_a_crowd_is_not_waited_for_while_the_loop_is_busy_with_other_things(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "IDLE", 60)  # the loop is never idle
+    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
+    async with running(batcher), asyncio.timeout(5):
+        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
+        await batcher.submit(1)
+
+
 async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "LOOK", 0.02)  # longer than the pauses between them
     crowds = Crowds()
@@ -309,6 +319,12 @@ async def test_a_batch_is_as_large_as_its_items_are_together() -> None:
     async with running(batcher):
         assert await lengths == [2, 3, 1, 8, 2]
     assert batches == [["aa", "bbb"], ["c"], ["dddddddd"], ["ee"]]
+
+
+def test_items_are_packed_in_order_into_batches_that_are_not_too_large() -> None:
+    items = ["aa", "bbb", "c", "dddddddd", "ee"]
+    assert list(packed(items, limit=5, size=len)) == [["aa", "bbb"], ["c"], ["dddddddd"], ["ee"]]
+    assert list(packed([], limit=5, size=len)) == []
 
 
 async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:

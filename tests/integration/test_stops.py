@@ -1,0 +1,213 @@
+"""Ending runs from outside: Stopper and DeadlineKeeper over a real PostgreSQL, and a real executor in this process."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from playbooks.executor.v1.executor_service_pb2 import ExecuteRunRequest
+from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
+from playbooks.runs.v1.run_pb2 import Run, RunMeta
+from sqlalchemy import text
+
+from devstack.ports import HOST, free_ports
+from executor_service import app as executor_app
+from executor_service.settings import ExecutorSettings
+from runs_service import messages, stop
+from runs_service.dispatch import Dispatcher
+from runs_service.events import EventApplier
+from runs_service.executor_client import ExecutorClient, ExecutorRefused
+from runs_service.inline import InlineExecution
+from runs_service.reconcile import Reconciler
+from runs_service.stop import DeadlineKeeper, Stopper
+from runs_service.store import Dispatchable, RunStore
+from servicekit.auth import ServiceTokens
+from servicekit.channel import open_channel
+from servicekit.clock import SystemClock
+from servicekit.database import Database
+from servicekit.server import MAX_MESSAGE_BYTES
+from tests.support.runs import large_rules, new_run
+
+LONG_AGO = timedelta(hours=1)
+
+
+class Desk:
+    """A process of runs_service as far as it ends runs. Its executor is at `target`."""
+
+    def __init__(self, database: Database, target: str, secret: str) -> None:
+        self.clock = SystemClock()
+        self.store = RunStore(database, reconcile_after=LONG_AGO)
+        self.announced: list[Run] = []
+        self.events = events = EventApplier(self.store, self.clock, announce=self.announced.extend)
+        self.channel = open_channel(target, executor_settings("", target))
+        self.executor = executor = ExecutorClient(self.channel, ServiceTokens(secret, service="test", clock=self.clock))
+        self.stopper = Stopper(self.store, executor, events, self.clock, announce=self.announced.extend)
+        self.deadlines = DeadlineKeeper(
+            self.store, executor, events, self.clock, self.stopper, announce=self.announced.extend
+        )
+
+    async def create(self, count: int = 1, *, age: timedelta = timedelta(0), **fields: Any) -> list[Run]:
+        now = self.clock.now() - age
+        wanted = [new_run(now, idempotency_key=f"{fields.get('playbook_id')} {n}", **fields) for n in range(count)]
+        return [stored.run for stored in await self.store.create(wanted)]
+
+    async def execute(self, runs: Sequence[Run]) -> None:
+        """Execute runs to their end at the executor, in whose opinion they have time; runs_service hears nothing."""
+        for run in runs:
+            job = messages.job(run, "r")
+            job.ClearField("deadline")
+            async for _ in ExecutorServiceStub(self.channel).ExecuteRun(ExecuteRunRequest(job=job), timeout=20):
+                pass
+
+    async def now(self, runs: Sequence[Run]) -> list[Run]:
+        return [found for run in runs if (found := await self.store.get(run.project_id, run.id))]
+
+    async def statuses(self, runs: Sequence[Run]) -> list[str]:
+        return [Run.Status.Name(run.status) for run in await self.now(runs)]
+
+
+def executor_settings(url: str, listen: str, **more: Any) -> ExecutorSettings:
+    values: dict[str, Any] = {"auth_mode": "disabled", "ai_provider": "offline"} | more
+    return ExecutorSettings(database_url=url or "postgresql://", listen=listen, **values)
+
+
+@asynccontextmanager
+async def desk_at(database: Database, target: str, *, secret: str = "y" * 32) -> AsyncIterator[Desk]:
+    desk = Desk(database, target, secret)
+    yield desk
+    await desk.channel.close()
+
+
+@pytest.fixture
+async def executor(executor_database: str) -> AsyncIterator[str]:
+    """The address of an executor."""
+    async with executor_app.serving(executor_settings(executor_database, f"{HOST}:0")) as server:
+        yield server.address
+
+
+@pytest.fixture
+async def desk(runs_database: Database, executor: str) -> AsyncIterator[Desk]:
+    async with desk_at(runs_database, executor) as desk:
+        yield desk
+
+
+@pytest.fixture
+async def lonely(runs_database: Database) -> AsyncIterator[Desk]:
+    """A desk whose executor is away."""
+    async with desk_at(runs_database, f"{HOST}:{free_ports(1)[0]}") as desk:
+        yield desk
+
+
+# Cancels
+
+
+async def pending(database: Database) -> int:
+    async with database.autocommit() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM runs.runs WHERE stop_pending"))).scalar_one())
+
+
+async def ask_to_stop(desk: Desk, runs: Sequence[Run]) -> None:
+    for run in runs:
+        await desk.store.request_stop(run.id)
+
+
+async def test_stops_of_runs_that_are_too_large_for_one_call_are_told_in_several(
+    desk: Desk, runs_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = await desk.create(stop.BATCH, meta=RunMeta(rules=large_rules()))
+    assert sum(run.ByteSize() for run in runs) > MAX_MESSAGE_BYTES
+    await ask_to_stop(desk, runs)
+    await desk.stopper.tick()
+    assert set(await desk.statuses(runs)) == {"CANCELLED"}
+    assert await pending(runs_database) == 0
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_stop_that_the_executor_refuses_holds_up_no_other(
+    desk: Desk, runs_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "BATCH", 2)
+    unknown = await desk.create(3, playbook_id="of a newer version")
+    runs = await desk.create(4)
+    await ask_to_stop(desk, [*unknown, *runs])
+    await desk.stopper.tick()
+    assert set(await desk.statuses(runs)) == {"CANCELLED"}
+    assert set(await desk.statuses(unknown)) == {"QUEUED"}
+    assert await pending(runs_database) == 3
+    assert desk.stopper.interval is None, "the sweep comes back to them"
+
+
+async def test_a_refused_cancel_is_told_to_who_asked_and_kept(desk: Desk, runs_database: Database) -> None:
+    (run,) = await desk.create(playbook_id="of a newer version")
+    with pytest.raises(ExecutorRefused, match="kept and told again"):
+        await desk.stopper.cancel(Dispatchable(run, "r"))
+    assert await desk.statuses([run]) == ["QUEUED"]
+    assert await pending(runs_database) == 1
+
+
+async def test_an_executor_that_is_away_is_tried_again_after_a_while_and_not_at_once(lonely: Desk) -> None:
+    runs = await lonely.create(2)
+    await lonely.stopper.cancel(Dispatchable(runs[0], "r"))
+    assert await lonely.statuses(runs) == ["CANCELLED", "QUEUED"]
+    assert lonely.stopper._woken.is_set()
+    lonely.stopper._woken.clear()  # as run() does
+    await lonely.stopper.tick()
+    assert not lonely.stopper._woken.is_set()
+    assert lonely.stopper.interval == stop.RETRY_INTERVAL
+
+
+async def test_an_executor_with_another_secret_makes_nobody_spin_and_ends_no_run(
+    runs_database: Database, executor_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = executor_settings(executor_database, f"{HOST}:0", auth_mode="jwt", auth_jwt_secret="x" * 32)
+    async with executor_app.serving(settings) as server, desk_at(runs_database, server.address) as desk:
+        runs = await desk.create(3, age=LONG_AGO)
+        await ask_to_stop(desk, runs)
+        await desk.stopper.tick()
+        await desk.deadlines.tick()
+        for ticker in (desk.stopper, desk.deadlines):
+            assert not ticker._woken.is_set()
+            assert ticker.interval is None
+        assert set(await desk.statuses(runs)) == {"QUEUED"}
+        await InlineExecution(desk.executor, desk.store, desk.events).execute(Dispatchable(runs[0], "r"))
+        impatient = RunStore(runs_database, reconcile_after=timedelta(0))
+        reconciler = Reconciler(
+            store=impatient,
+            executor=desk.executor,
+            events=desk.events,
+            dispatcher=Dispatcher(None, InlineExecution(desk.executor, desk.store, desk.events), fallback=False),
+        )
+        await impatient.mark_dispatched({run.id: 3600.0 for run in runs})
+        await reconciler.tick()
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert [error.split(":")[0].rpartition(" ")[2] for error in errors] == [
+        "CancelRuns",
+        "ReconcileRuns",
+        "ExecuteRun",
+        "ReconcileRuns",
+    ]
+    assert all("AUTH_JWT_SECRET" in error for error in errors)
+
+
+# Deadlines
+
+
+async def test_a_run_that_ended_in_time_at_the_executor_is_not_failed_while_its_event_is_on_the_way(desk: Desk) -> None:
+    done = await desk.create(2, age=LONG_AGO)
+    unheard_of = await desk.create(1, age=LONG_AGO, playbook_id="missing_seo_description")
+    await desk.execute(done)
+    await desk.deadlines.tick()
+    assert [run.error_code for run in await desk.now(done)] == ["PROJECT_NOT_FOUND"] * 2
+    assert [run.error_code for run in await desk.now(unheard_of)] == ["RUN_DEADLINE_EXCEEDED"]
+
+
+async def test_runs_past_their_deadline_end_while_no_executor_lives(
+    lonely: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "BATCH", 3)
+    runs = await lonely.create(5, age=LONG_AGO)
+    await lonely.deadlines.tick()
+    assert lonely.deadlines._woken.is_set(), "there are more"
+    await lonely.deadlines.tick()
+    assert [run.error_code for run in await lonely.now(runs)] == ["RUN_DEADLINE_EXCEEDED"] * 5
