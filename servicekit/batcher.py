@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
 IDLE = 0.002  # seconds without anything else to do after which a crowd is not waited for any more
-PATIENCE = 0.02  # seconds that a crowd is waited for at most; the loop may be busy with anything else
+PATIENCE = 0.05  # seconds that a crowd is waited for at most; the loop may be busy with anything else
 LOOK = 0.001  # seconds between two looks at that; epoll waits in whole milliseconds
 
 Item = TypeVar("Item")
