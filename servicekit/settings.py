@@ -4,39 +4,14 @@ import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from servicekit.addresses import Address, BrokerUrl
+
 Settings = TypeVar("Settings", bound="ServiceSettings")
-
-
-def _address(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"expected HOST:PORT, for instance 127.0.0.1:50051, and not {value!r}")
-    return value
-
-
-def _postgresql(value: str) -> str:
-    if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
-        raise ValueError("expected a URL like postgresql://user:password@host:5432/database")
-    return value.replace("postgres://", "postgresql://", 1)
-
-
-def _broker(value: str) -> str:
-    from kombu.transport import TRANSPORT_ALIASES
-
-    scheme, separator, _ = value.partition("://")
-    if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-        raise ValueError("expected a Kombu URL like redis://host:6379/0 or amqp://user:password@host:5672//")
-    return value
-
-
-Address = Annotated[str, AfterValidator(_address)]
-DatabaseUrl = Annotated[str, AfterValidator(_postgresql)]
-BrokerUrl = Annotated[str, AfterValidator(_broker)]
 
 
 def is_loopback(address: str) -> bool:

@@ -73,7 +73,7 @@ class Consumer(Worker):
         self._failures = 0  # in a row; what comes after a time without trouble is a new fault
 
     async def run(self) -> None:
-        """Consume until cancelled; a lost connection is replaced."""
+        """Consume until cancelled; a lost connection is replaced. Raises what goes wrong beyond that."""
         stopping = threading.Event()
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
@@ -81,7 +81,9 @@ class Consumer(Worker):
         def consume() -> None:
             try:
                 self._consume(stopping, loop)
-            finally:
+            except Exception as error:
+                loop.call_soon_threadsafe(ended.set_exception, error)
+            else:
                 loop.call_soon_threadsafe(ended.set_result, None)
 
         threading.Thread(target=consume, name=f"consume-{self._queue.name}", daemon=True).start()
@@ -90,17 +92,19 @@ class Consumer(Worker):
         finally:
             # The thread may be waiting for `handle`, which needs this loop, so wait without blocking it.
             stopping.set()
-            await ended
+            await asyncio.wait([ended])
 
     def _consume(self, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         self._failures = 0
         while not stopping.is_set():
-            connection = open_connection(self._url, socket_timeout=5)
+            connection: kombu.Connection | None = None
             try:
+                connection = open_connection(self._url, socket_timeout=5)
                 establish(connection)
                 self._drain(connection, stopping, loop)
             except Exception as error:
-                give_up(connection)
+                if connection is not None:
+                    give_up(connection)
                 self._connected.set(0)
                 delay = RECONNECT_DELAYS[min(self._failures, len(RECONNECT_DELAYS) - 1)]
                 log = logger.warning if self._failures == 0 else logger.debug
@@ -108,7 +112,8 @@ class Consumer(Worker):
                 self._failures += 1
                 stopping.wait(delay)
             finally:
-                collapse(connection)
+                if connection is not None:
+                    collapse(connection)
 
     def _drain(self, connection: kombu.Connection, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         arrived: list[Any] = []

@@ -61,6 +61,12 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
         ("METRICS_LISTEN", "9100", "HOST:PORT"),
         ("BROKER_URL", "127.0.0.1:6379", "redis://"),
         ("BROKER_URL", "http://127.0.0.1", "redis://"),
+        ("BROKER_URL", "redis://:hidden-password@127.0.0.1:6379x/0", "number for its port"),
+        ("BROKER_URL", "redis://:hidden-password/2@127.0.0.1:6379/0", "percent-encoded"),
+        ("BROKER_URL", "redis://[::1:6379/0", "redis://"),
+        ("BROKER_URL", "amqp://u:hidden-password@h:99999//", "amqp://"),
+        ("BROKER_URL", "amqp://u:p@h//;amqp://u:hidden-password@h:port//", "amqp://"),
+        ("BROKER_URL", "redis://:hidden-password@127.0.0.1:6379/jobs", "numbers"),
         ("ENABLE_QUEUE_PROCESSORS", "perhaps", "boolean"),
         ("RUNS_INLINE_FALLBACK", "2", "boolean"),
         ("RUNS_RECONCILE_SECONDS", "0", "greater than 0"),
@@ -86,6 +92,17 @@ def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
     assert allowed in told
     assert "hidden-password" not in told
     assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://", "redis://h", "redis://:p@h:6379/", "rediss://h/2", "redis+socket:///run/valkey.sock"),
+        *("amqp://", "amqp://u:p@h:5672//", "amqp://h1//;amqp://h2//", "memory://"),
+    ],
+)
+def test_every_url_that_kombu_reads_is_good(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, BROKER_URL=url).queue_url == url
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
