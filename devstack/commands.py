@@ -69,6 +69,9 @@ def up(
     """
     from devstack.stack import Stack, StackOptions
 
+    if runs_port == executor_port:
+        taken = f"both services would be at port {runs_port}"
+        _fail(StackError(f"{taken}; choose another for one of them with --runs-port or --executor-port"))
     _exit_on_signals()
     stack = Stack(
         StackOptions(
