@@ -23,7 +23,27 @@ def database_url(value: str) -> str:
     """Check the URL of a PostgreSQL database."""
     if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
         raise ValueError(f"expected a URL like {DATABASE_FORM}")
+    from sqlalchemy import exc, make_url
+
+    try:
+        url = make_url(value)
+        ports = [url.port, *_query_values(url.query.get("port"))]
+        if not all(0 < int(port) <= 65535 for port in ports if port is not None):
+            raise ValueError
+    except (ValueError, exc.ArgumentError):
+        raise ValueError(
+            f"cannot be read; expected a URL like {DATABASE_FORM}, with a number for its port, and what is special in "
+            "the password percent-encoded"
+        ) from None
+    # PostgreSQL's client would take one of the user's name, or whatever the machine's environment says.
+    if not (url.database or url.query.get("dbname") or url.query.get("service")):
+        raise ValueError(f"names no database; expected a URL like {DATABASE_FORM}")
     return value.replace("postgres://", "postgresql://", 1)
+
+
+def _query_values(value: str | tuple[str, ...] | None) -> list[str]:
+    together = value if isinstance(value, tuple) else (value or "",)
+    return [port for ports in together for port in ports.split(",") if port]
 
 
 def broker_url(value: str) -> str:

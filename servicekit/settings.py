@@ -1,15 +1,16 @@
 """Settings both services have: environment variables, read once into a frozen, validated object."""
 
-import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit.addresses import Address, BrokerUrl
+from servicekit.auth import load_public_keys
+from servicekit.certificates import require_certificates, require_key
 
 Settings = TypeVar("Settings", bound="ServiceSettings")
 
@@ -66,11 +67,33 @@ class ServiceSettings(BaseSettings):
             raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
         if self.tls_client_ca_file and not self.tls_cert_file:
             raise ValueError("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_good(self) -> Self:
         for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file"):
             file: Path | None = getattr(self, name)
-            if file is not None and not os.access(file, os.R_OK):
-                raise ValueError(f"{name.upper()}: {file} is no file that can be read")
+            if file is None:
+                continue
+            try:
+                file.open("rb").close()
+                if name == "auth_jwt_public_key_file":
+                    load_public_keys(file)
+                elif name == "tls_key_file" and self.tls_cert_file:
+                    require_key(file, self.tls_cert_file)
+                else:
+                    require_certificates(file)
+            except OSError as error:
+                raise ValueError(f"{name.upper()}: {file} cannot be read: {error.strerror}") from None
+            except ValueError as error:
+                raise ValueError(f"{name.upper()}: {error}") from None
         return self
+
+    @property
+    def listen_variable(self) -> str:
+        """The name of the environment variable that `listen` comes from."""
+        alias = type(self).model_fields["listen"].validation_alias
+        return str(alias.choices[0]) if isinstance(alias, AliasChoices) else "LISTEN"
 
     @property
     def queue_url(self) -> str | None:
