@@ -1,5 +1,6 @@
 """How to reach a service: its address and a token, given by hand or found in the folder of a local stack."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ from runs_client.client import RunsClient
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
 
+TOKEN_VARIABLE = "PLAYBOOK_RUNS_TOKEN"  # noqa: S105  # its name
 DEFAULT_TARGETS = {"runs": "127.0.0.1:50051", "executor": "127.0.0.1:50052"}
 
 
@@ -41,6 +43,7 @@ def find_access(
 
     What is not given comes from the stack that runs in `data_dir`, or in the default folder: its address, and an
     OWNER token for the project, made with the stack's own secret. A token is made only for the stack's own address.
+    PLAYBOOK_RUNS_TOKEN comes before the token of a stack that was not named, and after that of one that was.
     Raises CommandError when `data_dir` was given and no stack runs there, or a file cannot be read.
     """
     from devstack.datadir import DataDir, default_data_dir
@@ -48,16 +51,24 @@ def find_access(
 
     if ca_file and not ca_file.is_file():
         raise CommandError(f"{ca_file}: there is no such file: name the certificates to trust with --ca-file")
+    from_environment = os.environ.get(TOKEN_VARIABLE, "")
     stack = DataDir(data_dir or default_data_dir())
     info = stack.info()
     if info is None:
         if data_dir and not target:
             raise CommandError(f"no stack runs in {data_dir}: start it with `playbook-runs up --data-dir {data_dir}`")
-        return Access(target or DEFAULT_TARGETS[service], token or "", ca_file)
+        return Access(target or DEFAULT_TARGETS[service], token or from_environment, ca_file)
     targets = info.runs_targets if service == "runs" else info.executor_targets
-    if not token and target in (None, *targets):
+    is_its_own = target is None or _spelled_out(target) in targets
+    if not token and is_its_own and (data_dir or not from_environment):
         try:
             token = stack.secrets().token({project: "OWNER"}, user="local-user")
         except StackError as error:
             raise CommandError(str(error)) from error
-    return Access(target or targets[0], token or "", ca_file)
+    return Access(target or targets[0], token or from_environment, ca_file)
+
+
+def _spelled_out(target: str) -> str:
+    """Return HOST:PORT as a stack writes its own."""
+    host, _, port = target.rpartition(":")
+    return f"127.0.0.1:{port}" if host.lower() == "localhost" else target

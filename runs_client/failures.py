@@ -19,7 +19,8 @@ def explain(error: ServiceCallError) -> str:
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer from {error.target} in time; what it accepted goes on: look with `playbook-runs list`"
     if error.code is grpc.StatusCode.UNAUTHENTICATED:
-        return f"{error.message} (give a token with --token, or name a local stack's folder with --data-dir)"
+        remedy = "give a token with --token or PLAYBOOK_RUNS_TOKEN, or name a local stack's folder with --data-dir"
+        return f"{error.message} ({remedy})"
     if len(error.violations) > 1:
         return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
     return error.message

@@ -29,8 +29,7 @@ TokenOption = Annotated[
     typer.Option(
         "--token",
         metavar="JWT",
-        envvar="PLAYBOOK_RUNS_TOKEN",
-        help="Who you are. [default: an OWNER token for the local stack]",
+        help="Who you are. [default: PLAYBOOK_RUNS_TOKEN, or an OWNER token for the local stack; with --data-dir that]",
     ),
 ]
 DataDirOption = Annotated[

@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from devstack.datadir import DataDir, Secrets, StackInfo
-from runs_client.access import Access, find_access
+from runs_client.access import TOKEN_VARIABLE, Access, find_access
 from runs_client.failures import CommandError
 
 INFO = StackInfo(
@@ -38,6 +38,7 @@ def found(service: Any = "runs", **given: Any) -> Access:
 @pytest.fixture(autouse=True)
 def _no_default_stack(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
 
 
 def test_without_a_stack_the_default_addresses_are_tried() -> None:
@@ -65,6 +66,26 @@ def test_the_stack_in_the_default_folder_is_found(tmp_path: Path, monkeypatch: p
 def test_what_is_given_counts(tmp_path: Path, secrets: Secrets) -> None:
     assert found(target="example.com:443", token="mine", data_dir=tmp_path) == Access("example.com:443", "mine")
     assert found(token="mine", data_dir=tmp_path) == Access("127.0.0.1:1001", "mine")
+
+
+def test_the_environments_token_counts_before_a_stack_that_was_not_named_and_after_one_that_was(
+    tmp_path: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "theirs")
+    assert found().token == "theirs"
+    assert found(token="mine", data_dir=tmp_path).token == "mine"
+    assert jwt.decode(found(data_dir=tmp_path).token, secrets.jwt_secret, algorithms=["HS256"])
+    assert found(target="example.com:443", data_dir=tmp_path).token == "theirs"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path.parent))
+    tmp_path.rename(tmp_path.parent / "playbook-runs")
+    assert found() == Access("127.0.0.1:1001", "theirs")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST"])
+def test_localhost_is_the_stacks_own_address(host: str, tmp_path: Path, secrets: Secrets) -> None:
+    access = found(target=f"{host}:1001", data_dir=tmp_path)
+    assert (access.target, bool(access.token)) == (f"{host}:1001", True)
+    assert found(target=f"{host}:1002", data_dir=tmp_path).token == ""
 
 
 def test_another_replica_of_the_stack_gets_a_token(tmp_path: Path, secrets: Secrets) -> None:
