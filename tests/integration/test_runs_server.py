@@ -26,6 +26,9 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST, free_ports
 from devstack.valkey import Valkey
+from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError
+from runs_client.failures import explain
 from runs_service import stream
 from runs_service.events import EVENTS_QUEUE
 from servicekit.broker import Publisher
@@ -97,9 +100,13 @@ async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
+def token(role: str = "OWNER") -> str:
     claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
-    return (("authorization", f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"), *more.items())
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token(role)}"), *more.items())
 
 
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
@@ -270,8 +277,35 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
             assert await serving(channel) is not mutual
         async with grpc.aio.insecure_channel(service.address) as channel:
             assert not await serving(channel)
+
+        own = {"cert_file": client_certificate, "key_file": client_key}
+        assert "has no run" in await told(service, ca_file=authority.file, **own)
+        without_certificate = await told(service, ca_file=authority.file)
+        assert ("has no run" in without_certificate) is not mutual
+        assert ("--cert-file" in without_certificate) is mutual
+        assert "--ca-file" in await told(service)
+        stranger = await told(service, ca_file=Authority(tmp_path / "stranger").file, **own)
+        assert stranger.startswith(f"no TLS with {service.address}: check --ca-file")
+        assert "certificate" in stranger.rpartition("SSL_ERROR")[2]  # in gRPC's own words
+
+        assert probe(service, "--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key)
+        assert probe(service, "--ca-file", authority.file) is not mutual
+        assert not probe(service)
     finally:
         service.stop()
+
+
+async def told(service: Service, **tls: Path) -> str:
+    """What our client tells of a run that is not there."""
+    async with RunsClient(service.address, token=token(), **tls) as client:
+        with pytest.raises(ServiceCallError) as refusal:
+            await client.get("p", NOBODY)
+    return explain(refusal.value)
+
+
+def probe(service: Service, *options: object) -> bool:
+    command = [sys.executable, "-m", "servicekit.health_probe", service.address, *map(str, options)]
+    return subprocess.run(command, check=False).returncode == 0
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(

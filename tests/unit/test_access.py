@@ -11,6 +11,7 @@ import pytest
 from devstack.datadir import DataDir, Secrets, StackInfo
 from runs_client.access import TOKEN_VARIABLE, Access, find_access
 from runs_client.failures import CommandError
+from tests.support.certificates import Authority
 
 INFO = StackInfo(
     pid=os.getpid(),
@@ -103,6 +104,24 @@ def test_a_stack_that_ended_is_no_stack(tmp_path: Path, secrets: Secrets) -> Non
         found(data_dir=tmp_path)
 
 
-def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=r"ca\.pem: there is no such file"):
-        found(ca_file=tmp_path / "ca.pem")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"ca_file": "none.pem"}, "--ca-file: .*none.pem cannot be read: No such file"),
+        ({"ca_file": "."}, "--ca-file: .* cannot be read: Is a directory"),
+        ({"ca_file": "server.key"}, "--ca-file: .*server.key has no certificate"),
+        ({"cert_file": "server.key", "key_file": "server.key"}, "--cert-file: .*server.key has no certificate"),
+        ({"cert_file": "server.pem", "key_file": "server.pem"}, "--key-file: .*server.pem has no private key"),
+        ({"cert_file": "server.pem", "key_file": "other.key"}, "--key-file: .* the key of another certificate"),
+        ({"cert_file": "server.pem"}, "--cert-file and --key-file go together"),
+        ({"key_file": "server.key"}, "--cert-file and --key-file go together"),
+    ],
+)
+def test_certificates_that_cannot_be_used_are_told(given: dict[str, str], told: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server")
+    authority.issue("other")
+    good = {"ca_file": authority.file, "cert_file": certificate, "key_file": key}
+    assert found(**good) == Access("127.0.0.1:50051", **good)
+    with pytest.raises(CommandError, match=told):
+        found(**{option: tmp_path / file for option, file in given.items()})
