@@ -51,6 +51,12 @@ class Principal:
         if self.unrestricted:
             return
         role = self.role_in(project_id)
+        if needed is Role.SERVICE and role is not Role.SERVICE:
+            raise ServiceError(
+                Reason.ROLE_TOO_LOW,
+                "this method is for the services themselves (role SERVICE), and the token is not of one",
+                metadata={"required_role": needed.name} | ({"role": role.name} if role else {}),
+            )
         if role is None:
             raise ServiceError(
                 Reason.PROJECT_ACCESS_DENIED,
