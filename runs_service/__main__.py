@@ -32,6 +32,8 @@ environment variables (default):
   AUTH_JWT_SECRET           HS256 secret, 32 characters or more
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
+  TLS_CA_FILE               certificates to trust when calling the other service; unset: TLS_CLIENT_CA_FILE,
+                            else our own certificate
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)

@@ -44,6 +44,8 @@ class ServiceSettings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_client_ca_file: Path | None = None
+    # Whom to trust when calling the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
+    tls_ca_file: Path | None = None
 
     metrics_listen: Address | None = None
     log_format: Literal["json", "console"] = "json"
@@ -71,7 +73,7 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _files_are_good(self) -> Self:
-        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file"):
+        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file"):
             file: Path | None = getattr(self, name)
             if file is None:
                 continue

@@ -288,7 +288,13 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
         assert stranger.startswith(f"no TLS with {service.address}: check --ca-file")
         assert "certificate" in stranger.rpartition("SSL_ERROR")[2]  # in gRPC's own words
 
-        assert probe(service, "--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key)
+        options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
+        asking = ["get", NOBODY, "--project", "p", "--target", service.address, "--token", token(), *options]
+        command = [sys.executable, "-m", "runs_client", *map(str, asking)]
+        by_hand = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "has no run" in by_hand.stderr
+
+        assert probe(service, *options)
         assert probe(service, "--ca-file", authority.file) is not mutual
         assert not probe(service)
     finally:
