@@ -289,11 +289,7 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
         assert "certificate" in stranger.rpartition("SSL_ERROR")[2]  # in gRPC's own words
 
         options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
-        asking = ["get", NOBODY, "--project", "p", "--target", service.address, "--token", token(), *options]
-        command = [sys.executable, "-m", "runs_client", *map(str, asking)]
-        by_hand = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "has no run" in by_hand.stderr
-
+        assert "has no run" in told_by_hand(service, *options)
         assert probe(service, *options)
         assert probe(service, "--ca-file", authority.file) is not mutual
         assert not probe(service)
@@ -307,6 +303,12 @@ async def told(service: Service, **tls: Path) -> str:
         with pytest.raises(ServiceCallError) as refusal:
             await client.get("p", NOBODY)
     return explain(refusal.value)
+
+
+def told_by_hand(service: Service, *options: object) -> str:
+    asking = ["get", NOBODY, "--project", "p", "--target", service.address, "--token", token(), *options]
+    command = [sys.executable, "-m", "runs_client", *map(str, asking)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
 def probe(service: Service, *options: object) -> bool:
