@@ -12,6 +12,8 @@ import typer
 from devstack.datadir import DataDir, Secrets, default_data_dir
 from devstack.errors import StackError
 
+LONGEST_HOURS = 100 * 365 * 24  # a century
+
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
@@ -69,6 +71,9 @@ def up(
     """
     from devstack.stack import Stack, StackOptions
 
+    if runs_port == executor_port:
+        taken = f"both services would be at port {runs_port}"
+        _fail(StackError(f"{taken}; choose another for one of them with --runs-port or --executor-port"))
     _exit_on_signals()
     stack = Stack(
         StackOptions(
@@ -100,7 +105,7 @@ def token(
         ),
     ],
     user: Annotated[str, typer.Option(metavar="U", help="The user's id, as runs will show it.")] = "local-user",
-    hours: Annotated[float, typer.Option(metavar="H", min=0, help="How long it is valid.")] = 12.0,
+    hours: Annotated[float, typer.Option(metavar="H", min=0, max=LONGEST_HOURS, help="How long it is valid.")] = 12.0,
     data_dir: DataDirOption = None,
     secret: Annotated[
         str,
@@ -116,6 +121,8 @@ def token(
         -d '{"project_id": "shop-1"}' \\
         127.0.0.1:50051 playbooks.runs.v1.RunsService/ListRuns
     """
+    for text in (project, user):
+        text.encode()  # raises UnicodeEncodeError; JSON would write it as something nobody can name
     try:
         secrets = Secrets(jwt_secret=secret) if secret else DataDir(data_dir or default_data_dir()).secrets()
     except StackError as error:

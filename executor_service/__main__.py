@@ -57,9 +57,9 @@ def main() -> int:
     logs.configure(service=app.NAME, format=loaded.log_format, level=loaded.log_level)
     if command == "migrate":
         app.migrate(loaded)
-    else:
-        return workers.run(loaded.workers, loaded.listen, lambda number: _serve(loaded.of_worker(number)))
-    return 0
+        return 0
+    variable = loaded.listen_variable
+    return workers.run(loaded.workers, loaded.listen, lambda n: _serve(loaded.of_worker(n)), variable=variable)
 
 
 def _serve(loaded: ExecutorSettings) -> None:

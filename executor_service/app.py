@@ -55,8 +55,8 @@ async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
 
 
 def migrate(settings: ExecutorSettings) -> None:
-    """Bring the schema up to date. Raises sqlalchemy.exc.OperationalError when there is no database."""
-    migrations.upgrade(settings.database_url, MIGRATIONS)
+    """Bring the schema up to date. Raises SystemExit when there is no database."""
+    migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="EXECUTOR_DATABASE_URL")
 
 
 @asynccontextmanager

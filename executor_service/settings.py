@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 
-from servicekit.settings import Address, DatabaseUrl, ServiceSettings
+from servicekit.addresses import Address, DatabaseUrl
+from servicekit.settings import ServiceSettings
 
 
 class ExecutorSettings(ServiceSettings):

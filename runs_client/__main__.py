@@ -43,6 +43,10 @@ def main() -> None:
         fail(explain(error))
     except (CommandError, CatalogFileError) as error:
         fail(str(error))
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":
+            raise  # the terminal's, which is no fault of an argument
+        fail(f"{error.object!a} is no text: an argument is not in UTF-8")
 
 
 def fail(message: str) -> None:

@@ -1,5 +1,6 @@
 """How to reach a service: its address and a token, given by hand or found in the folder of a local stack."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,24 +9,31 @@ from runs_client.client import RunsClient
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
 
+TOKEN_VARIABLE = "PLAYBOOK_RUNS_TOKEN"  # noqa: S105  # its name
 DEFAULT_TARGETS = {"runs": "127.0.0.1:50051", "executor": "127.0.0.1:50052"}
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """An address, the token to send there ("": none), and the certificates to trust (None: no TLS)."""
+    """An address, the token to send there ("": none), the certificates to trust and our own (None: no TLS)."""
 
     target: str
     token: str = ""
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     def runs(self) -> RunsClient:
         """Return a client of the runs_service there."""
-        return RunsClient(self.target, token=self.token, ca_file=self.ca_file)
+        return RunsClient(
+            self.target, token=self.token, ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file
+        )
 
     def executor(self) -> ExecutorClient:
         """Return a client of the executor_service there."""
-        return ExecutorClient(self.target, token=self.token, ca_file=self.ca_file)
+        return ExecutorClient(
+            self.target, token=self.token, ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file
+        )
 
 
 def find_access(
@@ -35,29 +43,59 @@ def find_access(
     target: str | None,
     token: str | None,
     data_dir: Path | None,
-    ca_file: Path | None,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
 ) -> Access:
     """Return how to reach a service.
 
     What is not given comes from the stack that runs in `data_dir`, or in the default folder: its address, and an
     OWNER token for the project, made with the stack's own secret. A token is made only for the stack's own address.
-    Raises CommandError when `data_dir` was given and no stack runs there, or a file cannot be read.
+    PLAYBOOK_RUNS_TOKEN comes before the token of a stack that was not named, and after that of one that was.
+    Raises CommandError when `data_dir` was given and no stack runs there, or a file cannot be read or used.
     """
     from devstack.datadir import DataDir, default_data_dir
     from devstack.errors import StackError
 
-    if ca_file and not ca_file.is_file():
-        raise CommandError(f"{ca_file}: there is no such file: name the certificates to trust with --ca-file")
+    _check_certificates(ca_file, cert_file, key_file)
+    from_environment = os.environ.get(TOKEN_VARIABLE, "")
     stack = DataDir(data_dir or default_data_dir())
     info = stack.info()
     if info is None:
         if data_dir and not target:
             raise CommandError(f"no stack runs in {data_dir}: start it with `playbook-runs up --data-dir {data_dir}`")
-        return Access(target or DEFAULT_TARGETS[service], token or "", ca_file)
+        return Access(target or DEFAULT_TARGETS[service], token or from_environment, ca_file, cert_file, key_file)
     targets = info.runs_targets if service == "runs" else info.executor_targets
-    if not token and target in (None, *targets):
+    is_its_own = target is None or _spelled_out(target) in targets
+    if not token and is_its_own and (data_dir or not from_environment):
         try:
             token = stack.secrets().token({project: "OWNER"}, user="local-user")
         except StackError as error:
             raise CommandError(str(error)) from error
-    return Access(target or targets[0], token or "", ca_file)
+    return Access(target or targets[0], token or from_environment, ca_file, cert_file, key_file)
+
+
+def _check_certificates(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:
+    from servicekit.certificates import require_certificates, require_key
+
+    if bool(cert_file) != bool(key_file):
+        raise CommandError("--cert-file and --key-file go together: give both, or none")
+    for option, file in (("--ca-file", ca_file), ("--cert-file", cert_file), ("--key-file", key_file)):
+        if file is None:
+            continue
+        try:
+            file.open("rb").close()
+            if option == "--key-file" and cert_file:
+                require_key(file, cert_file)
+            else:
+                require_certificates(file)
+        except OSError as error:
+            raise CommandError(f"{option}: {file} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise CommandError(f"{option}: {error}") from error
+
+
+def _spelled_out(target: str) -> str:
+    """Return HOST:PORT as a stack writes its own."""
+    host, _, port = target.rpartition(":")
+    return f"127.0.0.1:{port}" if host.lower() == "localhost" else target

@@ -64,15 +64,32 @@ class Connection:
     """A channel to `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
     `token` is the JWT to send with each call, "" for none. `ca_file` has the PEM certificates to trust and turns TLS
-    on. `timeout` is in seconds.
+    on; `cert_file` and `key_file`, which go together and turn it on too, are the client's own certificate for a service
+    that wants one. `timeout` is in seconds. Raises ServiceCallError for a token that no call can carry.
     """
 
-    def __init__(self, target: str, *, token: str = "", ca_file: Path | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str = "",
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        _require_sendable(token, target)
         self.target = target
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._timeout = timeout
-        if ca_file:
-            credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
+        if bool(cert_file) != bool(key_file):
+            raise ValueError("cert_file and key_file go together: give both, or none")
+        if ca_file or cert_file:
+            credentials = grpc.ssl_channel_credentials(
+                root_certificates=ca_file.read_bytes() if ca_file else None,
+                private_key=key_file.read_bytes() if key_file else None,
+                certificate_chain=cert_file.read_bytes() if cert_file else None,
+            )
             self.channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
         else:
             self.channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
@@ -101,3 +118,14 @@ class Connection:
             return await method(request, metadata=self.metadata, timeout=deadline or self._timeout)
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self.target) from error
+
+
+def _require_sendable(token: str, target: str) -> None:
+    """Refuse what gRPC cannot put into a header: it ends the call with an error that says nothing."""
+    if not (token.isascii() and token.isprintable()):
+        raise ServiceCallError(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "TOKEN_INVALID",
+            "the token has a line break or a character that no JWT has: it is one line of letters, digits, - _ and .",
+            target=target,
+        )

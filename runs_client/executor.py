@@ -38,12 +38,24 @@ PAGE = 500  # products or items
 class ExecutorClient:
     """A client of executor_service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
-    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on. Every
-    method raises ServiceCallError when its call fails.
+    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
+    and `key_file` are the client's own certificate under mutual TLS. Every method raises ServiceCallError when its call
+    fails.
     """
 
-    def __init__(self, target: str, *, token: str = "", ca_file: Path | None = None, timeout: float = TIMEOUT) -> None:
-        self._connection = Connection(target, token=token, ca_file=ca_file, timeout=timeout)
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str = "",
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._connection = Connection(
+            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, timeout=timeout
+        )
         self._catalog = CatalogServiceStub(self._connection.channel)
         self._executor = ExecutorServiceStub(self._connection.channel)
 

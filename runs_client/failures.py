@@ -1,8 +1,13 @@
 """What goes wrong at the command line, in one line for the person who sits there."""
 
+import re
+
 import grpc
 
 from runs_client.errors import ServiceCallError
+
+_TLS = re.compile(r"handshake|ssl|certificate", re.IGNORECASE)
+_HANGS_UP = re.compile(r"socket closed|reset by peer|broken pipe", re.IGNORECASE)
 
 
 class CommandError(Exception):
@@ -12,14 +17,27 @@ class CommandError(Exception):
 def explain(error: ServiceCallError) -> str:
     """Return what a failed call means to somebody at a terminal, and what to do next."""
     if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
-        return (
-            f"nothing answers at {error.target}: start the stack with `playbook-runs up`, "
-            "or name a running one with --data-dir, --target or --executor-target"
-        )
+        return _unreachable(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer from {error.target} in time; what it accepted goes on: look with `playbook-runs list`"
     if error.code is grpc.StatusCode.UNAUTHENTICATED:
-        return f"{error.message} (give a token with --token, or name a local stack's folder with --data-dir)"
+        remedy = "give a token with --token or PLAYBOOK_RUNS_TOKEN, or name a local stack's folder with --data-dir"
+        return f"{error.message} ({remedy})"
     if len(error.violations) > 1:
         return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
     return error.message
+
+
+def _unreachable(error: ServiceCallError) -> str:
+    if _TLS.search(error.message):
+        remedy = "check --ca-file, --cert-file and --key-file, and that the service's certificate names its address"
+        return f"no TLS with {error.target}: {remedy}: {' '.join(error.message.split())}"
+    if _HANGS_UP.search(error.message):
+        return (
+            f"{error.target} hangs up: perhaps it wants TLS (--ca-file) or a certificate of yours (--cert-file, "
+            "--key-file), or it is stopping"
+        )
+    return (
+        f"nothing answers at {error.target}: start the stack with `playbook-runs up`, "
+        "or name a running one with --data-dir, --target or --executor-target"
+    )

@@ -70,7 +70,7 @@ class RunWatch:
                             return
                 if await self._has_seen_the_end():
                     return
-                failure = ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", "the stream ended before the run did")
+                failure = self._silence("the stream ended before the run did")
             except ServiceCallError as error:
                 if error.reason == "SEQUENCE_EXPIRED" and self._position is not None:
                     self._position = None
@@ -95,11 +95,12 @@ class RunWatch:
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self._connection.target) from error
         except TimeoutError as error:
-            raise ServiceCallError(
-                grpc.StatusCode.UNAVAILABLE, "", f"nothing came for {SILENCE:.0f} s, not even a heartbeat"
-            ) from error
+            raise self._silence(f"nothing came for {SILENCE:.0f} s, not even a heartbeat") from error
         finally:
             call.cancel()
+
+    def _silence(self, message: str) -> ServiceCallError:
+        return ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", message, target=self._connection.target)
 
     def _heard(self, response: WatchRunResponse) -> None:
         self._position = response.run.sequence

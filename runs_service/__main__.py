@@ -32,6 +32,8 @@ environment variables (default):
   AUTH_JWT_SECRET           HS256 secret, 32 characters or more
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
+  TLS_CA_FILE               certificates to trust when calling the other service; unset: TLS_CLIENT_CA_FILE,
+                            else our own certificate
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
@@ -52,9 +54,9 @@ def main() -> int:
     logs.configure(service=app.NAME, format=loaded.log_format, level=loaded.log_level)
     if command == "migrate":
         app.migrate(loaded)
-    else:
-        return workers.run(loaded.workers, loaded.listen, lambda number: _serve(loaded.of_worker(number)))
-    return 0
+        return 0
+    variable = loaded.listen_variable
+    return workers.run(loaded.workers, loaded.listen, lambda n: _serve(loaded.of_worker(n)), variable=variable)
 
 
 def _serve(loaded: RunsSettings) -> None:

@@ -44,8 +44,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(settings: RunsSettings) -> None:
-    """Bring the schema `runs` up to date; safe to run from many processes at once."""
-    migrations.upgrade(settings.database_url, MIGRATIONS)
+    """Bring the schema `runs` up to date; safe to run from many processes at once. Raises SystemExit when there is no
+    database."""
+    migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="RUNS_DATABASE_URL")
 
 
 async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from pydantic import AliasChoices, Field
 
-from servicekit.settings import Address, DatabaseUrl, ServiceSettings
+from servicekit.addresses import Address, DatabaseUrl
+from servicekit.settings import ServiceSettings
 
 
 class RunsSettings(ServiceSettings):

@@ -51,6 +51,12 @@ class Principal:
         if self.unrestricted:
             return
         role = self.role_in(project_id)
+        if needed is Role.SERVICE and role is not Role.SERVICE:
+            raise ServiceError(
+                Reason.ROLE_TOO_LOW,
+                "this method is for the services themselves (role SERVICE), and the token is not of one",
+                metadata={"required_role": needed.name} | ({"role": role.name} if role else {}),
+            )
         if role is None:
             raise ServiceError(
                 Reason.PROJECT_ACCESS_DENIED,
@@ -167,13 +173,19 @@ def _projects(claims: dict[str, Any]) -> dict[str, Any]:
 
 def load_public_keys(file: Path) -> dict[str | None, Any]:
     """Read a PEM public key or a JWKS file; return the keys by key id (None: no id). Raises ValueError."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     content = file.read_bytes()
-    if content.lstrip().startswith(b"{"):
-        keys = jwt.PyJWKSet.from_dict(json.loads(content)).keys
-        return {key.key_id: key.key for key in keys}
-    return {None: load_pem_public_key(content)}
+    if b"-----BEGIN CERTIFICATE-----" in content:
+        raise ValueError(f"{file} has a certificate; the public key in it is wanted: openssl x509 -pubkey -noout")
+    try:
+        if content.lstrip().startswith(b"{"):
+            keys = jwt.PyJWKSet.from_dict(json.loads(content)).keys
+            return {key.key_id: key.key for key in keys}
+        return {None: load_pem_public_key(content)}
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{file} has no PEM public key (-----BEGIN PUBLIC KEY-----) and no JWKS") from error
 
 
 class ServiceTokens:

@@ -33,8 +33,8 @@ _SERVICE_CONFIG = json.dumps(
 
 
 def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
-    """Return a channel to HOST:PORT: over TLS when this service has a certificate, with it as client
-    certificate under mutual TLS."""
+    """Return a channel to HOST:PORT: over TLS when this service has a certificate or is told whom to trust
+    (TLS_CA_FILE), with its certificate as client certificate under mutual TLS."""
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -48,13 +48,14 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 500),
     )
-    if not settings.tls_cert_file or not settings.tls_key_file:
+    trusted = settings.tls_ca_file or settings.tls_client_ca_file or settings.tls_cert_file
+    if not trusted:
         return grpc.aio.insecure_channel(target, options=options)
-    client_ca = settings.tls_client_ca_file
-    certificate = settings.tls_cert_file.read_bytes()
+    key, certificate = settings.tls_key_file, settings.tls_cert_file
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=client_ca.read_bytes() if client_ca else certificate,
-        private_key=settings.tls_key_file.read_bytes() if client_ca else None,
-        certificate_chain=certificate if client_ca else None,
+        root_certificates=trusted.read_bytes(),
+        # Sent only to a service that asks for it.
+        private_key=key.read_bytes() if key else None,
+        certificate_chain=certificate.read_bytes() if certificate else None,
     )
     return grpc.aio.secure_channel(target, credentials, options=options)

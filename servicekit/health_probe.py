@@ -1,6 +1,8 @@
 """Ask for a service's health over gRPC, from containers and scripts: `python -m servicekit.health_probe HOST:PORT`."""
 
+import argparse
 import sys
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -10,9 +12,17 @@ TIMEOUT = 3.0  # seconds
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
-def is_serving(target: str, timeout: float = TIMEOUT) -> bool:
-    """Say whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds."""
-    with grpc.insecure_channel(target, options=OPTIONS) as channel:
+def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelCredentials | None = None) -> bool:
+    """Say whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds.
+
+    Over TLS with `credentials`.
+    """
+    channel = (
+        grpc.secure_channel(target, credentials, options=OPTIONS)
+        if credentials
+        else grpc.insecure_channel(target, options=OPTIONS)
+    )
+    with channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError:
@@ -22,10 +32,22 @@ def is_serving(target: str, timeout: float = TIMEOUT) -> bool:
 
 def main() -> None:
     """Exit with 0 if the service serves, 1 if not, 2 if it is not said which."""
-    if len(sys.argv) != 2:
-        print("usage: python -m servicekit.health_probe HOST:PORT", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    sys.exit(0 if is_serving(sys.argv[1]) else 1)
+    parser = argparse.ArgumentParser(
+        prog="python -m servicekit.health_probe", description="Exit with 0 if a service serves, and 1 if it does not."
+    )
+    parser.add_argument("target", metavar="HOST:PORT")
+    parser.add_argument("--ca-file", metavar="PEM", type=Path, help="use TLS, and trust these certificates")
+    parser.add_argument("--cert-file", metavar="PEM", type=Path, help="our own certificate, for mutual TLS")
+    parser.add_argument("--key-file", metavar="PEM", type=Path, help="the key of --cert-file")
+    given = parser.parse_args()
+    if bool(given.cert_file) != bool(given.key_file):
+        parser.error("--cert-file and --key-file go together: give both, or none")
+    try:
+        ca, key, certificate = (file and file.read_bytes() for file in (given.ca_file, given.key_file, given.cert_file))
+    except OSError as error:
+        parser.error(f"{error.filename} cannot be read: {error.strerror}")
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate) if ca or certificate else None
+    sys.exit(0 if is_serving(given.target, credentials=credentials) else 1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,6 @@ class Metrics:
         """Serve the measurements at HOST:PORT, in a thread, until the process ends."""
         host, _, port = address.rpartition(":")
         try:
-            start_http_server(int(port), host, self.registry)
+            start_http_server(int(port), host.strip("[]"), self.registry)
         except OSError as error:
             raise SystemExit(f"cannot listen on {address} (METRICS_LISTEN): {error.strerror}") from error

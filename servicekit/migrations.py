@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import MetaData, create_engine, pool, text
+from sqlalchemy import MetaData, create_engine, make_url, pool, text
+from sqlalchemy.exc import OperationalError
 
 from servicekit.database import CONNECT_TIMEOUT, driver_url
 
@@ -24,6 +25,17 @@ def upgrade(url: str, scripts: Path) -> None:
     from alembic import command
 
     command.upgrade(config(url, scripts), "head")
+
+
+def upgrade_or_exit(url: str, scripts: Path, *, variable: str) -> None:
+    """`upgrade` as a command. Raises SystemExit, naming the `variable` the URL is from, when there is no database."""
+    try:
+        upgrade(url, scripts)
+    except OperationalError as error:
+        what = " ".join(str(error.orig).split())
+        if password := make_url(url).password:
+            what = what.replace(str(password), "***")
+        raise SystemExit(f"{variable}: the database cannot be brought up to date: {what}") from None
 
 
 def run_environment(metadata: MetaData) -> None:

@@ -23,7 +23,7 @@ from servicekit.interceptors.validation import Validation
 from servicekit.lifecycle import settle
 from servicekit.metrics import Metrics
 from servicekit.settings import ServiceSettings
-from servicekit.sockets import hang_up
+from servicekit.sockets import hang_up, obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -139,4 +139,5 @@ class Server:
                 return self._server.add_secure_port(settings.listen, credentials)
             return self._server.add_insecure_port(settings.listen)
         except RuntimeError as error:
-            raise SystemExit(f"cannot listen on {settings.listen}: is the port taken?") from error
+            where = f"{settings.listen} ({settings.listen_variable})"
+            raise SystemExit(f"cannot listen on {where}: {obstacle(settings.listen)}") from error

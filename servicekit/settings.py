@@ -1,42 +1,18 @@
 """Settings both services have: environment variables, read once into a frozen, validated object."""
 
-import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from servicekit.addresses import Address, BrokerUrl
+from servicekit.auth import load_public_keys
+from servicekit.certificates import require_certificates, require_key
+
 Settings = TypeVar("Settings", bound="ServiceSettings")
-
-
-def _address(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"expected HOST:PORT, for instance 127.0.0.1:50051, and not {value!r}")
-    return value
-
-
-def _postgresql(value: str) -> str:
-    if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
-        raise ValueError("expected a URL like postgresql://user:password@host:5432/database")
-    return value.replace("postgres://", "postgresql://", 1)
-
-
-def _broker(value: str) -> str:
-    from kombu.transport import TRANSPORT_ALIASES
-
-    scheme, separator, _ = value.partition("://")
-    if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-        raise ValueError("expected a Kombu URL like redis://host:6379/0 or amqp://user:password@host:5672//")
-    return value
-
-
-Address = Annotated[str, AfterValidator(_address)]
-DatabaseUrl = Annotated[str, AfterValidator(_postgresql)]
-BrokerUrl = Annotated[str, AfterValidator(_broker)]
 
 
 def is_loopback(address: str) -> bool:
@@ -68,6 +44,8 @@ class ServiceSettings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_client_ca_file: Path | None = None
+    # Whom to trust when calling the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
+    tls_ca_file: Path | None = None
 
     metrics_listen: Address | None = None
     log_format: Literal["json", "console"] = "json"
@@ -91,11 +69,33 @@ class ServiceSettings(BaseSettings):
             raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
         if self.tls_client_ca_file and not self.tls_cert_file:
             raise ValueError("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
-        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file"):
-            file: Path | None = getattr(self, name)
-            if file is not None and not os.access(file, os.R_OK):
-                raise ValueError(f"{name.upper()}: {file} is no file that can be read")
         return self
+
+    @model_validator(mode="after")
+    def _files_are_good(self) -> Self:
+        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file"):
+            file: Path | None = getattr(self, name)
+            if file is None:
+                continue
+            try:
+                file.open("rb").close()
+                if name == "auth_jwt_public_key_file":
+                    load_public_keys(file)
+                elif name == "tls_key_file" and self.tls_cert_file:
+                    require_key(file, self.tls_cert_file)
+                else:
+                    require_certificates(file)
+            except OSError as error:
+                raise ValueError(f"{name.upper()}: {file} cannot be read: {error.strerror}") from None
+            except ValueError as error:
+                raise ValueError(f"{name.upper()}: {error}") from None
+        return self
+
+    @property
+    def listen_variable(self) -> str:
+        """The name of the environment variable that `listen` comes from."""
+        alias = type(self).model_fields["listen"].validation_alias
+        return str(alias.choices[0]) if isinstance(alias, AliasChoices) else "LISTEN"
 
     @property
     def queue_url(self) -> str | None:

@@ -1,5 +1,6 @@
-"""What gRPC does not let us do with its sockets."""
+"""What gRPC does not let us do with its sockets, and does not tell of them."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,26 @@ def hang_up(port: int) -> None:
     for _, end in _ends(port):
         with suppress(OSError):  # the other side was faster
             end.shutdown(socket.SHUT_WR)
+
+
+def obstacle(address: str) -> str:
+    """Say why a server cannot listen at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return f"the host {host} is not known; give an address of this machine, or 0.0.0.0 for all of them"
+    for family, kind, protocol, _, where in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return f"{host} is no address of this machine; give one that is, or 0.0.0.0 for all of them"
+            if error.errno != errno.EADDRINUSE:
+                return error.strerror or str(error)
+    return "is the port taken?"
 
 
 def _ends(port: int) -> Iterator[tuple[int, socket.socket]]:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from servicekit.sockets import obstacle
+
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -22,20 +24,20 @@ EARLY = 3.0  # seconds; what ends sooner after its start will end again, so nobo
 Serve = Callable[[int], None]
 
 
-def run(count: int, listen: str, serve: Serve) -> int:
+def run(count: int, listen: str, serve: Serve, *, variable: str) -> int:
     """Run `serve(number)` in `count` processes at HOST:PORT until told to stop, and return the exit code.
 
-    One that dies is replaced. SIGTERM and SIGINT are handed on to all of them. Raises SystemExit when the port is
-    taken.
+    One that dies is replaced. SIGTERM and SIGINT are handed on to all of them. Raises SystemExit, naming the
+    `variable` the address is from, when nobody can listen there.
     """
     if count == 1:
         serve(0)
         return 0
-    with _reserved(listen):
+    with _reserved(listen, variable):
         return _Workers(serve).run(count)
 
 
-def _reserved(listen: str) -> socket.socket:
+def _reserved(listen: str, variable: str) -> socket.socket:
     """Return a socket that holds the port, which nobody else may listen at."""
     host, _, port = listen.rpartition(":")
     address = (host.strip("[]"), int(port))
@@ -47,8 +49,8 @@ def _reserved(listen: str) -> socket.socket:
         reserved = socket.socket(family)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
-    except OSError as error:
-        raise SystemExit(f"cannot listen on {listen}: is the port taken?") from error
+    except (OSError, UnicodeError) as error:
+        raise SystemExit(f"cannot listen on {listen} ({variable}): {obstacle(listen)}") from error
     return reserved
 
 

@@ -11,10 +11,13 @@ from playbooks.executor.v1.catalog_service_pb2 import Product, Project, PutProdu
 
 from runs_client.access import find_access
 from runs_client.commands.options import (
+    INT64_MAX,
     CaFileOption,
+    CertFileOption,
     DataDirOption,
     ExecutorTargetOption,
     JsonOption,
+    KeyFileOption,
     Plan,
     ProjectOption,
     TokenOption,
@@ -36,13 +39,16 @@ def import_(
         typer.Option(help="Set the project's plan. [default: a new project gets PRO]"),
     ] = None,
     ai_daily_limit: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Set its AI suggestions a day. [default: the plan's]")
+        int | None,
+        typer.Option(min=0, max=INT64_MAX, metavar="N", help="Set its AI suggestions a day. [default: the plan's]"),
     ] = None,
     as_json: JsonOption = False,
     executor_target: ExecutorTargetOption = None,
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Put the products of a Shopify product export into a project; make the project if it is new.
 
@@ -51,7 +57,16 @@ def import_(
     Example: playbook-runs import products_export.csv --project shop-1 --plan BUSINESS
     """
     catalog = Catalog.read(file)
-    access = find_access("executor", project, target=executor_target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "executor",
+        project,
+        target=executor_target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> PutProductsResponse:
         async with access.executor() as executor:
@@ -90,6 +105,8 @@ def export(
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Write a project's products to a CSV file that a Shopify shop can import.
 
@@ -99,7 +116,16 @@ def export(
     Example: playbook-runs export --project shop-1 --catalog products_export.csv -o improved.csv
     """
     original = Catalog.read(catalog) if catalog else None
-    access = find_access("executor", project, target=executor_target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "executor",
+        project,
+        target=executor_target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
     name = f"improved-{catalog.stem}" if catalog else f"catalog-{re.sub(r'[^A-Za-z0-9._-]+', '-', project)}"
     destination = output or unused_name(Path(), name)
     if output and output.exists() and not force:

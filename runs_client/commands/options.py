@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # what the fields of the protos hold
+
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 TargetOption = Annotated[
@@ -29,8 +31,7 @@ TokenOption = Annotated[
     typer.Option(
         "--token",
         metavar="JWT",
-        envvar="PLAYBOOK_RUNS_TOKEN",
-        help="Who you are. [default: an OWNER token for the local stack]",
+        help="Who you are. [default: PLAYBOOK_RUNS_TOKEN, or an OWNER token for the local stack; with --data-dir that]",
     ),
 ]
 DataDirOption = Annotated[
@@ -40,6 +41,10 @@ DataDirOption = Annotated[
 CaFileOption = Annotated[
     Path | None, typer.Option("--ca-file", metavar="PEM", help="Use TLS, and trust these certificates.")
 ]
+CertFileOption = Annotated[
+    Path | None, typer.Option("--cert-file", metavar="PEM", help="Your own certificate, for mutual TLS.")
+]
+KeyFileOption = Annotated[Path | None, typer.Option("--key-file", metavar="PEM", help="The key of --cert-file.")]
 
 
 class PlaybookId(StrEnum):

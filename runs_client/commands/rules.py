@@ -6,6 +6,7 @@ import typer
 from google.protobuf import json_format
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
+from runs_client.commands.options import INT32_MAX
 from runs_client.failures import CommandError
 
 PANEL = "Rules for suggestions"
@@ -18,7 +19,14 @@ SuffixOption = Annotated[
 ]
 MaxLengthOption = Annotated[
     int,
-    typer.Option("--max-length", min=0, metavar="N", help="Cut to N characters; 0: no limit.", rich_help_panel=PANEL),
+    typer.Option(
+        "--max-length",
+        min=0,
+        max=INT32_MAX,
+        metavar="N",
+        help="Cut to N characters; 0: no limit.",
+        rich_help_panel=PANEL,
+    ),
 ]
 FindOption = Annotated[str, typer.Option("--find", help="Literal text to replace, in any case.", rich_help_panel=PANEL)]
 ReplaceOption = Annotated[str, typer.Option("--replace", help="What to put in its place.", rich_help_panel=PANEL)]

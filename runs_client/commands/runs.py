@@ -11,9 +11,13 @@ from playbooks.runs.v1.runs_service_pb2 import CreateRunResponse, RetryRunRespon
 from runs_client.access import find_access
 from runs_client.client import RunsClient
 from runs_client.commands.options import (
+    INT32_MAX,
+    INT64_MAX,
     CaFileOption,
+    CertFileOption,
     DataDirOption,
     JsonOption,
+    KeyFileOption,
     PlaybookId,
     ProjectOption,
     RunStatus,
@@ -48,10 +52,14 @@ def create(
         str | None, typer.Option("--key", help="Idempotency key. [default: derived from the request]")
     ] = None,
     sample_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Products a preview looks at, 1 to 50. [default: 3]")
+        int | None,
+        typer.Option(min=1, max=INT32_MAX, metavar="N", help="Products a preview looks at, 1 to 50. [default: 3]"),
     ] = None,
     deadline_seconds: Annotated[
-        int | None, typer.Option(metavar="N", help="Fail the run if it has not ended by then. [default: 600]")
+        int | None,
+        typer.Option(
+            min=1, max=INT32_MAX, metavar="N", help="Fail the run if it has not ended by then. [default: 600]"
+        ),
     ] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Stay and watch; exit code 1 unless it succeeds.")] = False,
     prefix: PrefixOption = "",
@@ -66,6 +74,8 @@ def create(
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Create a run: a preview of a few suggestions, a draft of all of them, or an apply that writes them.
 
@@ -84,7 +94,16 @@ def create(
         forbid=forbid,
         rules_json=rules_json,
     )
-    access = find_access("runs", project, target=target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "runs",
+        project,
+        target=target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> Run | None:
         async with access.runs() as client:
@@ -114,12 +133,23 @@ def get(
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Show one run: where it stands, what came of it, and the ids that a next run needs.
 
     Example: playbook-runs get 0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e --project shop-1
     """
-    access = find_access("runs", project, target=target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "runs",
+        project,
+        target=target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> Run:
         async with access.runs() as client:
@@ -145,12 +175,23 @@ def list_(
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Show a project's runs, newest first.
 
     Example: playbook-runs list --project shop-1 --status FAILED --json
     """
-    access = find_access("runs", project, target=target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "runs",
+        project,
+        target=target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> list[Run]:
         found: list[Run] = []
@@ -184,13 +225,16 @@ def watch(
     run_id: RunArgument,
     project: ProjectOption,
     after_sequence: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Every change after this one. [default: from now on]")
+        int | None,
+        typer.Option(min=0, max=INT64_MAX, metavar="N", help="Every change after this one. [default: from now on]"),
     ] = None,
     as_json: JsonOption = False,
     target: TargetOption = None,
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Watch a run until it ends: a progress bar at a terminal, a line a change in a pipe.
 
@@ -199,7 +243,16 @@ def watch(
 
     Example: playbook-runs watch 0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e --project shop-1 --after-sequence 0
     """
-    access = find_access("runs", project, target=target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "runs",
+        project,
+        target=target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> Run:
         async with access.runs() as client:
@@ -219,6 +272,8 @@ def cancel(
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Cancel a run: nothing more of it is written. One that has ended stays as it is.
 
@@ -226,7 +281,16 @@ def cancel(
 
     Example: playbook-runs cancel 0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e --project shop-1
     """
-    access = find_access("runs", project, target=target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "runs",
+        project,
+        target=target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> Run:
         async with access.runs() as client:
@@ -251,12 +315,23 @@ def retry(
     token: TokenOption = None,
     data_dir: DataDirOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+    key_file: KeyFileOption = None,
 ) -> None:
     """Ask for the same again: for runs that FAILED, are STALE or were CANCELLED. Asking twice makes one new run.
 
     Example: playbook-runs retry 0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e --project shop-1 --watch
     """
-    access = find_access("runs", project, target=target, token=token, data_dir=data_dir, ca_file=ca_file)
+    access = find_access(
+        "runs",
+        project,
+        target=target,
+        token=token,
+        data_dir=data_dir,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
 
     async def run() -> Run | None:
         async with access.runs() as client:

@@ -93,17 +93,19 @@ class Consumer(Worker):
         finally:
             # The thread may be waiting for `handle`, which needs this loop, so wait without blocking it.
             stopping.set()
-            await ended
+            await asyncio.wait([ended])
 
     def _consume(self, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         self._failures = 0
         while not stopping.is_set():
-            connection = open_connection(self._url, socket_timeout=5)
+            connection: kombu.Connection | None = None
             try:
+                connection = open_connection(self._url, socket_timeout=5)
                 establish(connection)
                 self._drain(connection, stopping, loop)
             except Exception as error:
-                give_up(connection)
+                if connection is not None:
+                    give_up(connection)
                 self._connected.set(0)
                 delay = RECONNECT_DELAYS[min(self._failures, len(RECONNECT_DELAYS) - 1)]
                 log = logger.warning if self._failures == 0 else logger.debug
@@ -111,7 +113,8 @@ class Consumer(Worker):
                 self._failures += 1
                 stopping.wait(delay)
             finally:
-                collapse(connection)
+                if connection is not None:
+                    collapse(connection)
 
     def _drain(self, connection: kombu.Connection, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         arrived: list[Any] = []

@@ -377,6 +377,34 @@ class TestCLI_001_Refusals:
         assert run_type.returncode == 2
         refused(product, "products['lamp'].title", "1000")
 
+    def test_what_no_request_can_hold_is_refused_without_a_trace(self, tmp_path: Path) -> None:
+        cli = Cli(tmp_path, "--project", "p")
+        create = ("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
+        large = (
+            (*create, "--sample-size", "99999999999"),
+            (*create, "--max-length", "99999999999"),
+            (*create, "--deadline-seconds", "99999999999"),
+            ("watch", NO_RUN, "--after-sequence", "99999999999999999999"),
+            ("import", EXAMPLE, "--ai-daily-limit", "99999999999999999999"),
+            ("token", "--role", "OWNER", "--hours", "1e9"),
+        )
+        for command, finished in zip(large, cli.together(*large), strict=True):
+            assert finished.returncode == 2
+            assert f"Invalid value for '{command[-2]}'" in finished.stderr
+            assert "Traceback" not in finished.stderr
+        project, token_project, accent, line_break, ca_file = Cli(tmp_path).together(
+            ["list", "--project", "\udcff"],
+            ["token", "--role", "OWNER", "--project", "\udcff", "--secret", "x" * 32],
+            ["list", "--project", "p", "--token", "é"],
+            ["import", EXAMPLE, "--project", "p", "--token", "a\nb"],
+            ["list", "--project", "p", "--ca-file", str(EXAMPLE)],
+        )
+        refused(project, r"'\udcff'", "UTF-8")
+        refused(token_project, r"'\udcff'", "UTF-8")
+        refused(accent, "the token has", "--token")
+        refused(line_break, "the token has a line break", "--token")
+        refused(ca_file, "--ca-file", "no certificate")
+
 
 @pytest.fixture(scope="module")
 def upped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, int, int]]:

@@ -313,3 +313,9 @@ async def test_a_second_outage_is_told_like_the_first(own: Valkey, caplog: pytes
             await eventually(lambda n=outage: warnings() == n)
             own.start()
             own.wait_ready()
+
+
+async def test_a_url_that_nobody_can_read_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "servicekit")
+    async with running(Consumer("redis://127.0.0.1:6379x/0", "q", Inbox().handle, Metrics())):
+        await eventually(lambda: caplog.text.count("consuming q failed: ") > 1)

@@ -4,6 +4,8 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -392,6 +394,23 @@ def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
 def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres) -> None:
     with pytest.raises(Exception, match="refused"):
         migrations.upgrade("postgresql://u:p@127.0.0.1:1/d", runs_app.MIGRATIONS)
+
+
+@pytest.mark.parametrize("service", ["runs", "executor"])
+def test_migrate_says_in_one_line_that_there_is_no_database(service: str) -> None:
+    variable = f"{service.upper()}_DATABASE_URL"
+    settings = {
+        variable: "postgresql://u:hidden-password@127.0.0.1:1/d",
+        "AUTH_JWT_SECRET": "x" * 32,
+        "PATH": os.environ["PATH"],
+    }
+    command = [sys.executable, "-m", f"{service}_service", "migrate"]
+    finished = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"{variable}: ")
+    assert "refused" in line
+    assert "hidden-password" not in line
 
 
 @SERVICES

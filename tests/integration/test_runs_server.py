@@ -10,17 +10,12 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import grpc
 import jwt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -37,11 +32,15 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST, free_ports
 from devstack.valkey import Valkey
+from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError
+from runs_client.failures import explain
 from runs_service import stream
 from runs_service.events import EVENTS_QUEUE
 from servicekit.broker import Publisher
 from servicekit.metrics import Metrics
 from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.support.certificates import Authority
 from tests.support.runs import event, request
 from tests.support.shop import log_lines
 from tests.support.waiting import eventually
@@ -108,9 +107,13 @@ async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
+def token(role: str = "OWNER") -> str:
     claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
-    return (("authorization", f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"), *more.items())
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token(role)}"), *more.items())
 
 
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
@@ -289,41 +292,6 @@ async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
 # TLS
 
 
-class Authority:
-    """A certificate authority of the test's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-        self.file = folder / "ca.pem"
-        self.file.write_bytes(self._sign(self.name, self.key, is_ca=True).public_bytes(Encoding.PEM))
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Return the files of a certificate, good for servers and clients on loopback, and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        certificate, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certificate.write_bytes(self._sign(subject, key, is_ca=False).public_bytes(Encoding.PEM))
-        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return certificate, private
-
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_ca: bool) -> x509.Certificate:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-
-
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
 async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
     authority = Authority(tmp_path)
@@ -347,8 +315,43 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
             assert await serving(channel) is not mutual
         async with grpc.aio.insecure_channel(service.address) as channel:
             assert not await serving(channel)
+
+        own = {"cert_file": client_certificate, "key_file": client_key}
+        assert "has no run" in await told(service, ca_file=authority.file, **own)
+        without_certificate = await told(service, ca_file=authority.file)
+        assert ("has no run" in without_certificate) is not mutual
+        assert ("--cert-file" in without_certificate) is mutual
+        assert "--ca-file" in await told(service)
+        stranger = await told(service, ca_file=Authority(tmp_path / "stranger").file, **own)
+        assert stranger.startswith(f"no TLS with {service.address}: check --ca-file")
+        assert "certificate" in stranger.rpartition("SSL_ERROR")[2]  # in gRPC's own words
+
+        options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
+        assert "has no run" in told_by_hand(service, *options)
+        assert probe(service, *options)
+        assert probe(service, "--ca-file", authority.file) is not mutual
+        assert not probe(service)
     finally:
         service.stop()
+
+
+async def told(service: Service, **tls: Path) -> str:
+    """What our client tells of a run that is not there."""
+    async with RunsClient(service.address, token=token(), **tls) as client:
+        with pytest.raises(ServiceCallError) as refusal:
+            await client.get("p", NOBODY)
+    return explain(refusal.value)
+
+
+def told_by_hand(service: Service, *options: object) -> str:
+    asking = ["get", NOBODY, "--project", "p", "--target", service.address, "--token", token(), *options]
+    command = [sys.executable, "-m", "runs_client", *map(str, asking)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+def probe(service: Service, *options: object) -> bool:
+    command = [sys.executable, "-m", "servicekit.health_probe", service.address, *map(str, options)]
+    return subprocess.run(command, check=False).returncode == 0
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(

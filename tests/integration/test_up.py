@@ -99,3 +99,21 @@ def test_starts_again_after_kill_9_and_names_a_process_that_dies(tmp_path: Path,
         assert "executor-service was killed by SIGKILL; the end of" in errors
         assert "serving at" in errors
     wait_until_gone(again.pids)
+
+
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [
+        (("--runs-port", "20001", "--executor-port", "20001"), "20001"),
+        (("--runs-port", "50052"), "50052"),
+        (("--executor-port", "50051"), "50051"),
+    ],
+)
+def test_one_port_for_both_services_is_refused(options: tuple[str, ...], port: str, tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [*COMMAND, "--data-dir", str(tmp_path / "stack"), *options], capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, refused.stdout) == (1, "")
+    for word in (port, "--runs-port", "--executor-port"):
+        assert word in refused.stderr
+    assert not (tmp_path / "stack").exists()

@@ -222,6 +222,13 @@ def test_a_project_the_token_does_not_name_is_closed() -> None:
         assert failure.value.reason is Reason.PROJECT_ACCESS_DENIED
 
 
+@pytest.mark.parametrize("roles", [{"p": Role.OWNER}, {"*": Role.OWNER}, {}])
+def test_who_is_no_service_is_told_that_a_method_is_for_services(roles: dict[str, Role]) -> None:
+    with pytest.raises(ServiceError, match="for the services themselves") as failure:
+        Principal("u", roles).require(Role.SERVICE, "*")
+    assert failure.value.reason is Reason.ROLE_TOO_LOW
+
+
 def test_a_role_in_one_project_wins_over_the_role_in_all() -> None:
     principal = Principal("u", {"*": Role.OWNER, "p": Role.VIEWER})
     principal.require(Role.OWNER, "q")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer, add_Run
 
 from runs_client import executor
 from runs_client.client import RunsClient
+from runs_client.connection import Connection
 from runs_client.errors import ServiceCallError, Violation
 from runs_client.executor import ExecutorClient
 
@@ -227,6 +229,22 @@ class TestWatch:
         assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
         assert 2 <= len(script.asked) <= 7  # with pauses that grow, or it were 11 and more; a busy machine manages few
 
+    @pytest.mark.parametrize("silent", [False, True], ids=["ended", "silent"])
+    async def test_what_it_gives_up_for_names_the_address(self, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        from runs_client import client, watch
+
+        async def one(request: pb.WatchRunRequest, context: Context) -> None:
+            if silent:
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr("runs_client.watch.SILENCE", 0.2)
+        monkeypatch.setattr(client, "RunWatch", lambda *args, **kwargs: watch.RunWatch(*args, **kwargs, patience=0))
+        async with serving(Script(one, run=Run(id="unreachable"))) as target, RunsClient(target) as runs:
+            with pytest.raises(ServiceCallError, match="nothing came for" if silent else "the stream ended") as refusal:
+                async for _ in runs.watch("p", "r"):
+                    pass
+        assert refusal.value.target == target
+
     async def test_streams_that_are_cut_while_there_is_nothing_to_tell_do_not_make_it_give_up(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -315,3 +333,15 @@ class TestCalls:
             with pytest.raises(ServiceCallError) as refusal:
                 await client.get("p", "r")
         assert (refusal.value.code, refusal.value.reason) == (grpc.StatusCode.UNAVAILABLE, "")
+
+    @pytest.mark.parametrize("token", ["é", "a\nb", "a\tb", "a\0", "abc\n"])
+    async def test_a_token_that_no_call_can_carry_is_refused_at_once(self, token: str) -> None:
+        for client in (RunsClient, ExecutorClient):
+            with pytest.raises(ServiceCallError, match="the token has a line break or a character") as refusal:
+                client("127.0.0.1:1", token=token)
+            assert (refusal.value.code, refusal.value.target) == (grpc.StatusCode.UNAUTHENTICATED, "127.0.0.1:1")
+
+    @pytest.mark.parametrize("given", ["cert_file", "key_file"])
+    async def test_a_certificate_and_its_key_go_together(self, given: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="go together"):
+            Connection("127.0.0.1:1", **{given: tmp_path / "file"})  # type: ignore[arg-type]

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -23,6 +25,7 @@ from servicekit import logs
 from servicekit.auth import Role
 from servicekit.errors import DOMAIN, STATUS_CODES, Reason, ServiceError, Violation
 from servicekit.ids import uuid7
+from servicekit.metrics import Metrics
 from servicekit.notifications import PAYLOAD_LIMIT, payloads
 
 # Ids
@@ -174,3 +177,16 @@ def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     assert "hello" in line
     assert not line.startswith("{")
     assert sys.stderr.isatty() or "\x1b[" not in line
+
+
+# Measurements
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_measurements_are_served_at_every_form_of_address(host: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    Metrics().serve(f"{host}:{port}")
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
+        assert b"broker_connected" in answer.read()

@@ -1,11 +1,18 @@
+import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from pydantic import ValidationError
 
+from devstack.ports import HOST
 from runs_service.settings import RunsSettings
 from servicekit import settings
+from servicekit import workers as processes
+from servicekit.metrics import Metrics
+from servicekit.server import Server
+from tests.support.certificates import Authority
 
 SECRET = "a secret of the services, 32 or more"
 GOOD = {"RUNS_DATABASE_URL": "postgresql://u:hidden-password@h/d", "AUTH_JWT_SECRET": SECRET}
@@ -53,6 +60,13 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
     ("name", "value", "allowed"),
     [
         ("RUNS_DATABASE_URL", "mysql://h/d", "postgresql://"),
+        ("RUNS_DATABASE_URL", "postgresql://u:hidden-password@h:54x/d", "number for its port"),
+        ("RUNS_DATABASE_URL", "postgresql://u:hidden-password@h:99999/d", "number for its port"),
+        ("RUNS_DATABASE_URL", "postgresql://u:hidden-password/2@h:5432/d?port=x", "percent-encoded"),
+        ("RUNS_DATABASE_URL", "postgresql://u:hidden-password@h", "names no database"),
+        ("RUNS_DATABASE_URL", "postgresql://u:hidden-password@h/", "names no database"),
+        ("RUNS_DATABASE_URL", "postgresql://", "names no database"),
+        ("RUNS_DATABASE_URL", "postgresql:///?host=/run/x", "names no database"),
         ("RUNS_LISTEN", "50051", "HOST:PORT"),
         ("RUNS_LISTEN", "127.0.0.1:70000", "HOST:PORT"),
         ("RUNS_LISTEN", ":50051", "HOST:PORT"),
@@ -61,6 +75,12 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
         ("METRICS_LISTEN", "9100", "HOST:PORT"),
         ("BROKER_URL", "127.0.0.1:6379", "redis://"),
         ("BROKER_URL", "http://127.0.0.1", "redis://"),
+        ("BROKER_URL", "redis://:hidden-password@127.0.0.1:6379x/0", "number for its port"),
+        ("BROKER_URL", "redis://:hidden-password/2@127.0.0.1:6379/0", "percent-encoded"),
+        ("BROKER_URL", "redis://[::1:6379/0", "redis://"),
+        ("BROKER_URL", "amqp://u:hidden-password@h:99999//", "amqp://"),
+        ("BROKER_URL", "amqp://u:p@h//;amqp://u:hidden-password@h:port//", "amqp://"),
+        ("BROKER_URL", "redis://:hidden-password@127.0.0.1:6379/jobs", "numbers"),
         ("ENABLE_QUEUE_PROCESSORS", "perhaps", "boolean"),
         ("RUNS_INLINE_FALLBACK", "2", "boolean"),
         ("RUNS_RECONCILE_SECONDS", "0", "greater than 0"),
@@ -86,6 +106,29 @@ def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
     assert allowed in told
     assert "hidden-password" not in told
     assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://", "redis://h", "redis://:p@h:6379/", "rediss://h/2", "redis+socket:///run/valkey.sock"),
+        *("amqp://", "amqp://u:p@h:5672//", "amqp://h1//;amqp://h2//", "memory://"),
+    ],
+)
+def test_every_url_that_kombu_reads_is_good(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, BROKER_URL=url).queue_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("postgresql://u:p@h:5432/d", "postgres://h/d", "postgresql+psycopg://h/d", "postgresql://u:p@[::1]:5432/d"),
+        *("postgresql:///name?host=/run/x", "postgresql://%2Frun%2Fx/name", "postgresql:///?host=/run/x&dbname=name"),
+        *("postgresql:///d?host=a,b&port=1,2", "postgresql:///?service=shop"),
+    ],
+)
+def test_every_url_that_names_a_database_is_good(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, RUNS_DATABASE_URL=url).database_url == url.replace("postgres://", "postgresql://")
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,9 +163,89 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert SECRET not in repr(load(monkeypatch))
 
 
-def test_tls_files_that_are_there_are_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    files: dict[str, Any] = {}
-    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
-        files[name] = str(tmp_path / name)
-        Path(files[name]).write_text("x")
-    assert load(monkeypatch, **files).tls_client_ca_file == tmp_path / "TLS_CLIENT_CA_FILE"
+# Files
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, str]:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server")
+    authority.issue("other")
+    (tmp_path / "garbage.pem").write_text("x")
+    return {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key), "TLS_CLIENT_CA_FILE": str(authority.file)}
+
+
+def test_tls_files_that_are_there_are_accepted(monkeypatch: pytest.MonkeyPatch, tls: dict[str, str]) -> None:
+    assert load(monkeypatch, **tls).tls_client_ca_file == Path(tls["TLS_CLIENT_CA_FILE"])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "told"),
+    [
+        ("TLS_CERT_FILE", "garbage.pem", "BEGIN CERTIFICATE"),
+        ("TLS_CERT_FILE", "server.key", "BEGIN CERTIFICATE"),
+        ("TLS_CERT_FILE", ".", "directory"),
+        ("TLS_CERT_FILE", "missing.pem", "No such file"),
+        ("TLS_KEY_FILE", "garbage.pem", "BEGIN PRIVATE KEY"),
+        ("TLS_KEY_FILE", "server.pem", "BEGIN PRIVATE KEY"),
+        ("TLS_KEY_FILE", "other.key", "the key of another certificate"),
+        ("TLS_KEY_FILE", "encrypted.key", "without a passphrase"),
+        ("TLS_KEY_FILE", ".", "directory"),
+        ("TLS_CLIENT_CA_FILE", "garbage.pem", "BEGIN CERTIFICATE"),
+        ("TLS_CLIENT_CA_FILE", ".", "directory"),
+        ("TLS_CA_FILE", "garbage.pem", "BEGIN CERTIFICATE"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", "garbage.pem", "BEGIN PUBLIC KEY"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", "keys.json", "JWKS"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", "server.pem", "has a certificate"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", ".", "directory"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named(
+    name: str,
+    file: str,
+    told: str,
+    tls: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "keys.json").write_text('{"keys": 5}')
+    encrypted = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")
+    )
+    (tmp_path / "encrypted.key").write_bytes(encrypted)
+    with pytest.raises(SystemExit) as stop:
+        load(monkeypatch, **(tls | {name: str(tmp_path / file)}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert line.startswith(f"{name}: {tmp_path / file}")
+    assert told in line
+
+
+# Listening
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("nowhere.invalid:50051", "the host nowhere.invalid is not known"),
+        ("192.0.2.1:50051", "192.0.2.1 is no address of this machine"),
+        ("taken", "is the port taken?"),
+    ],
+)
+async def test_who_cannot_listen_says_where_and_why(
+    workers: int, address: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        where = address.replace("taken", f"{HOST}:{other.getsockname()[1]}")
+        loaded = load(monkeypatch, RUNS_LISTEN=where)
+
+        def serve(_number: int) -> None:
+            Server(loaded, [], {}, Metrics())
+
+        with pytest.raises(SystemExit) as stop:
+            processes.run(workers, loaded.listen, serve, variable=loaded.listen_variable)
+    assert str(stop.value).startswith(f"cannot listen on {where} (RUNS_LISTEN): {told}")

@@ -1,0 +1,75 @@
+"""Addresses and URLs in settings: each function returns the value, or raises ValueError saying what is allowed.
+
+No message repeats a URL, nor what a parser says of it: a URL that is put together wrongly has its password anywhere.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+DATABASE_FORM = "postgresql://user:password@host:5432/database"
+BROKER_FORM = "redis://host:6379/0 or amqp://user:password@host:5672//"
+
+
+def address(value: str) -> str:
+    """Check HOST:PORT."""
+    host, separator, port = value.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"expected HOST:PORT, for instance 127.0.0.1:50051, and not {value!r}")
+    return value
+
+
+def database_url(value: str) -> str:
+    """Check the URL of a PostgreSQL database."""
+    if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
+        raise ValueError(f"expected a URL like {DATABASE_FORM}")
+    from sqlalchemy import exc, make_url
+
+    try:
+        url = make_url(value)
+        ports = [url.port, *_query_values(url.query.get("port"))]
+        if not all(0 < int(port) <= 65535 for port in ports if port is not None):
+            raise ValueError
+    except (ValueError, exc.ArgumentError):
+        raise ValueError(
+            f"cannot be read; expected a URL like {DATABASE_FORM}, with a number for its port, and what is special in "
+            "the password percent-encoded"
+        ) from None
+    # PostgreSQL's client would take one of the user's name, or whatever the machine's environment says.
+    if not (url.database or url.query.get("dbname") or url.query.get("service")):
+        raise ValueError(f"names no database; expected a URL like {DATABASE_FORM}")
+    return value.replace("postgres://", "postgresql://", 1)
+
+
+def _query_values(value: str | tuple[str, ...] | None) -> list[str]:
+    together = value if isinstance(value, tuple) else (value or "",)
+    return [port for ports in together for port in ports.split(",") if port]
+
+
+def broker_url(value: str) -> str:
+    """Check the URL of a broker, or of several, separated by `;`, as Kombu reads it."""
+    import kombu
+    from kombu.transport import TRANSPORT_ALIASES
+
+    for url in value.split(";"):
+        scheme, separator, _ = url.partition("://")
+        if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+            raise ValueError(f"expected a Kombu URL like {BROKER_FORM}")
+        try:
+            connection = kombu.Connection(url)  # reads the URL, and connects to nobody
+        except ImportError as error:
+            raise ValueError(f"{scheme}:// needs a package that is not installed: {error.name}") from None
+        except Exception:
+            raise ValueError(
+                f"cannot be read; expected a Kombu URL like {BROKER_FORM}, with a number for its port, and what is "
+                "special in the password percent-encoded"
+            ) from None
+        database = str(connection.virtual_host).removeprefix("/")
+        if connection.transport_cls in ("redis", "rediss") and not (database.isdecimal() or not database):
+            raise ValueError(f"Redis' databases are numbers; expected a URL like {BROKER_FORM}")
+    return value
+
+
+Address = Annotated[str, AfterValidator(address)]
+DatabaseUrl = Annotated[str, AfterValidator(database_url)]
+BrokerUrl = Annotated[str, AfterValidator(broker_url)]

@@ -1,0 +1,24 @@
+"""The PEM files of TLS, checked before gRPC gets them: it says nothing, or that the port is taken."""
+
+import ssl
+from pathlib import Path
+
+
+def require_certificates(file: Path) -> None:
+    """Raise ValueError unless there are certificates in `file`."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        raise ValueError(f"{file} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from None
+
+
+def require_key(file: Path, certificate: Path) -> None:
+    """Raise ValueError unless the key of the first certificate in `certificate` is in `file`, without a passphrase."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, file, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"{file} is the key of another certificate than the one in {certificate}") from None
+        raise ValueError(
+            f"{file} has no private key in PEM form (-----BEGIN PRIVATE KEY-----) without a passphrase"
+        ) from None
