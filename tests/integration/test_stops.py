@@ -69,7 +69,7 @@ class Desk:
 
 def executor_settings(url: str, listen: str, **more: Any) -> ExecutorSettings:
     values: dict[str, Any] = {"auth_mode": "disabled", "ai_provider": "offline"} | more
-    return ExecutorSettings(database_url=url or "postgresql://", listen=listen, **values)
+    return ExecutorSettings(database_url=url or "postgresql://localhost/unused", listen=listen, **values)
 
 
 @asynccontextmanager
