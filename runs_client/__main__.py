@@ -46,7 +46,8 @@ def main() -> None:
     except UnicodeEncodeError as error:
         if error.encoding != "utf-8":
             raise  # the terminal's, which is no fault of an argument
-        fail(f"{error.object!a} is no text: an argument is not in UTF-8")
+        strange = error.object[error.start : error.end]  # not all of it: it may be a secret
+        fail(f"an argument has {strange!a}, which is no text: arguments are in UTF-8")
 
 
 def fail(message: str) -> None:

@@ -100,6 +100,8 @@ class ExecutorClient:
 
     async def items(self, run: Run) -> list[RunItem]:
         """Return what an APPLY did with each product, at most 1,000 of them. Raises RUN_NOT_FOUND too."""
+        if run.status != Run.SUCCEEDED:
+            return []  # it wrote nothing, and the executor may never have heard of it
         request = ListRunItemsRequest(project_id=run.project_id, run_id=run.id, limit=MAX_ITEMS)
         with _translated("ListRunItems", f"run {run.id} has ended; read its items later, with ListRunItems"):
             return list((await self._read(self._stub.ListRunItems, request)).items)

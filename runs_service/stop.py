@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 BATCH = 200  # runs told of in one call, which has 1.6 MB at most: see messages.weight
 RETRY_INTERVAL = 0.3  # seconds between attempts while the executor cannot be reached
 DEADLINE_MARGIN = timedelta(seconds=5)  # what executors get to keep a deadline themselves
+REFUSED_MARGIN = timedelta(seconds=60)  # the same while they refuse to say how runs stand
 
 
 class Stopper(Ticker):
@@ -142,10 +143,12 @@ class DeadlineKeeper(Ticker):
             return
         try:
             await self._ask(run_ids)
+        except ExecutorRefused as error:
+            logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
+            run_ids = await self._store.overdue(margin=REFUSED_MARGIN, limit=BATCH)
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
-                logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
-                return
+                raise
 
         def changes(run: Run) -> Sequence[Run]:
             return transitions.overdue(run, self._clock.now())

@@ -57,15 +57,15 @@ def broker_url(value: str) -> str:
             raise ValueError(f"expected a Kombu URL like {BROKER_FORM}")
         try:
             connection = kombu.Connection(url)  # reads the URL, and connects to nobody
-        except ImportError as error:
-            raise ValueError(f"{scheme}:// needs a package that is not installed: {error.name}") from None
+        except (ImportError, NameError):  # some of Kombu's transports find out only when they use it
+            raise ValueError(f"{scheme}:// needs a package of Kombu's that is not installed") from None
         except Exception:
             raise ValueError(
                 f"cannot be read; expected a Kombu URL like {BROKER_FORM}, with a number for its port, and what is "
                 "special in the password percent-encoded"
             ) from None
         database = str(connection.virtual_host).removeprefix("/")
-        if connection.transport_cls in ("redis", "rediss") and not (database.isdecimal() or not database):
+        if connection.transport_cls in ("redis", "rediss", "sentinel") and not (database.isdecimal() or not database):
             raise ValueError(f"Redis' databases are numbers; expected a URL like {BROKER_FORM}")
     return value
 

@@ -392,15 +392,18 @@ class TestCLI_001_Refusals:
             assert finished.returncode == 2
             assert f"Invalid value for '{command[-2]}'" in finished.stderr
             assert "Traceback" not in finished.stderr
-        project, token_project, accent, line_break, ca_file = Cli(tmp_path).together(
+        project, token_project, secret, accent, line_break, ca_file = Cli(tmp_path).together(
             ["list", "--project", "\udcff"],
             ["token", "--role", "OWNER", "--project", "\udcff", "--secret", "x" * 32],
+            ["token", "--role", "OWNER", "--project", "p", "--secret", "my-hidden-secret" * 2 + "\udcff"],
             ["list", "--project", "p", "--token", "é"],
             ["import", EXAMPLE, "--project", "p", "--token", "a\nb"],
             ["list", "--project", "p", "--ca-file", str(EXAMPLE)],
         )
         refused(project, r"'\udcff'", "UTF-8")
         refused(token_project, r"'\udcff'", "UTF-8")
+        refused(secret, r"'\udcff'", "UTF-8")
+        assert "hidden" not in secret.stderr
         refused(accent, "the token has", "--token")
         refused(line_break, "the token has a line break", "--token")
         refused(ca_file, "--ca-file", "no certificate")

@@ -95,15 +95,17 @@ async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
     )
     publisher = Publisher(valkey_server.url, queue, Metrics())
 
-    def waits() -> bool:
+    def connections(**wanted: str) -> set[str]:
         with redis.Redis.from_url(valkey_server.url) as broker:
-            return any(client["cmd"] == "brpop" for client in broker.client_list())
+            return {one["id"] for one in broker.client_list() if wanted.items() <= one.items()}
 
     try:
+        await eventually(lambda: connections(cmd="brpop"), timeout=DEADLINE)
+        (consuming,) = connections(cmd="brpop")
         await publisher.publish(RunJobBatch(jobs=[RunJob.FromString(job().body)]).SerializeToString())
         await openai.wait_for(lambda stats: stats.in_flight == 1, timeout_seconds=DEADLINE)
         process.send_signal(signal.SIGTERM)
-        await eventually(lambda: not waits())
+        await eventually(lambda: consuming not in connections())
         await publisher.publish(b"for another")
         assert process.poll() is None
     finally:

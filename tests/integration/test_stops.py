@@ -19,6 +19,7 @@ from runs_service.dispatch import Dispatcher
 from runs_service.events import EventApplier
 from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.inline import InlineExecution
+from runs_service.messages import DEFAULT_DEADLINE
 from runs_service.reconcile import Reconciler
 from runs_service.stop import DeadlineKeeper, Stopper
 from runs_service.store import Dispatchable, RunStore
@@ -162,10 +163,13 @@ async def test_an_executor_with_another_secret_makes_nobody_spin_and_ends_no_run
 ) -> None:
     settings = executor_settings(executor_database, f"{HOST}:0", auth_mode="jwt", auth_jwt_secret="x" * 32)
     async with executor_app.serving(settings) as server, desk_at(runs_database, server.address) as desk:
-        runs = await desk.create(3, age=LONG_AGO)
+        runs = await desk.create(3, age=timedelta(seconds=DEFAULT_DEADLINE) + 2 * stop.DEADLINE_MARGIN)
+        older = await desk.create(2, age=LONG_AGO, playbook_id="missing_seo_description")
         await ask_to_stop(desk, runs)
         await desk.stopper.tick()
         await desk.deadlines.tick()
+        assert [run.error_code for run in await desk.now(older)] == ["RUN_DEADLINE_EXCEEDED"] * 2
+        desk.stopper._woken.clear()  # those two are to be told as well
         for ticker in (desk.stopper, desk.deadlines):
             assert not ticker._woken.is_set()
             assert ticker.interval is None

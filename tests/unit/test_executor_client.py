@@ -120,6 +120,12 @@ async def test_a_refusal_is_no_outage(
     assert ("AUTH_JWT_SECRET" in line.message) == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED"))
 
 
+@pytest.mark.parametrize("status", [Run.FAILED, Run.STALE, Run.CANCELLED], ids=Run.Status.Name)
+async def test_a_run_that_wrote_nothing_has_no_items_whatever_the_executor_says(status: Run.Status.ValueType) -> None:
+    async with client_of(ServiceError(Reason.RUN_NOT_FOUND, "it never arrived")) as client:
+        assert await client.items(Run(id="the-run", project_id="p", status=status)) == []
+
+
 @pytest.mark.parametrize("method", ["GetDraft", "ListRunItems"])
 @pytest.mark.parametrize("reason", [Reason.DRAFT_NOT_FOUND, Reason.RUN_NOT_FOUND])
 async def test_what_is_the_callers_business_is_passed_on(method: str, reason: Reason) -> None:

@@ -81,6 +81,8 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
         ("BROKER_URL", "amqp://u:hidden-password@h:99999//", "amqp://"),
         ("BROKER_URL", "amqp://u:p@h//;amqp://u:hidden-password@h:port//", "amqp://"),
         ("BROKER_URL", "redis://:hidden-password@127.0.0.1:6379/jobs", "numbers"),
+        ("BROKER_URL", "sentinel://:hidden-password@127.0.0.1:26379/jobs", "numbers"),
+        ("BROKER_URL", "kafka://u:hidden-password@h", "not installed"),
         ("ENABLE_QUEUE_PROCESSORS", "perhaps", "boolean"),
         ("RUNS_INLINE_FALLBACK", "2", "boolean"),
         ("RUNS_RECONCILE_SECONDS", "0", "greater than 0"),

@@ -126,7 +126,7 @@ class RunsServiceServicer:
     def CancelRun(self, request, context):
         """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
         more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-        Role: EDITOR; OWNER for an APPLY.
+        Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,7 @@ class RunsServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]
     """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
     more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-    Role: EDITOR; OWNER for an APPLY.
+    Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
     """
     RetryRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.RetryRunRequest, _runs_service_pb2.RetryRunResponse]
     """Asks for the same again: a new run with `retry_of` set, for one that FAILED, is STALE or was CANCELLED. The same
@@ -102,7 +102,7 @@ class RunsServiceAsyncStub(RunsServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
     more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-    Role: EDITOR; OWNER for an APPLY.
+    Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.RetryRunRequest, _runs_service_pb2.RetryRunResponse]  # type: ignore[assignment]
     """Asks for the same again: a new run with `retry_of` set, for one that FAILED, is STALE or was CANCELLED. The same
@@ -174,7 +174,7 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_service_pb2.CancelRunResponse, _abc.Awaitable[_runs_service_pb2.CancelRunResponse]]:
         """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
         more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-        Role: EDITOR; OWNER for an APPLY.
+        Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
         """
 
     @_abc_1.abstractmethod
