@@ -76,23 +76,21 @@ def find_access(
 
 
 def _check_certificates(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:
-    from servicekit.certificates import require_certificates, require_key
+    from servicekit.certificates import named, require_certificates, require_key
 
     if bool(cert_file) != bool(key_file):
         raise CommandError("--cert-file and --key-file go together: give both, or none")
-    for option, file in (("--ca-file", ca_file), ("--cert-file", cert_file), ("--key-file", key_file)):
-        if file is None:
-            continue
-        try:
-            file.open("rb").close()
-            if option == "--key-file" and cert_file:
-                require_key(file, cert_file)
-            else:
-                require_certificates(file)
-        except OSError as error:
-            raise CommandError(f"{option}: {file} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise CommandError(f"{option}: {error}") from error
+    try:
+        if ca_file:
+            with named("--ca-file", ca_file):
+                require_certificates(ca_file)
+        if cert_file and key_file:
+            with named("--cert-file", cert_file):
+                require_certificates(cert_file)
+            with named("--key-file", key_file):
+                require_key(key_file, cert_file)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _spelled_out(target: str) -> str:

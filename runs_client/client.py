@@ -1,10 +1,8 @@
 """RunsService, as a program uses it: create runs, look at them, watch them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+import grpc
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import (
     ApplyPlaybookRequest,
@@ -22,47 +20,21 @@ from playbooks.runs.v1.runs_service_pb2 import (
 )
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from runs_client.connection import TIMEOUT, Connection
+from runs_client.service_client import ServiceClient
 from runs_client.watch import RunWatch
 
 RUN_TIMEOUT = 600.0  # seconds, of a call that may wait for a run: without a broker, CreateRun does too
 PAGE = 100  # runs
 
 
-class RunsClient:
+class RunsClient(ServiceClient):
     """A client of runs_service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
-    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
-    and `key_file` are the client's own certificate under mutual TLS. Every method raises ServiceCallError when its call
-    fails.
+    What else it takes is in ServiceClient. Every method raises ServiceCallError when its call fails.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        token: str = "",
-        ca_file: Path | None = None,
-        cert_file: Path | None = None,
-        key_file: Path | None = None,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        self._connection = Connection(
-            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, timeout=timeout
-        )
-        self._stub = RunsServiceStub(self._connection.channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection and end its calls."""
-        await self._connection.close()
+    def _make_stubs(self, channel: grpc.aio.Channel) -> None:
+        self._stub = RunsServiceStub(channel)
 
     async def create(
         self,

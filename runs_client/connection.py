@@ -2,8 +2,7 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import grpc
 
@@ -61,7 +60,7 @@ _OPTIONS = (
 
 
 class Connection:
-    """A channel to `target` (HOST:PORT); use it with `async with`, in a running event loop.
+    """A channel to `target` (HOST:PORT); make it in a running event loop, and `close` it.
 
     `token` is the JWT to send with each call, "" for none. `ca_file` has the PEM certificates to trust and turns TLS
     on; `cert_file` and `key_file`, which go together and turn it on too, are the client's own certificate for a service
@@ -93,14 +92,6 @@ class Connection:
             self.channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
         else:
             self.channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Close the channel and end its calls."""

@@ -3,10 +3,8 @@
 import re
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+import grpc
 from playbooks.executor.v1.catalog_service_pb2 import (
     GetProjectRequest,
     ListProductsRequest,
@@ -27,49 +25,23 @@ from playbooks.executor.v1.executor_service_pb2 import (
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from playbooks.runs.v1.run_pb2 import Draft, PlaybookRules, RunItem
 
-from runs_client.connection import TIMEOUT, Connection
 from runs_client.errors import ServiceCallError
+from runs_client.service_client import ServiceClient
 
 BATCH_PRODUCTS = 500
 BATCH_BYTES = 4_000_000  # keeps a request of long descriptions far below the largest message
 PAGE = 500  # products or items
 
 
-class ExecutorClient:
+class ExecutorClient(ServiceClient):
     """A client of executor_service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
-    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
-    and `key_file` are the client's own certificate under mutual TLS. Every method raises ServiceCallError when its call
-    fails.
+    What else it takes is in ServiceClient. Every method raises ServiceCallError when its call fails.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        token: str = "",
-        ca_file: Path | None = None,
-        cert_file: Path | None = None,
-        key_file: Path | None = None,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        self._connection = Connection(
-            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, timeout=timeout
-        )
-        self._catalog = CatalogServiceStub(self._connection.channel)
-        self._executor = ExecutorServiceStub(self._connection.channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection and end its calls."""
-        await self._connection.close()
+    def _make_stubs(self, channel: grpc.aio.Channel) -> None:
+        self._catalog = CatalogServiceStub(channel)
+        self._executor = ExecutorServiceStub(channel)
 
     # Catalog
 

@@ -1,7 +1,21 @@
 """The PEM files of TLS, checked before gRPC gets them: it says nothing, or that the port is taken."""
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def named(name: str, file: Path) -> Iterator[None]:
+    """Check `file` in the block. Raises ValueError, with the `name` of its option or variable, when it is no good."""
+    try:
+        file.open("rb").close()
+        yield
+    except OSError as error:
+        raise ValueError(f"{name}: {file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def require_certificates(file: Path) -> None:

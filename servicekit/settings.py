@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit.addresses import Address, BrokerUrl
 from servicekit.auth import load_public_keys
-from servicekit.certificates import require_certificates, require_key
+from servicekit.certificates import named, require_certificates, require_key
 
 Settings = TypeVar("Settings", bound="ServiceSettings")
 
@@ -77,18 +77,13 @@ class ServiceSettings(BaseSettings):
             file: Path | None = getattr(self, name)
             if file is None:
                 continue
-            try:
-                file.open("rb").close()
+            with named(name.upper(), file):
                 if name == "auth_jwt_public_key_file":
                     load_public_keys(file)
                 elif name == "tls_key_file" and self.tls_cert_file:
                     require_key(file, self.tls_cert_file)
                 else:
                     require_certificates(file)
-            except OSError as error:
-                raise ValueError(f"{name.upper()}: {file} cannot be read: {error.strerror}") from None
-            except ValueError as error:
-                raise ValueError(f"{name.upper()}: {error}") from None
         return self
 
     @property

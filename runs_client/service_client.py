@@ -1,0 +1,49 @@
+"""What the clients of both services are: a connection, open for as long as they are used, and stubs on it."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from runs_client.connection import TIMEOUT, Connection
+
+
+class ServiceClient(ABC):
+    """A client of one service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
+
+    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
+    and `key_file` are the client's own certificate under mutual TLS; `timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str = "",
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._connection = Connection(
+            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, timeout=timeout
+        )
+        self._make_stubs(self._connection.channel)
+
+    @abstractmethod
+    def _make_stubs(self, channel: grpc.aio.Channel) -> None:
+        """Make what the methods call."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and end its calls."""
+        await self._connection.close()
