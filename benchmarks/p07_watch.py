@@ -13,6 +13,7 @@ from benchmarks.harness import Absolute, Claim, Figure, Load, Options, Results, 
 from benchmarks.loads.processes import cpu_seconds
 from benchmarks.loads.provider import stack_with_provider
 from benchmarks.loads.runs import Client
+from devstack.process import poll
 from devstack.stack import Stack
 
 RUNS, STREAMS_A_RUN, CONNECTIONS = 200, 10, 20
@@ -91,7 +92,8 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
     """Open the streams, the first few to warm up, and look at what arrives in each round."""
     server = psutil.Process(stack.runs[0].pid)
     _open(watchers, watched * WARM, len(watched) * WARM)
-    time.sleep(HOLD)  # the requests that were held end now: from here on runs change
+    # The requests that were held end: from here on runs change.
+    poll(lambda: bool(_ask(watchers, len(watched) * WARM)["ages"]), 2 * HOLD, lambda: "no run changes")
     before = server.memory_info().rss
     more = STREAMS_A_RUN - WARM
     _open(watchers, watched * more, len(watched) * STREAMS_A_RUN)
