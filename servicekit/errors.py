@@ -34,6 +34,7 @@ class Reason(StrEnum):
     RUN_NOT_RETRYABLE = auto()
     SEQUENCE_EXPIRED = auto()
     WATCHER_TOO_SLOW = auto()
+    TOO_MANY_CALLS = auto()
     DATABASE_UNAVAILABLE = auto()
     EXECUTOR_UNAVAILABLE = auto()
     SHUTTING_DOWN = auto()
@@ -56,6 +57,7 @@ STATUS_CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.RUN_NOT_RETRYABLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SEQUENCE_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.WATCHER_TOO_SLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_CALLS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.EXECUTOR_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,

@@ -18,6 +18,11 @@ class Metrics:
             "broker_connected", "1 while the link to the broker is up", ["link"], registry=self.registry
         )
 
+        # Which limit, in lower_snake_case. It names no caller: their number has no bound.
+        self.limits_reached = Counter(
+            "limits_reached", "Calls and messages that a limit refused", ["limit"], registry=self.registry
+        )
+
     def count_call(self, method: str, code: str, seconds: float) -> None:
         """Count a call, and how long it took."""
         key = method, code

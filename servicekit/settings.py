@@ -87,6 +87,12 @@ class ServiceSettings(BaseSettings):
         return self
 
     @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The secrets in AUTH_JWT_SECRET, separated by commas: the first one signs, each verifies. Empty: none."""
+        value = self.auth_jwt_secret.get_secret_value() if self.auth_jwt_secret else ""
+        return tuple(secret.strip() for secret in value.split(",") if secret.strip())
+
+    @property
     def listen_variable(self) -> str:
         """The name of the environment variable that `listen` comes from."""
         alias = type(self).model_fields["listen"].validation_alias
