@@ -37,6 +37,12 @@ environment variables (default):
   AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same as runs-service's
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
+  MAX_REQUEST_BYTES         size of the largest request, unpacked (1048576)
+  MAX_RECEIVING_BYTES       what requests that have not arrived completely may hold together (67108864)
+  MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
+  MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls under way on a connection (1000), connections
+                            (10000), calls under way in a process, of which one caller gets half (10000)
+  REFLECTION                false: gRPC reflection is off (true)
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)

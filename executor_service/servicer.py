@@ -148,6 +148,8 @@ class CatalogServicer(CatalogServiceServicer):
         self, request: catalog_pb.PutProductsRequest, context: Context
     ) -> catalog_pb.PutProductsResponse:
         """Create or replace products."""
+        if len({product.id for product in request.products}) < len(request.products):
+            raise ServiceError(Reason.VALIDATION_FAILED, "each product id may stand only once", field="products")
         products = [messages.product_record(product) for product in request.products]
         counts = await self._catalog.put_products(request.project_id, products)
         return catalog_pb.PutProductsResponse(created=counts.created, updated=counts.updated)

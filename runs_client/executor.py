@@ -29,7 +29,7 @@ from runs_client.errors import ServiceCallError
 from runs_client.service_client import ServiceClient
 
 BATCH_PRODUCTS = 500
-BATCH_BYTES = 4_000_000  # keeps a request of long descriptions far below the largest message
+BATCH_BYTES = 900_000  # executor-service takes requests of 1 MiB
 PAGE = 500  # products or items
 
 

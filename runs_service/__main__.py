@@ -34,6 +34,12 @@ environment variables (default):
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   TLS_CA_FILE               certificates to trust when calling the other service; unset: TLS_CLIENT_CA_FILE,
                             else our own certificate
+  MAX_REQUEST_BYTES         size of the largest request, unpacked (131072)
+  MAX_RECEIVING_BYTES       what requests that have not arrived completely may hold together (67108864)
+  MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
+  MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls under way on a connection (1000), connections
+                            (10000), calls under way in a process, of which one caller gets half (10000)
+  REFLECTION                false: gRPC reflection is off (true)
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)

@@ -21,7 +21,7 @@ from servicekit.lifecycle import Ticker
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200  # runs told of in one call, which has 1.6 MB at most: see messages.weight
+BATCH = 100  # runs told of in one call, which has 0.8 MB at most: see messages.weight
 RETRY_INTERVAL = 0.3  # seconds between attempts while the executor cannot be reached
 DEADLINE_MARGIN = timedelta(seconds=5)  # what executors get to keep a deadline themselves
 REFUSED_MARGIN = timedelta(seconds=60)  # the same while they refuse to say how runs stand

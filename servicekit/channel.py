@@ -4,7 +4,7 @@ import json
 
 import grpc
 
-from servicekit.server import MAX_MESSAGE_BYTES, ping_timeout
+from servicekit.server import MAX_RESPONSE_BYTES, ping_timeout
 from servicekit.settings import ServiceSettings
 
 PING_INTERVAL = 5  # seconds
@@ -37,7 +37,7 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
     (TLS_CA_FILE), with its certificate as client certificate under mutual TLS."""
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
         # A replica that stands still gets no more of our calls after interval and timeout. Without the 0 gRPC pings
         # once a minute when nothing else is said.
         ("grpc.keepalive_time_ms", PING_INTERVAL * 1000),

@@ -11,6 +11,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "playbook-runs"
+# Characters. A status travels in HTTP/2 headers, and what is longer than gRPC takes of these does not arrive at all.
+MAX_MESSAGE = 1_000
+MAX_DETAIL = 300
 
 
 class Reason(StrEnum):
@@ -105,13 +108,16 @@ class ServiceError(Exception):
 
     def to_status(self) -> grpc.Status:
         """Return the rich status: ErrorInfo always, BadRequest and RetryInfo where they apply."""
-        status = status_pb2.Status(code=self.code.value[0], message=self.message)
-        info = error_details_pb2.ErrorInfo(reason=self.reason.value, domain=DOMAIN, metadata=self.metadata)
+        status = status_pb2.Status(code=self.code.value[0], message=_shortened(self.message, MAX_MESSAGE))
+        metadata = {name: _shortened(value, MAX_DETAIL) for name, value in self.metadata.items()}
+        info = error_details_pb2.ErrorInfo(reason=self.reason.value, domain=DOMAIN, metadata=metadata)
         status.details.add().Pack(info)
         if self.violations:
             bad_request = error_details_pb2.BadRequest()
             for violation in self.violations:
-                bad_request.field_violations.add(field=violation.field, description=violation.description)
+                bad_request.field_violations.add(
+                    field=violation.field, description=_shortened(violation.description, MAX_DETAIL)
+                )
             status.details.add().Pack(bad_request)
         if self.retry_after is not None:
             delay = Duration()
@@ -119,6 +125,10 @@ class ServiceError(Exception):
             status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         rich: grpc.Status = rpc_status.to_status(status)
         return rich
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:

@@ -10,11 +10,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from servicekit import reflection
+from servicekit.admission import Admission
 from servicekit.auth import Authenticator, NoAuthentication, TokenAuthenticator, load_public_keys
 from servicekit.interceptors.access_log import AccessLog
-from servicekit.interceptors.authentication import Authentication
 from servicekit.interceptors.authorization import Authorization, Permissions
-from servicekit.interceptors.base import Guarded
+from servicekit.interceptors.base import InterceptedServices
+from servicekit.interceptors.decoding import Decoding
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.request_ids import RequestIds
@@ -28,7 +29,7 @@ from servicekit.sockets import hang_up, obstacle
 logger = logging.getLogger(__name__)
 
 LAST_WORDS = 0.1  # seconds until gRPC has written what we gave it last; it does not tell
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 
 
 def ping_timeout(seconds: int) -> tuple[tuple[str, int], ...]:
@@ -40,8 +41,7 @@ def ping_timeout(seconds: int) -> tuple[tuple[str, int], ...]:
 
 
 OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Finds watchers whose machine has vanished, and lets clients ping through idle load balancers.
     ("grpc.keepalive_time_ms", 60_000),
     *ping_timeout(20),
@@ -69,7 +69,7 @@ def authenticator(settings: ServiceSettings) -> Authenticator:
 
 
 class Server:
-    """A gRPC server for `registrations`, guarded by `permissions`, as `settings` say."""
+    """A gRPC server for `registrations`, open to whom `permissions` allow, as `settings` say."""
 
     def __init__(
         self,
@@ -82,27 +82,26 @@ class Server:
         self._calls = Draining()
         self._server = grpc.aio.server(
             # One process: a taken port must be an error, not a share of somebody's traffic.
-            options=[*OPTIONS, ("grpc.so_reuseport", int(settings.workers > 1))],
+            options=[*OPTIONS, *settings.limits.options(), ("grpc.so_reuseport", int(settings.workers > 1))],
         )
-        # Health and reflection are open to everyone.
+        answering = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
+        # Health and reflection are open to everyone, and have limits of their own: strangers keep no caller out.
+        open_services = InterceptedServices(
+            answering, [Decoding()], admission=Admission(NoAuthentication(), settings.limits, metrics)
+        )
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable([*self._names, health.SERVICE_NAME], self._server)
-        guarded = Guarded(
-            [
-                RequestIds(),
-                AccessLog(metrics),
-                ErrorTranslation(),
-                self._calls,
-                Authentication(authenticator(settings)),
-                Validation(),
-                Authorization(permissions),
-            ],
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, open_services)
+        if settings.reflection:
+            reflection.enable([*self._names, health.SERVICE_NAME], open_services)
+        services = InterceptedServices(
+            answering,
+            [self._calls, Decoding(), Authorization(permissions), Validation()],
+            admission=Admission(authenticator(settings), settings.limits, metrics),
             unknown=refusal,
         )
         for registration in registrations:
-            registration.add(registration.servicer, guarded)
-        self._server.add_generic_rpc_handlers([guarded])
+            registration.add(registration.servicer, services)
+        self._server.add_generic_rpc_handlers([open_services, services])
         self._port = self._bind(settings)
         self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from servicekit.addresses import Address, BrokerUrl
 from servicekit.auth import load_public_keys
 from servicekit.certificates import named, require_certificates, require_key
+from servicekit.limits import Limits
 
 Settings = TypeVar("Settings", bound="ServiceSettings")
 
@@ -47,6 +48,15 @@ class ServiceSettings(BaseSettings):
     # Whom to trust when calling the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
     tls_ca_file: Path | None = None
 
+    # What callers can make a process hold. A service names its largest valid request.
+    max_request_bytes: int = Field(ge=1_024, le=64 * 1024 * 1024)
+    max_receiving_bytes: int = Field(default=64 * 1024 * 1024, ge=1_024)
+    max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
+    max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_calls: int = Field(default=10_000, ge=2, le=1_000_000)
+
+    reflection: bool = True
     metrics_listen: Address | None = None
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -85,6 +95,18 @@ class ServiceSettings(BaseSettings):
                 else:
                     require_certificates(file)
         return self
+
+    @property
+    def limits(self) -> Limits:
+        """What callers can make a process hold."""
+        return Limits(
+            request_bytes=self.max_request_bytes,
+            receiving_bytes=self.max_receiving_bytes,
+            receive_seconds=self.max_receive_seconds,
+            streams=self.max_streams_per_connection,
+            connections=self.max_connections,
+            calls=self.max_calls,
+        )
 
     @property
     def jwt_secrets(self) -> tuple[str, ...]:

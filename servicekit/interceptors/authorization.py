@@ -16,8 +16,8 @@ Permissions = Mapping[str, Role | Callable[[Any], Role]]
 class Authorization(CallInterceptor):
     """Checks the caller's role in the request's project against a table of "/package.Service/Method".
 
-    A method that is not in the table is allowed to nobody. It stands after validation, so that a request
-    without a project is told so.
+    A method that is not in the table is allowed to nobody. It stands before validation: of a request for a project
+    that is none of the caller's nothing but the project's id is looked at.
     """
 
     def __init__(self, permissions: Permissions) -> None:
@@ -29,5 +29,8 @@ class Authorization(CallInterceptor):
         if needed is None:
             raise ServiceError(Reason.ROLE_TOO_LOW, f"{method} is open to no role")
         role = needed if isinstance(needed, Role) else needed(request)
-        current_principal().require(role, getattr(request, "project_id", "*"))
+        project_id = getattr(request, "project_id", "*")
+        if not project_id:
+            raise ServiceError(Reason.VALIDATION_FAILED, "must name the project", field="project_id")
+        current_principal().require(role, project_id)
         return await call(request, context)

@@ -3,10 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
+
+from servicekit.admission import Admission
+from servicekit.errors import ServiceError
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Message | None]]
@@ -21,31 +24,52 @@ class CallInterceptor:
     """
 
     @abstractmethod
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
+    async def surround(self, call: Call, method: str, request: Any, context: Context) -> Message | None:
         """Await `call(request, context)` and return what it returned. `method` is "/package.Service/Method".
 
-        Outside Validation, which decodes it, the request is still bytes.
+        Outside Decoding the request is still bytes, and None for a call that is refused before it is read.
         """
 
     def wrap(self, handler: Any, method: str) -> Any:
         """Return the method's handler, surrounded."""
         # No coroutine around the coroutine: every one of them is walked through at every step of the call.
-        surrounded = partial(self.surround, behaviour_of(handler), method)
-        return like(handler, surrounded, handler.request_deserializer)
+        surrounded = partial(self.surround, unwrap(handler), method)
+        return rewrap(handler, surrounded, handler.request_deserializer)
 
 
-class Guarded(grpc.GenericRpcHandler):
-    """Services whose every call is surrounded by all `interceptors`, the first one outermost.
+class _Method(NamedTuple):
+    """What serves a method: its handler, surrounded, and the interceptors around a refusal."""
 
-    Add services to it as to a server, then it to the server, last: it answers what is asked of methods that there are
-    not with `unknown`. gRPC's own interceptors would cost every call a round each; these are put around a method once.
+    handler: Any
+    refuse: Callable[[ServiceError, Context], Awaitable[Message | None]]
+
+
+class InterceptedServices(grpc.GenericRpcHandler):
+    """Services whose every call is let in by `admission` and surrounded by `answering` and `serving`, the first one
+    outermost.
+
+    `admission` decides before a request is read. A call that it refuses passes only `answering`, the interceptors that
+    turn an error into an answer.
+
+    Add services to it as to a server, then it to the server. Of methods that there are not, `unknown` makes the
+    answer; None leaves them to others. gRPC's own interceptors would cost every call a round each; these are put around
+    a method once.
     """
 
-    def __init__(self, interceptors: Sequence[CallInterceptor], *, unknown: Callable[[str], Any]) -> None:
-        self._interceptors = interceptors
+    def __init__(
+        self,
+        answering: Sequence[CallInterceptor],
+        serving: Sequence[CallInterceptor],
+        *,
+        admission: Admission,
+        unknown: Callable[[str], Any] | None = None,
+    ) -> None:
+        self._answering = answering
+        self._serving = serving
+        self._admission = admission
         self._unknown = unknown
         self._services: list[grpc.GenericRpcHandler] = []
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._methods: dict[str, _Method] = {}
 
     def add_generic_rpc_handlers(self, services: Sequence[grpc.GenericRpcHandler]) -> None:
         """Add services; generated code calls this."""
@@ -55,38 +79,70 @@ class Guarded(grpc.GenericRpcHandler):
         """Do nothing, as grpc.aio's server does; generated code calls this."""
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """Return the surrounded handler of a method."""
-        method = details.method
-        handler = self._handlers.get(method)
-        if handler is None:
+        """Return the handler of a call: the method's, surrounded, or one that refuses the call without reading it.
+
+        gRPC calls this in the call's own task.
+        """
+        name = details.method
+        method = self._methods.get(name)
+        if method is None:
             found = (service.service(details) for service in self._services)
             handler = next((handler for handler in found if handler is not None), None)
             if handler is None:
-                return self._unknown(method)  # and not kept: made-up names are without end
-            self._handlers[method] = handler = self._surrounded(handler, method)
-        return handler
+                return self._unknown(name) if self._unknown else None  # and not kept: made-up names are without end
+            self._methods[name] = method = self._surrounded(handler, name)
+        try:
+            self._admission.admit(details.invocation_metadata)
+        except ServiceError as error:
+            return unread(partial(method.refuse, error))
+        return method.handler
 
-    def _surrounded(self, handler: Any, method: str) -> Any:
-        if handler.request_streaming:
-            raise NotImplementedError(f"{method}: streams of requests cannot be surrounded")
-        for interceptor in reversed(self._interceptors):
-            handler = interceptor.wrap(handler, method)
-        surrounded = behaviour_of(handler)
+    def _surrounded(self, handler: Any, name: str) -> _Method:
+        for interceptor in reversed([*self._answering, *self._serving]):
+            handler = interceptor.wrap(handler, name)
+        surrounded = unwrap(handler)
 
         # gRPC asks at every call whether this is a coroutine function; what is no function takes it long.
         async def serve(request: Any, context: Context) -> Message | None:
+            self._admission.received()
             return await surrounded(request, context)
 
-        return like(handler, serve, handler.request_deserializer)
+        async def fail(error: Any, _context: Context) -> Message | None:
+            raise error
+
+        refusal = rewrap(handler, fail, None)
+        for interceptor in reversed(self._answering):
+            refusal = interceptor.wrap(refusal, name)
+        return _Method(rewrap(handler, serve, handler.request_deserializer), unwrap(refusal))
 
 
-def behaviour_of(handler: Any) -> Call:
+def unread(behaviour: Callable[[Context], Awaitable[Message | None]]) -> Any:
+    """Return a handler of a call that is answered without its request: a stream of requests that is not read.
+
+    On the wire all kinds of calls are the same, so it suits callers of any kind.
+    """
+
+    async def answer(_requests: Any, context: Context) -> None:
+        await behaviour(context)
+
+    return grpc.stream_stream_rpc_method_handler(answer)
+
+
+def unwrap(handler: Any) -> Call:
     """Return the coroutine function of a handler."""
-    behaviour: Call = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    behaviour: Call = getattr(handler, _kind(handler))
     return behaviour
 
 
-def like(handler: Any, behaviour: Call, deserializer: Callable[[bytes], Message] | None) -> Any:
+def rewrap(handler: Any, behaviour: Call, deserializer: Callable[[bytes], Message] | None) -> Any:
     """Return a handler of the same kind with another behaviour."""
-    kind = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-    return kind(behaviour, deserializer, handler.response_serializer)
+    make = getattr(grpc, f"{_kind(handler)}_rpc_method_handler")
+    return make(behaviour, deserializer, handler.response_serializer)
+
+
+def _kind(handler: Any) -> str:
+    return f"{_count(handler.request_streaming)}_{_count(handler.response_streaming)}"
+
+
+def _count(streaming: bool) -> str:
+    return "stream" if streaming else "unary"

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import grpc
-
 from servicekit.errors import Reason, ServiceError
-from servicekit.interceptors.base import Context
+from servicekit.interceptors.base import Context, unread
 from servicekit.interceptors.request_ids import HEADER, request_id_of
 
 
@@ -15,7 +13,7 @@ def refusal(method: str) -> Any:
     Nothing stands around it, so that made-up names reach neither the measurements nor any table by method.
     """
 
-    async def refuse(_requests: Any, context: Context) -> None:
+    async def refuse(context: Context) -> None:
         status = ServiceError(
             Reason.METHOD_UNKNOWN,
             f"this server has no method {method}; gRPC reflection lists those it has",
@@ -24,5 +22,4 @@ def refusal(method: str) -> Any:
         trailing = (*(status.trailing_metadata or ()), (HEADER, request_id_of(context)))
         await context.abort(status.code, status.details, trailing)
 
-    # Of the kind that needs no request first, so that it suits callers of any kind.
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return unread(refuse)

@@ -11,12 +11,20 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
-from servicekit.interceptors.base import Guarded
+from servicekit.admission import Admission
+from servicekit.auth import NoAuthentication
+from servicekit.interceptors.base import InterceptedServices
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.unknown_methods import refusal
+from servicekit.limits import Limits
+from servicekit.metrics import Metrics
 from servicekit.sockets import hang_up
 from tests.support.stopping import assert_shutting_down
+
+LIMITS = Limits(
+    request_bytes=1_024, receiving_bytes=1_024 * 1_024, receive_seconds=10, streams=100, connections=100, calls=100
+)
 
 
 class Waiter:
@@ -32,9 +40,10 @@ class Waiter:
             "Unary": grpc.unary_unary_rpc_method_handler(self.unary, Empty.FromString, Empty.SerializeToString),
             "Stream": grpc.unary_stream_rpc_method_handler(self.stream, Empty.FromString, Empty.SerializeToString),
         }
-        guarded = Guarded([ErrorTranslation(), self.calls], unknown=refusal)
-        guarded.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Waiter", handlers)])
-        self.server.add_generic_rpc_handlers([guarded])
+        admission = Admission(NoAuthentication(), LIMITS, Metrics())
+        services = InterceptedServices([ErrorTranslation()], [self.calls], admission=admission, unknown=refusal)
+        services.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Waiter", handlers)])
+        self.server.add_generic_rpc_handlers([services])
         self.port = self.server.add_insecure_port("127.0.0.1:0")
 
     async def unary(self, request: Empty, context: Any) -> Empty:

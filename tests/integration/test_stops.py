@@ -27,7 +27,6 @@ from servicekit.auth import ServiceTokens
 from servicekit.channel import open_channel
 from servicekit.clock import SystemClock
 from servicekit.database import Database
-from servicekit.server import MAX_MESSAGE_BYTES
 from tests.support.runs import large_rules, new_run
 
 LONG_AGO = timedelta(hours=1)
@@ -117,7 +116,7 @@ async def test_stops_of_runs_that_are_too_large_for_one_call_are_told_in_several
     desk: Desk, runs_database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = await desk.create(stop.BATCH, meta=RunMeta(rules=large_rules()))
-    assert sum(run.ByteSize() for run in runs) > MAX_MESSAGE_BYTES
+    assert sum(run.ByteSize() for run in runs) > ExecutorSettings.model_fields["max_request_bytes"].default
     await ask_to_stop(desk, runs)
     await desk.stopper.tick()
     assert set(await desk.statuses(runs)) == {"CANCELLED"}

@@ -241,7 +241,7 @@ class PutProductsRequest(_message.Message):
     """The project (shop)."""
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___Product]:
-        """Each id once."""
+        """Each id once. A request has 1 MiB at most: with long descriptions, send fewer products at a time."""
 
     def __init__(
         self,

@@ -1,0 +1,291 @@
+"""What callers can make a service hold or do, with and without a token: real processes, real HTTP/2."""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from playbooks.executor.v1.catalog_service_pb2 import GetProjectRequest, PutProductsRequest
+from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from playbooks.runs.v1.run_pb2 import PlaybookRules, RunMeta
+from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
+from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
+
+from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.support.runs import request
+from tests.support.service import Growth, ServiceProcess, memory_of, metadata, token
+from tests.support.shop import Refusal, refusal
+from tests.support.waiting import eventually
+
+MB = 1_000_000
+BOUND = 150 * MB  # that an attack may raise a process's memory by
+LARGEST = 1024 * 1024  # bytes; executor_service's MAX_REQUEST_BYTES
+CREATE, PUT = "/playbooks.runs.v1.RunsService/CreateRun", "/playbooks.executor.v1.CatalogService/PutProducts"
+DEADLINE = 20  # seconds of a call
+
+INVALID, DENIED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.fixture(scope="module")
+def runs(postgres_server: Any, _runs_template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    for url in new_database(postgres_server, template=RUNS_TEMPLATE):
+        log = tmp_path_factory.mktemp("runs") / "log"
+        with ServiceProcess("runs", log, {"RUNS_DATABASE_URL": url}) as service:
+            yield service
+
+
+@pytest.fixture(scope="module")
+def executor(_executor_schema: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_RECEIVE_SECONDS": "2"}
+    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+        yield service
+
+
+class Attack:
+    """An attack under way, in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def says(self, word: str) -> None:
+        """Return when the attack has come to a point."""
+        assert self._process.stdout
+        async with asyncio.timeout(60):
+            assert (await self._process.stdout.readline()).decode().strip() == word
+
+    async def ended(self) -> dict[str, int]:
+        """Let the attack end; return what became of it."""
+        async with asyncio.timeout(60):
+            output, _ = await self._process.communicate(b"\n")
+        found: dict[str, int] = json.loads(output.splitlines()[-1])
+        return found
+
+
+@asynccontextmanager
+async def attacking(*arguments: object) -> AsyncIterator[Attack]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.attacks", *map(str, arguments)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    attack = Attack(process)
+    try:
+        await attack.says("sending")
+        yield attack
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+class GoodCaller:
+    """Makes small calls, one after the other, and notes how long each took."""
+
+    def __init__(self, target: str, user: str = "good") -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=(("grpc.use_local_subchannel_pool", 1),))
+        self._metadata = metadata("p", "VIEWER", user)
+        self.failed: list[grpc.aio.AioRpcError] = []
+        self.calls = 0
+
+    async def __aenter__(self) -> "GoodCaller":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    async def p99(self, seconds: float, growth: Growth | None = None) -> float:
+        """Call for so many seconds; return the p99 in seconds."""
+        stub, times = RunsServiceStub(self._channel), []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            began = time.monotonic()
+            try:
+                await stub.ListRuns(ListRunsRequest(project_id="p"), metadata=self._metadata, timeout=DEADLINE)
+            except grpc.aio.AioRpcError as error:
+                self.failed.append(error)
+            self.calls += 1
+            times.append(time.monotonic() - began)
+            if growth:
+                growth.sample()
+        return statistics.quantiles(times, n=100)[-1]
+
+
+async def refused(call: Any) -> Refusal:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return refusal(caught.value)
+
+
+# F1: memory
+
+
+async def test_bombs_without_a_token_are_never_unpacked(runs: ServiceProcess) -> None:
+    async with GoodCaller(runs.target) as good:
+        quiet = await good.p99(1.0)
+        with memory_of(runs) as growth:
+            async with attacking("bombs", runs.target, CREATE, 400, 15 * MB) as attack:
+                beside = await good.p99(2.0, growth)
+                await attack.says("sent")
+                growth.sample()
+        assert growth.most < BOUND
+        assert beside < 3 * quiet + 0.05
+        assert not good.failed
+
+
+async def test_bombs_with_a_token_are_unpacked_up_to_the_limit_and_no_further(executor: ServiceProcess) -> None:
+    with memory_of(executor) as growth:
+        async with attacking("bombs", executor.target, PUT, 60, 500 * MB, token("p", user="bomber")) as attack:
+            await attack.says("sent")
+            growth.sample()
+            assert (await attack.ended())["answered"] >= 60
+    assert growth.most < BOUND
+    assert executor.tracebacks == 0
+
+
+@pytest.mark.parametrize("size", [16 * MB, 100_000])
+async def test_requests_of_strangers_are_not_received(runs: ServiceProcess, size: int) -> None:
+    with memory_of(runs) as growth:
+        async with attacking("unfinished", runs.target, CREATE, 300, size) as attack:
+            await attack.says("sent")
+            growth.sample()
+            ended = await attack.ended()
+    assert growth.most < BOUND
+    assert ended["answered"] == 300, "each stream ends with a status, and holds nothing after it"
+
+
+async def test_what_unfinished_requests_hold_is_bounded_and_given_back_when_they_are_too_old(
+    executor: ServiceProcess,
+) -> None:
+    """One caller gets half of the 64 places; the rest of its calls are refused, and others are served."""
+    with memory_of(executor) as growth:
+        async with attacking("unfinished", executor.target, PUT, 300, LARGEST, token("p", user="slow")) as attack:
+            await attack.says("sent")
+            growth.sample()
+            async with grpc.aio.insecure_channel(executor.target) as channel:
+                stub, project = CatalogServiceStub(channel), GetProjectRequest(project_id="none")
+                told = await refused(stub.GetProject(project, metadata=metadata("*", user="another"), timeout=DEADLINE))
+                assert told.reason == "PROJECT_NOT_FOUND", "another caller is served"
+                told = await refused(stub.GetProject(project, metadata=metadata("*", user="slow"), timeout=DEADLINE))
+                assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+                assert told.metadata["limit"] == "receiving"
+
+                async def served() -> bool:
+                    call = stub.GetProject(project, metadata=metadata("*", user="slow"), timeout=DEADLINE)
+                    return (await refused(call)).reason == "PROJECT_NOT_FOUND"
+
+                await eventually(served, timeout=20)  # MAX_RECEIVE_SECONDS later they are given up
+            ended = await attack.ended()
+    assert growth.most < BOUND
+    assert ended["answered"] + ended["reset"] >= 300
+
+
+# F2: time
+
+
+async def test_a_project_of_others_is_denied_before_the_request_is_looked_at(runs: ServiceProcess) -> None:
+    hostile = request(project_id="another", meta=RunMeta(rules=PlaybookRules(forbidden_phrases=[""] * 60_000)))
+    async with grpc.aio.insecure_channel(runs.target) as channel:
+        call = RunsServiceStub(channel).CreateRun(hostile, metadata=metadata("p"), timeout=DEADLINE)
+        told = await refused(call)
+    assert (told.code, told.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
+
+
+async def test_of_many_violations_the_first_twenty_are_listed(executor: ServiceProcess) -> None:
+    products = PutProductsRequest(project_id="p")
+    for _ in range(1_000):
+        products.products.add()
+    async with grpc.aio.insecure_channel(executor.target) as channel:
+        told = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=metadata(), timeout=DEADLINE))
+        assert (told.code, told.reason, len(told.fields)) == (INVALID, "VALIDATION_FAILED", 20)
+        assert "and more" in told.message
+        for _ in range(9_000):
+            products.products.add()
+        told = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=metadata(), timeout=DEADLINE))
+        assert told.fields == {"products": "must have at most 1,000 items"}
+        others = metadata("another", "VIEWER")
+        told = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=others, timeout=DEADLINE))
+        assert (told.code, told.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
+
+
+async def test_a_refusal_that_quotes_a_huge_request_arrives(runs: ServiceProcess) -> None:
+    async with grpc.aio.insecure_channel(runs.target) as channel:
+        huge = ListRunsRequest(project_id="x" * 100_000)
+        told = await refused(RunsServiceStub(channel).ListRuns(huge, metadata=metadata(), timeout=DEADLINE))
+    assert (told.code, told.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
+    assert len(told.message) < 2_000
+
+
+# F4: streams that are opened and reset
+
+
+async def test_streams_that_are_reset_at_once_cost_others_no_call(runs: ServiceProcess) -> None:
+    async with GoodCaller(runs.target) as good, attacking("reset", runs.target, CREATE, 3, 25_000) as attack:
+        await asyncio.gather(*(good.p99(3.0) for _ in range(8)))
+        await attack.ended()
+    assert good.failed == []
+    assert good.calls > 100
+
+
+# F9: garbage to the services that are open to everyone
+
+
+GARBAGE = (b"\xff", b"\x0a\xff", b"\x00" * 50, b"\x0b" * 100, bytes(range(256)))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_garbage_to_open_services_is_bad_input(runs: ServiceProcess, method: str) -> None:
+    async with grpc.aio.insecure_channel(runs.target) as channel:
+        for body in GARBAGE:
+            call = channel.stream_stream(method)(iter([body]), timeout=DEADLINE)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in call:
+                    pass
+            told = refusal(caught.value)
+            assert (told.code, told.reason) == (INVALID, "VALIDATION_FAILED"), body
+    assert runs.tracebacks == 0
+
+
+async def symbols(target: str, *names: str) -> list[bool]:
+    """Return whether reflection finds each of these names."""
+
+    async def asked() -> AsyncIterator[Any]:
+        for name in names:
+            yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
+
+    async with grpc.aio.insecure_channel(target) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked(), timeout=DEADLINE)
+        return [answer.HasField("file_descriptor_response") async for answer in call]
+
+
+async def test_reflection_describes_what_the_port_serves_and_nothing_else(
+    runs: ServiceProcess, executor: ServiceProcess
+) -> None:
+    served = ("playbooks.runs.v1.RunsService.CreateRun", "playbooks.runs.v1.Run", "google.rpc.ErrorInfo")
+    internal = ("playbooks.executor.v1.RunJob", "playbooks.executor.v1.RunEventBatch", "x" * 1_000, "", "..")
+    assert await symbols(runs.target, *served, *internal) == [True] * len(served) + [False] * len(internal)
+    assert await symbols(executor.target, "playbooks.executor.v1.CatalogService.PutProducts") == [True]
+
+
+async def test_reflection_can_be_turned_off(executor_database: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database, "REFLECTION": "false"}
+    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await symbols(service.target, "playbooks.executor.v1.CatalogService")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        async with grpc.aio.insecure_channel(service.target) as channel:
+            await health_pb2_grpc.HealthStub(channel).Check(reflection_pb2.ServerReflectionRequest(), timeout=DEADLINE)

@@ -1,0 +1,83 @@
+"""Attacks on a gRPC server, each in a process of its own: `python -m tests.support.attacks NAME HOST:PORT ...`.
+
+Bounded in count and time. Each prints what became of it, as JSON.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from tests.support.http2 import (
+    CANCEL,
+    DATA,
+    HEADERS,
+    RST_STREAM,
+    Connection,
+    frame,
+    message,
+    zipped,
+)
+
+LISTEN = 1.0  # seconds for the answers that still come
+ZIP = (("grpc-encoding", "gzip"),)
+
+
+def upload(target: str, method: str, streams: int, body: bytes, *fields: tuple[str, str]) -> dict[str, int]:
+    """Open so many streams, send `body` on each as far as the server takes it, and do not end them."""
+    with Connection(target) as connection:
+        bodies = {}
+        for _ in range(streams):
+            stream, opening = connection.call(method, *fields)
+            connection.send(opening)
+            bodies[stream] = body
+        print("sending", flush=True)
+        sent = connection.upload(bodies, patience=LISTEN)
+        connection.listen(LISTEN)
+        print("sent", flush=True)
+        sys.stdin.readline()  # and hold the connection until we are told to let it go
+        connection.listen(LISTEN)
+        return {"sent": sent, "answered": connection.seen[HEADERS], "reset": connection.seen[RST_STREAM]}
+
+
+def reset(target: str, method: str, seconds: float, rate: int, *fields: tuple[str, str]) -> dict[str, int]:
+    """Open streams with a small message and reset them at once, so many a second."""
+    opened = 0
+    with Connection(target) as connection:
+        print("sending", flush=True)
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < seconds:
+            frames = b""
+            for _ in range(min(500, int(passed * rate) + 1 - opened)):
+                stream, opening = connection.call(method, *fields)
+                frames += opening + frame(DATA, 1, stream, message(b""))
+                frames += frame(RST_STREAM, 0, stream, CANCEL.to_bytes(4))
+                opened += 1
+            try:
+                connection.send(frames)
+            except OSError:
+                return {"opened": opened, "hung_up": 1}
+            connection.listen(0.001)
+    return {"opened": opened, "hung_up": 0}
+
+
+def _bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+ATTACKS: dict[str, Callable[..., dict[str, int]]] = {
+    "bombs": lambda target, method, streams, unpacked, token="": upload(
+        target, method, int(streams), zipped(int(unpacked)), *ZIP, *_bearer(token)
+    ),
+    "unfinished": lambda target, method, streams, announced, token="": upload(
+        target, method, int(streams), message(b"x" * (int(announced) - 1), announced=int(announced)), *_bearer(token)
+    ),
+    "reset": lambda target, method, seconds, rate, token="": reset(
+        target, method, float(seconds), int(rate), *_bearer(token)
+    ),
+}
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    print(json.dumps(Counter(ATTACKS[name](*arguments))), flush=True)
