@@ -20,7 +20,8 @@ from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
-from runs_client.render import NOUNS, VERBS, before_and_after, console, outcome, status_name
+from runs_client.printing import console, say
+from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name
 from runs_client.shopify import Catalog
 from runs_client.transfer import fill_in, to_product, unused_name
 from runs_client.views import follow, view_for
@@ -43,23 +44,23 @@ def run_demo(catalog_file: Path) -> None:
     if not os.access(Path(), os.W_OK):
         raise CommandError(f"{Path().absolute()} cannot be written to: run the demo in another folder")
     out = console()
-    _say(out, f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
+    say(f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
     with _stack() as stack:
-        _say(out, f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
+        say(f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
         improvement = asyncio.run(_improve(catalog, stack, out))
     improved, changed = fill_in(catalog, improvement.products)
     destination = unused_name(Path(), f"improved-{catalog_file.stem}")
     improved.write(destination)
 
     out.rule()
-    _say(out, f"{changed} of {len(catalog.products)} products improved in {time.monotonic() - started:.1f} s:")
+    say(f"{changed} of {len(catalog.products)} products improved in {time.monotonic() - started:.1f} s:")
     for playbook, count in improvement.written.items():
-        _say(out, f"  {count} {NOUNS[playbook]}s written")
+        say(f"  {count} {NOUNS[playbook]}s written")
     if OFFLINE_MODEL in improvement.models:
-        _say(out, "  by the offline template writer; set OPENAI_API_KEY to have a model write them")
+        say("  by the offline template writer; set OPENAI_API_KEY to have a model write them")
     elif improvement.models:
-        _say(out, f"  by {', '.join(sorted(improvement.models))}")
-    _say(out, f"{destination} is ready to be imported into the shop")
+        say(f"  by {', '.join(sorted(improvement.models))}")
+    say(f"{destination} is ready to be imported into the shop")
 
 
 class Improvement:
@@ -82,7 +83,7 @@ class Improvement:
         """Preview, draft and apply one playbook."""
         self._out.rule(f"{NOUNS[playbook]}s")
         estimate = await self._executor.estimate(PROJECT, playbook)
-        _say(self._out, f"{estimate.total_affected} products have no {NOUNS[playbook]}")
+        say(f"{estimate.total_affected} products have no {NOUNS[playbook]}")
         if not estimate.total_affected:
             return
 
@@ -142,7 +143,3 @@ def _stack() -> Iterator["Stack"]:
                 yield stack
         except StackError as error:
             raise CommandError(str(error)) from error
-
-
-def _say(out: Console, line: str) -> None:
-    out.print(line, markup=False, soft_wrap=True)

@@ -25,7 +25,7 @@ from runs_client.commands.options import (
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
-from runs_client.render import json_line
+from runs_client.printing import say, say_json
 from runs_client.shopify import Catalog
 from runs_client.transfer import fill_in, from_product, to_product, unused_name
 
@@ -76,11 +76,11 @@ def import_(
     stored = asyncio.run(run())
     if as_json:
         document = {"project_id": project, "created": stored.created, "updated": stored.updated}
-        print(json_line(document))
+        say_json(document)
         return
     without_title = sum(not product.seo_title.strip() for product in catalog.products)
     without_description = sum(not product.seo_description.strip() for product in catalog.products)
-    print(
+    say(
         f"{stored.created + stored.updated} products in {project}: {stored.created} new, {stored.updated} brought up "
         f"to date; {without_title} without SEO title, {without_description} without SEO description"
     )
@@ -139,11 +139,11 @@ def export(
     improved, filled = fill_in(original, found) if original else (Catalog.of(map(from_product, found)), len(found))
     improved.write(destination, overwrite=force)
     if as_json:
-        print(json_line({"file": str(destination), "products": len(improved.products), "changed": filled}))
+        say_json({"file": str(destination), "products": len(improved.products), "changed": filled})
     elif original:
-        print(f"{destination}: {filled} of {len(improved.products)} products have new SEO texts")
+        say(f"{destination}: {filled} of {len(improved.products)} products have new SEO texts")
     else:
-        print(f"{destination}: {filled} products")
+        say(f"{destination}: {filled} products")
 
 
 async def _ensure_project(
