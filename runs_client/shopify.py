@@ -182,9 +182,7 @@ class Catalog:
                 refuse("a product without Handle: fill it in.", number)
             handle = row.value(columns.handle).strip() or handle
             if has_control_characters(handle):
-                refuse(
-                    f"the handle {printable(handle)!r} has a line break or a control character: take it out.", number
-                )
+                refuse(f"a handle with a line break or control character, {printable(handle)}: take it out.", number)
         if not handle:
             refuse("no products under the header: export the products from Shopify again.", 2)
         return catalog
