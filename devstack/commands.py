@@ -99,7 +99,10 @@ def up(
 
 def token(
     *,
-    project: Annotated[str, typer.Option(metavar="P", help="The project's id; '*' for every project.")],
+    project: Annotated[
+        str,
+        typer.Option(metavar="P", help="The project's id; '*' for every project, whose plans its OWNER sets."),
+    ],
     role: Annotated[
         Role,
         typer.Option(

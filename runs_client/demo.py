@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from playbooks.executor.v1.catalog_service_pb2 import Product, Project
+from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Run
 from rich.console import Console
 
@@ -76,7 +76,7 @@ class Improvement:
 
     async def prepare(self, catalog: Catalog) -> None:
         """Make the project and import the catalog."""
-        await self._executor.put_project(PROJECT, Project.BUSINESS)
+        await self._executor.put_project(PROJECT)
         await self._executor.put_products(PROJECT, [to_product(product) for product in catalog.products])
 
     async def fill_in(self, playbook: str) -> None:
@@ -139,7 +139,8 @@ def _stack() -> Iterator["Stack"]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="playbook-runs-demo-") as folder:
         try:
-            with Stack(StackOptions(data_dir=Path(folder), durable=False)) as stack:
+            options = StackOptions(data_dir=Path(folder), durable=False, executor_env={"DEFAULT_PLAN": "BUSINESS"})
+            with Stack(options) as stack:
                 yield stack
         except StackError as error:
             raise CommandError(str(error)) from error

@@ -14,9 +14,9 @@ _CONTROL: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 # What reorders the text around it (bidirectional controls), what shows nothing (zero-width spaces, tags), and halves of
 # characters, which no stream can write. U+200C and U+200D stay: words and emoji are made with them.
 _HIDDEN: Final = r"\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-_TAGS: Final = r"\U000e0000-\U000e007f"
+_HIDDEN_ASTRAL: Final = r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 
-_UNPRINTABLE: Final = re.compile(f"[{_CONTROL}{_HIDDEN}{_TAGS}]")
+_UNPRINTABLE: Final = re.compile(f"[{_CONTROL}{_HIDDEN}{_HIDDEN_ASTRAL}]")
 _CONTROLS: Final = re.compile(f"[{_CONTROL}]")
 _SHORT: Final = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 CONTINUED: Final = "    | "  # begins each further line of a text: nothing of ours begins so
