@@ -5,6 +5,7 @@ import sys
 
 import uvloop
 
+import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
 from executor_service.settings import ExecutorSettings
 from servicekit import lifecycle, logs, settings, workers

@@ -5,6 +5,7 @@ import traceback
 
 import typer
 
+import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_client.errors import ServiceCallError
 from runs_client.failures import CommandError, explain
 from runs_client.shopify import CatalogFileError
