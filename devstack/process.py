@@ -48,7 +48,7 @@ def spawn(
 
 
 def log_tail(log: Path) -> str:
-    """Return the last lines of `log`, to follow a message; whoever prints them escapes them."""
+    """Return the last lines of `log`, to follow a message. They are raw: escape them where they are printed."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if log.exists() else []
     return "\n".join(lines) or "(nothing was logged)"
 

@@ -19,7 +19,7 @@ from devstack.services import Kind, Service, inherited_environment, migrate
 from devstack.valkey import Valkey
 
 WATCH_INTERVAL = 0.2  # seconds
-DEFAULT_PLAN = "BUSINESS"  # unless the caller's environment has another: whoever runs the stack is the platform
+DEFAULT_PLAN = "BUSINESS"  # unless the caller's environment has another: the person who runs a stack is its platform
 
 
 @dataclass(frozen=True)

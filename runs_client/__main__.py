@@ -52,7 +52,7 @@ def main() -> None:
         strange = error.object[error.start : error.end]  # not all of it: it may be a secret
         fail(f"an argument has {strange!a}, which is no text: arguments are in UTF-8")
     except Exception as error:
-        # What nobody foresaw may be in the words of a service too, which Python would write as they are.
+        # An unexpected error may hold the words of a service, which Python would write as they are.
         sys.exit(printable_lines("".join(traceback.format_exception(error)).rstrip()))
 
 

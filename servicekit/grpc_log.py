@@ -1,8 +1,8 @@
 """Silences gRPC's own log. The commands import this before anything that imports gRPC, which reads the variable then.
 
-Its core writes lines to standard error past `logging`, with the words of peers as they are: whoever connects, without a
-token, forges log lines and commands to the terminal with the debug text of a GOAWAY. What matters of it comes as an
-exception or a status too. Set GRPC_VERBOSITY to see it.
+Its core writes lines to standard error past `logging`, with the words of peers as they are: any peer, without a token,
+can forge log lines and send commands to the terminal with the debug text of a GOAWAY. Failures come as exceptions and
+statuses too. Set GRPC_VERBOSITY to see the lines.
 """
 
 import os

@@ -28,8 +28,9 @@ from playbooks.runs.v1.runs_service_pb2 import (
     WatchRunResponse,
 )
 
+from devstack.ports import free_ports
 from devstack.stack import Stack
-from servicekit.printable import printable
+from servicekit.printable import CONTINUED, printable
 from tests.e2e.test_cli import Cli
 from tests.support.http2 import SETTINGS, goaway, say_good_bye
 
@@ -292,9 +293,25 @@ def test_PRT_003_a_server_that_says_good_bye(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("service", ["runs", "executors"])
-def test_PRT_003_whoever_connects_to_a_service_writes_nothing_into_its_log(stack: Stack, service: str) -> None:
+def test_PRT_003_a_peer_writes_nothing_into_the_log_of_a_service(stack: Stack, service: str) -> None:
     replica = getattr(stack, service)[0]
     say_good_bye(replica.target, f"farewell{EVIL}")
     log = replica.log.read_bytes()
     assert b"farewell" not in log
     assert b"\x1b]" not in log
+
+
+def test_PRT_003_the_log_end_that_up_prints(tmp_path: Path) -> None:
+    data = tmp_path / "stack" / "postgres"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18\n")
+    (data / "postgresql.conf").write_text(f"max_wal_senders = '{OSC_52}\x1b[2J'\n")
+    ports = free_ports(2)
+    code, written = Cli(tmp_path).at_a_terminal(
+        "up", "--data-dir", tmp_path / "stack", "--runs-port", ports[0], "--executor-port", ports[1]
+    )
+    message, *log_end = assert_obeys_nothing(written).splitlines()
+    assert code == 1
+    assert message.startswith("error: postgres ended with exit code")
+    assert all(line.startswith(CONTINUED) for line in log_end)
+    assert r'invalid value for parameter "max_wal_senders": "\x1b]52;c;cHduZWQ=\x07\x1b[2J"' in "".join(log_end)
