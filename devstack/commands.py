@@ -11,6 +11,7 @@ import typer
 
 from devstack.datadir import DataDir, Secrets, default_data_dir
 from devstack.errors import StackError
+from servicekit.printable import has_control_characters, printable, printable_lines
 
 LONGEST_HOURS = 100 * 365 * 24  # a century
 
@@ -86,9 +87,10 @@ def up(
     )
     try:
         with stack:
+            where = printable(str(stack.data_dir.path))
             typer.echo(
                 f"ready: runs-service at {stack.runs_target}, executor-service at {stack.executor_target}; "
-                f"data and logs in {stack.data_dir.path}; Ctrl-C stops it"
+                f"data and logs in {where}; Ctrl-C stops it"
             )
             stack.watch()
     except StackError as error:
@@ -97,7 +99,10 @@ def up(
 
 def token(
     *,
-    project: Annotated[str, typer.Option(metavar="P", help="The project's id; '*' for every project.")],
+    project: Annotated[
+        str,
+        typer.Option(metavar="P", help="The project's id; '*' for every project, whose plans its OWNER sets."),
+    ],
     role: Annotated[
         Role,
         typer.Option(
@@ -121,8 +126,10 @@ def token(
         -d '{"project_id": "shop-1"}' \\
         127.0.0.1:50051 playbooks.runs.v1.RunsService/ListRuns
     """
-    for text in (project, user):
+    for name, text in (("--project", project), ("--user", user)):
         text.encode()  # raises UnicodeEncodeError; JSON would write it as something nobody can name
+        if has_control_characters(text):
+            _fail(StackError(f"{name} has a control character, which no id may have: {printable(text)}"))
     try:
         secrets = Secrets(jwt_secret=secret) if secret else DataDir(data_dir or default_data_dir()).secrets()
     except StackError as error:
@@ -144,5 +151,5 @@ def _exit_on_signals() -> None:
 
 
 def _fail(error: StackError) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
+    typer.echo(f"error: {printable_lines(str(error))}", err=True)
     raise typer.Exit(1)

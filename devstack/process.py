@@ -48,9 +48,9 @@ def spawn(
 
 
 def log_tail(log: Path) -> str:
-    """Return the last lines of `log`, indented, to stand under a message."""
+    """Return the last lines of `log`, to follow a message. They are raw: escape them where they are printed."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if log.exists() else []
-    return "\n".join(f"    {line}" for line in lines) or "    (nothing was logged)"
+    return "\n".join(lines) or "(nothing was logged)"
 
 
 class Process(ABC):

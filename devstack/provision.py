@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Mapping
 
+from servicekit.printable import printable_lines
+
 DATABASE = "playbook_runs"
 SCHEMAS: Mapping[str, str] = {"runs_service": "runs", "executor_service": "executor"}  # role: what it owns
 
@@ -56,7 +58,7 @@ def main() -> None:
     except KeyError as missing:
         sys.exit(f"{missing.args[0]} is not set")
     except psycopg.Error as error:
-        sys.exit(f"the database cannot be provisioned: {error}")
+        sys.exit(f"the database cannot be provisioned: {printable_lines(str(error))}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Kind = Literal["runs", "executor"]
 INHERITED = {
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    "ENABLE_QUEUE_PROCESSORS",
+    *("ENABLE_QUEUE_PROCESSORS", "DEFAULT_PLAN"),
 }
 INHERITED_PREFIXES = ("AI_", "OPENAI_", "LOG_", "RUNS_", "EXECUTOR_")
 

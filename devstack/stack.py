@@ -19,6 +19,7 @@ from devstack.services import Kind, Service, inherited_environment, migrate
 from devstack.valkey import Valkey
 
 WATCH_INTERVAL = 0.2  # seconds
+DEFAULT_PLAN = "BUSINESS"  # unless the caller's environment has another: the person who runs a stack is its platform
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,13 @@ class Stack:
             "executor",
             options.executor_replicas,
             options.executor_port,
-            {**shared, "EXECUTOR_DATABASE_URL": self.database_url("executor"), **options.env, **options.executor_env},
+            {
+                **shared,
+                "DEFAULT_PLAN": shared.get("DEFAULT_PLAN") or DEFAULT_PLAN,
+                "EXECUTOR_DATABASE_URL": self.database_url("executor"),
+                **options.env,
+                **options.executor_env,
+            },
         )
         self.runs = replicas(
             "runs",

@@ -5,6 +5,7 @@ import sys
 
 import uvloop
 
+import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
 from executor_service.settings import ExecutorSettings
 from servicekit import lifecycle, logs, settings, workers
@@ -28,6 +29,8 @@ environment variables (default):
   EXECUTOR_GRACE_SECONDS    time running work gets to end when told to stop; then it is handed back (5)
   EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process (10)
   EXECUTOR_WORKERS          processes at EXECUTOR_LISTEN, for machines with more cores (1)
+  DEFAULT_PLAN              FREE, PRO or BUSINESS: the plan of projects that their owners create; other plans and
+                            limits are set by the platform: OWNER of "*", or SERVICE (FREE)
   AI_PROVIDER               openai or offline; unset: openai when OPENAI_API_KEY is set, else offline
   AI_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL   the model, the key, another server of the same protocol
   AI_CONCURRENCY            AI requests at once in this process (16)

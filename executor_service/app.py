@@ -114,7 +114,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         stops = Stops(database, reporter, abandon=executor.abandon)
         heartbeat = Heartbeat(database, executor, owner=owner, lease_seconds=settings.executor_lease_seconds)
         inbox = Inbox(database, executor)
-        catalog = Catalog(database, clock)
+        catalog = Catalog(database, clock, default_plan=settings.default_plan)
         server = Server(
             settings,
             [

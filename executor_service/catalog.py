@@ -6,10 +6,11 @@ from executor_service import quota
 from executor_service.paging import Page, PageRequest
 from executor_service.playbooks.playbook import playbook
 from executor_service.quota import Allowance
-from executor_service.records import Product, Project
+from executor_service.records import Plan, Product, Project
 from executor_service.store import catalog as store
 from executor_service.store import usage
 from executor_service.store.catalog import PutCounts
+from servicekit.auth import Role
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.errors import Reason, ServiceError
@@ -24,18 +25,43 @@ def project_not_found(project_id: str) -> ServiceError:
     )
 
 
+def set_by_platform() -> ServiceError:
+    """Return the error of an owner who sets what the project pays for."""
+    return ServiceError(
+        Reason.ROLE_TOO_LOW,
+        'plan and ai_daily_limit are set by the platform: OWNER of "*", or SERVICE; leave both out to create the '
+        "project on the default plan, or to leave it as it is",
+        metadata={"required_role": Role.OWNER.name, "required_project_id": "*"},
+    )
+
+
 class Catalog:
     """The catalog. Every method may raise ServiceError."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, default_plan: Plan) -> None:
         self._database = database
         self._clock = clock
+        self._default_plan = default_plan
 
-    async def put_project(self, project: Project) -> Allowance:
-        """Create a project, or set its plan and limit; return its allowance of today."""
+    async def put_project(
+        self, project_id: str, *, plan: Plan | None, ai_daily_limit: int | None, by_platform: bool
+    ) -> Project:
+        """Create a project on the default plan if there is none, change what is given, and return it.
+
+        A plan without a limit takes the limit back. Raises ROLE_TOO_LOW, and creates nothing, when somebody other than
+        the platform gives a plan that the project does not have, or a limit.
+        """
         async with self._database.transaction() as connection:
-            await store.put_project(connection, project)
-        return await self.allowance(project)
+            present = await store.ensure_project(connection, Project(project_id, self._default_plan, None))
+            if not by_platform:
+                if plan not in (None, present.plan) or ai_daily_limit is not None:
+                    raise set_by_platform()
+                return present
+            if plan is None and ai_daily_limit is None:
+                return present
+            wanted = Project(project_id, plan or present.plan, ai_daily_limit)
+            await store.update_project(connection, wanted)
+            return wanted
 
     async def project(self, project_id: str) -> Project:
         """Return a project. Raises PROJECT_NOT_FOUND."""

@@ -1,10 +1,24 @@
 """Who may call what."""
 
-from servicekit.auth import Role
+from playbooks.executor.v1.catalog_service_pb2 import PutProjectRequest
+
+from servicekit.auth import Principal, Role, current_principal
 from servicekit.interceptors.authorization import Permissions
 
 _EXECUTOR = "/playbooks.executor.v1.ExecutorService"
 _CATALOG = "/playbooks.executor.v1.CatalogService"
+
+
+def is_platform(caller: Principal) -> bool:
+    """Tell whether the caller speaks for the platform: OWNER of every project ("*"), or a service."""
+    return caller.unrestricted or caller.roles.get("*") in (Role.OWNER, Role.SERVICE)
+
+
+def _of_put_project(_request: PutProjectRequest) -> Role:
+    """Return OWNER for people. A service is no owner, and yet sets plans and limits."""
+    is_service = current_principal().roles.get("*") is Role.SERVICE
+    return Role.SERVICE if is_service else Role.OWNER
+
 
 PERMISSIONS: Permissions = {
     f"{_EXECUTOR}/ExecuteRun": Role.SERVICE,
@@ -14,7 +28,7 @@ PERMISSIONS: Permissions = {
     f"{_EXECUTOR}/GetDraft": Role.VIEWER,
     f"{_EXECUTOR}/GetLatestDraft": Role.VIEWER,
     f"{_EXECUTOR}/ListRunItems": Role.VIEWER,
-    f"{_CATALOG}/PutProject": Role.OWNER,
+    f"{_CATALOG}/PutProject": _of_put_project,
     f"{_CATALOG}/GetProject": Role.VIEWER,
     f"{_CATALOG}/PutProducts": Role.OWNER,
     f"{_CATALOG}/ListProducts": Role.VIEWER,

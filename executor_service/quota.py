@@ -45,8 +45,8 @@ class Allowance:
         return (
             f"This needs {needed} AI suggestions and only {self.remaining} of today's {self.limit} are left "
             f"({self.used} are used or reserved by running runs). The allowance resets at "
-            f"{self.resets_at:%Y-%m-%d %H:%M} UTC. Wait until then, preview fewer products, or raise the project's "
-            "plan or ai_daily_limit."
+            f"{self.resets_at:%Y-%m-%d %H:%M} UTC. Wait until then, preview fewer products, or have the "
+            "platform raise the project's plan or ai_daily_limit."
         )
 
 
@@ -56,7 +56,7 @@ def ineligible_plan(project: Project) -> str | None:
         return None
     return (
         f"Project {project.id} is on the FREE plan, which has no AI suggestions. "
-        "Change its plan to PRO or BUSINESS, then start the run again."
+        "Have the platform change its plan to PRO or BUSINESS, then start the run again."
     )
 
 

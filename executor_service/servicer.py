@@ -17,10 +17,12 @@ from executor_service.follow import Follower
 from executor_service.inbox import Inbox
 from executor_service.library import Library
 from executor_service.messages import UnreadableJob
+from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
 from executor_service.playbooks.rules import Rules
 from executor_service.records import Plan, State
 from executor_service.stops import Stops
+from servicekit.auth import current_principal
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 
@@ -130,10 +132,14 @@ class CatalogServicer(CatalogServiceServicer):
     async def PutProject(
         self, request: catalog_pb.PutProjectRequest, context: Context
     ) -> catalog_pb.PutProjectResponse:
-        """Create a project or set its plan and limit."""
-        limit = request.ai_daily_limit if request.HasField("ai_daily_limit") else None
-        project = records.Project(request.project_id, Plan(catalog_pb.Project.Plan.Name(request.plan)), limit)
-        allowance = await self._catalog.put_project(project)
+        """Create a project or change its plan and limit."""
+        project = await self._catalog.put_project(
+            request.project_id,
+            plan=Plan(catalog_pb.Project.Plan.Name(request.plan)) if request.plan else None,
+            ai_daily_limit=request.ai_daily_limit if request.HasField("ai_daily_limit") else None,
+            by_platform=is_platform(current_principal()),
+        )
+        allowance = await self._catalog.allowance(project)
         return catalog_pb.PutProjectResponse(project=messages.project(project, allowance))
 
     async def GetProject(

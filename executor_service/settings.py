@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 
+from executor_service.records import Plan
 from servicekit.addresses import Address, DatabaseUrl
 from servicekit.settings import ServiceSettings
 
@@ -22,6 +23,8 @@ class ExecutorSettings(ServiceSettings):
     executor_lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
     # Seconds that running work gets to end when the process is told to stop; then its lease is handed back.
     executor_grace_seconds: float = Field(default=5.0, ge=0, le=600)
+
+    default_plan: Plan = Plan.FREE  # of projects that their owners create
 
     ai_provider: Literal["openai", "offline"] | None = None
     ai_model: str | None = None

@@ -1,12 +1,15 @@
 """The playbook-runs command."""
 
 import sys
+import traceback
 
 import typer
 
+import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_client.errors import ServiceCallError
 from runs_client.failures import CommandError, explain
 from runs_client.shopify import CatalogFileError
+from servicekit.printable import printable_lines
 
 
 def build_app() -> typer.Typer:
@@ -48,12 +51,15 @@ def main() -> None:
             raise  # the terminal's, which is no fault of an argument
         strange = error.object[error.start : error.end]  # not all of it: it may be a secret
         fail(f"an argument has {strange!a}, which is no text: arguments are in UTF-8")
+    except Exception as error:
+        # An unexpected error may hold the words of a service, which Python would write as they are.
+        sys.exit(printable_lines("".join(traceback.format_exception(error)).rstrip()))
 
 
 def fail(message: str) -> None:
-    """End the process with exit code 1 and one line on standard error."""
+    """End the process with exit code 1 and one line on standard error; lines that follow are marked as its own."""
     sys.stdout.flush()
-    sys.exit(f"error: {message}")
+    sys.exit(f"error: {printable_lines(message)}")
 
 
 if __name__ == "__main__":

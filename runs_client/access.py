@@ -50,7 +50,8 @@ def find_access(
     """Return how to reach a service.
 
     What is not given comes from the stack that runs in `data_dir`, or in the default folder: its address, and an
-    OWNER token for the project, made with the stack's own secret. A token is made only for the stack's own address.
+    OWNER token for `project` (`*`: the platform's, for every project), made with the stack's own secret. A token is
+    made only for the stack's own address.
     PLAYBOOK_RUNS_TOKEN comes before the token of a stack that was not named, and after that of one that was.
     Raises CommandError when `data_dir` was given and no stack runs there, or a file cannot be read or used.
     """

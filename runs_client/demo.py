@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from playbooks.executor.v1.catalog_service_pb2 import Product, Project
+from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Run
 from rich.console import Console
 
@@ -20,7 +20,8 @@ from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
-from runs_client.render import NOUNS, VERBS, before_and_after, console, outcome, status_name
+from runs_client.printing import console, say
+from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name
 from runs_client.shopify import Catalog
 from runs_client.transfer import fill_in, to_product, unused_name
 from runs_client.views import follow, view_for
@@ -43,23 +44,23 @@ def run_demo(catalog_file: Path) -> None:
     if not os.access(Path(), os.W_OK):
         raise CommandError(f"{Path().absolute()} cannot be written to: run the demo in another folder")
     out = console()
-    _say(out, f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
+    say(f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
     with _stack() as stack:
-        _say(out, f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
+        say(f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
         improvement = asyncio.run(_improve(catalog, stack, out))
     improved, changed = fill_in(catalog, improvement.products)
     destination = unused_name(Path(), f"improved-{catalog_file.stem}")
     improved.write(destination)
 
     out.rule()
-    _say(out, f"{changed} of {len(catalog.products)} products improved in {time.monotonic() - started:.1f} s:")
+    say(f"{changed} of {len(catalog.products)} products improved in {time.monotonic() - started:.1f} s:")
     for playbook, count in improvement.written.items():
-        _say(out, f"  {count} {NOUNS[playbook]}s written")
+        say(f"  {count} {NOUNS[playbook]}s written")
     if OFFLINE_MODEL in improvement.models:
-        _say(out, "  by the offline template writer; set OPENAI_API_KEY to have a model write them")
+        say("  by the offline template writer; set OPENAI_API_KEY to have a model write them")
     elif improvement.models:
-        _say(out, f"  by {', '.join(sorted(improvement.models))}")
-    _say(out, f"{destination} is ready to be imported into the shop")
+        say(f"  by {', '.join(sorted(improvement.models))}")
+    say(f"{destination} is ready to be imported into the shop")
 
 
 class Improvement:
@@ -75,14 +76,14 @@ class Improvement:
 
     async def prepare(self, catalog: Catalog) -> None:
         """Make the project and import the catalog."""
-        await self._executor.put_project(PROJECT, Project.BUSINESS)
+        await self._executor.put_project(PROJECT)
         await self._executor.put_products(PROJECT, [to_product(product) for product in catalog.products])
 
     async def fill_in(self, playbook: str) -> None:
         """Preview, draft and apply one playbook."""
         self._out.rule(f"{NOUNS[playbook]}s")
         estimate = await self._executor.estimate(PROJECT, playbook)
-        _say(self._out, f"{estimate.total_affected} products have no {NOUNS[playbook]}")
+        say(f"{estimate.total_affected} products have no {NOUNS[playbook]}")
         if not estimate.total_affected:
             return
 
@@ -138,11 +139,8 @@ def _stack() -> Iterator["Stack"]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="playbook-runs-demo-") as folder:
         try:
-            with Stack(StackOptions(data_dir=Path(folder), durable=False)) as stack:
+            options = StackOptions(data_dir=Path(folder), durable=False, executor_env={"DEFAULT_PLAN": "BUSINESS"})
+            with Stack(options) as stack:
                 yield stack
         except StackError as error:
             raise CommandError(str(error)) from error
-
-
-def _say(out: Console, line: str) -> None:
-    out.print(line, markup=False, soft_wrap=True)

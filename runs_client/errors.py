@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -51,10 +52,13 @@ class ServiceCallError(Exception):
         which raises CancelledError: it becomes UNAVAILABLE, as for all other lost connections.
         """
         info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        status: status_pb2.Status | None = rpc_status.from_call(error)
-        for detail in status.details if status else ():
-            detail.Unpack(info)
-            detail.Unpack(bad_request)
+        try:
+            status: status_pb2.Status | None = rpc_status.from_call(error)
+            for detail in status.details if status else ():
+                detail.Unpack(info)
+                detail.Unpack(bad_request)
+        except (ValueError, DecodeError):  # it contradicts itself, or is damaged: no service of ours wrote it
+            info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         cut = error.code() is grpc.StatusCode.CANCELLED and not info.reason
         return cls(
             grpc.StatusCode.UNAVAILABLE if cut else error.code(),

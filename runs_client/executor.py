@@ -46,9 +46,17 @@ class ExecutorClient(ServiceClient):
     # Catalog
 
     async def put_project(
-        self, project_id: str, plan: Project.Plan.ValueType, *, ai_daily_limit: int | None = None
+        self,
+        project_id: str,
+        plan: Project.Plan.ValueType = Project.PLAN_UNSPECIFIED,
+        *,
+        ai_daily_limit: int | None = None,
     ) -> Project:
-        """Create a project, or set its plan and its limit of AI suggestions a UTC day (None: the plan's)."""
+        """Create a project if there is none; return it.
+
+        Its plan, and its limit of AI suggestions a UTC day, are set where they are given: by the platform's token only
+        (OWNER of "*"). A plan without a limit means the plan's own.
+        """
         request = PutProjectRequest(project_id=project_id, plan=plan, ai_daily_limit=ai_daily_limit)
         return (await self._connection.unary(self._catalog.PutProject, request)).project
 

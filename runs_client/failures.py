@@ -5,6 +5,7 @@ import re
 import grpc
 
 from runs_client.errors import ServiceCallError
+from servicekit.printable import printable
 
 _TLS = re.compile(r"handshake|ssl|certificate", re.IGNORECASE)
 _HANGS_UP = re.compile(r"socket closed|reset by peer|broken pipe", re.IGNORECASE)
@@ -15,7 +16,11 @@ class CommandError(Exception):
 
 
 def explain(error: ServiceCallError) -> str:
-    """Return what a failed call means to somebody at a terminal, and what to do next."""
+    """Return in one line what a failed call means to somebody at a terminal, and what to do next."""
+    return printable(_explained(error))
+
+
+def _explained(error: ServiceCallError) -> str:
     if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
         return _unreachable(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -1,37 +1,18 @@
-"""Runs, drafts and products as people and scripts want to see them."""
+"""Runs, drafts and products as people want to see them."""
 
-import json
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Draft, Run
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from runs_client.printing import ValueTable, shown
 
 NOUNS = {"missing_seo_title": "SEO title", "missing_seo_description": "SEO description"}
 VERBS = {Run.PREVIEW_GENERATE: "preview", Run.DRAFT_GENERATE: "draft", Run.APPLY: "apply"}
 COLOURS = {Run.SUCCEEDED: "green", Run.FAILED: "red", Run.STALE: "yellow", Run.CANCELLED: "yellow"}
-
-
-def console() -> Console:
-    """Return standard output: as wide as the terminal, wide enough for whole ids in a pipe."""
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=140)
-
-
-def json_line(document: Message | dict[str, Any]) -> str:
-    """Return one line of JSON; messages with the field names of their proto, unset values included."""
-    if isinstance(document, Message):
-        document = json_format.MessageToDict(
-            document, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
-    return json.dumps(document, ensure_ascii=False)
 
 
 def status_name(run: Run) -> str:
@@ -79,18 +60,18 @@ def run_details(run: Run) -> Table:
         "finished": f"{_time(run.finished_at)}, after {took:.1f} s" if took is not None else "",
         "retry of": run.retry_of,
     }
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = ValueTable(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
-            table.add_row(name, Text(value, style=COLOURS.get(run.status, "") if name == "status" else ""))
+            table.add_row(name, shown(value, COLOURS.get(run.status, "") if name == "status" else ""))
     return table
 
 
 def run_table(runs: Iterable[Run]) -> Table:
     """Return runs as a table, in the order given."""
-    table = Table(box=None, pad_edge=False)
+    table = ValueTable(box=None, pad_edge=False)
     for heading in ("run", "playbook", "type", "status", "progress", "created", "took"):
         table.add_column(heading, no_wrap=heading == "run")
     for run in runs:
@@ -99,7 +80,7 @@ def run_table(runs: Iterable[Run]) -> Table:
             run.id,
             run.playbook_id,
             Run.Type.Name(run.run_type),
-            Text(status_name(run), style=COLOURS.get(run.status, "")),
+            shown(status_name(run), COLOURS.get(run.status, "")),
             f"{run.progress.completed}/{run.progress.total}" if run.progress.total else "",
             _time(run.created_at),
             f"{took:.1f} s" if took is not None else "",
@@ -109,17 +90,17 @@ def run_table(runs: Iterable[Run]) -> Table:
 
 def before_and_after(draft: Draft, products: dict[str, Product]) -> Table:
     """Return a draft's suggestions beside what the products have now; `products` by id."""
-    table = Table(title=f"{NOUNS[draft.playbook_id]}: before and after", title_justify="left", show_lines=True)
+    table = ValueTable(title=f"{NOUNS[draft.playbook_id]}: before and after", title_justify="left", show_lines=True)
     table.add_column("product")
     table.add_column("before")
     table.add_column("after", style="green", overflow="fold")
     for item in draft.items:
         product = products.get(item.product_id, Product())
         before = product.seo_title if item.field == "seo_title" else product.seo_description
-        after = Text(item.final_suggestion)
+        after = shown(item.final_suggestion)
         if item.rule_warnings:
-            after.append(f"\n{', '.join(item.rule_warnings)}", style="yellow")
-        table.add_row(Text(product.title or item.product_id), Text(before or "(none)", style="dim"), after)
+            after.append("\n").append_text(shown(", ".join(item.rule_warnings), "yellow"))
+        table.add_row(product.title or item.product_id, shown(before or "(none)", "dim"), after)
     return table
 
 

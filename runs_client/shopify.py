@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from runs_client.csv_rows import CsvRow, CsvSyntaxError, is_quoted, join_rows, parse_rows, raw_cell
+from servicekit.printable import has_control_characters, printable
 
 SEO_TITLE, SEO_DESCRIPTION = "SEO Title", "SEO Description"
 MINIMAL_HEADER = ("Handle", "Title", "Body (HTML)", SEO_TITLE, SEO_DESCRIPTION)
@@ -180,6 +181,8 @@ class Catalog:
             if not row.value(columns.handle).strip() and (not handle or row.value(columns.title).strip()):
                 refuse("a product without Handle: fill it in.", number)
             handle = row.value(columns.handle).strip() or handle
+            if has_control_characters(handle):
+                refuse(f"a handle with a line break or control character, {printable(handle)}: take it out.", number)
         if not handle:
             refuse("no products under the header: export the products from Shopify again.", 2)
         return catalog

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from runs_client.render import COLOURS, NOUNS, VERBS, json_line, status_name
+from runs_client.printing import say, say_json, shown
+from runs_client.render import COLOURS, NOUNS, VERBS, status_name
+from servicekit.printable import printable
 
 
 class View(Protocol):
@@ -27,7 +29,7 @@ class JsonView(AbstractContextManager["JsonView"]):
 
     def show(self, response: WatchRunResponse) -> None:
         """Print one message."""
-        print(json_line(response), flush=True)
+        say_json(response)
 
     def __exit__(self, *_: object) -> None:
         """There is nothing to put away."""
@@ -46,7 +48,7 @@ class LineView(AbstractContextManager["LineView"]):
             parts.append(f"{run.progress.completed}/{run.progress.total}")
         if run.attempt > 1:
             parts.append(f"attempt {run.attempt}")
-        print("  ".join(parts), flush=True)
+        say("  ".join(parts))
 
     def __exit__(self, *_: object) -> None:
         """There is nothing to put away."""
@@ -57,7 +59,7 @@ class ProgressView:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(complete_style="cyan", finished_style="green"),
             TextColumn("{task.completed:.0f}/{task.fields[of]}"),
             TextColumn("{task.fields[status]}"),
@@ -71,7 +73,7 @@ class ProgressView:
         run = response.run
         status = f"[{COLOURS.get(run.status, 'cyan')}]{status_name(run)}[/]"
         if self._task is None:
-            self._task = self._progress.add_task(_label(run), total=None, of="?", status=status)
+            self._task = self._progress.add_task(printable(_label(run)), total=None, of="?", status=status)
         self._progress.update(
             self._task,
             completed=run.progress.completed,
@@ -108,7 +110,7 @@ async def follow(responses: AsyncGenerator[WatchRunResponse, None], view: View, 
 
 def outcome_line(run: Run, outcome: str) -> Text:
     """Return a run's last line: its status in colour, and what came of it."""
-    return Text.assemble((status_name(run), COLOURS.get(run.status, "")), f"  {outcome}")
+    return Text.assemble(shown(status_name(run), COLOURS.get(run.status, "")), shown(f"  {outcome}"))
 
 
 def _label(run: Run) -> str:

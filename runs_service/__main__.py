@@ -5,6 +5,7 @@ import sys
 
 import uvloop
 
+import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_service import app
 from runs_service.settings import RunsSettings
 from servicekit import lifecycle, logs, settings, workers

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from servicekit.printable import CONTINUED, printable, printable_json, printable_lines
+
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never changed, only replaced
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each line
 # What every record has; the rest came with `extra`.
@@ -54,16 +56,18 @@ class _Json(_Formatter):
         }
         if trace := self.exception(record):
             line["exception"] = trace
-        return _encode(line)
+        return printable_json(_encode(line))
 
 
 class _Console(_Formatter):
+    """One line a record, whatever is in it; the lines of a trace follow it, each marked as a continuation."""
+
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
         fields = " ".join(f"{name}={value}" for name, value in self.fields(record).items())
-        line = f"{time} {record.levelname:<7} {record.getMessage()}  {fields}"
+        line = printable(f"{time} {record.levelname:<7} {record.getMessage()}  {fields}")
         trace = self.exception(record)
-        return f"{line}\n{trace}" if trace else line
+        return f"{line}\n{CONTINUED}{printable_lines(trace)}" if trace else line
 
 
 class _Lines(logging.StreamHandler[TextIO]):

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from servicekit.errors import Violation
+from servicekit.printable import has_control_characters
 
 MAX_VIOLATIONS = 20  # that a caller is shown; the details of a status have to fit into HTTP/2 headers
 UNKNOWN_BYTES = 4_096  # of unknown fields up to which each is named
@@ -25,7 +26,6 @@ NO_CONTROL = "must not contain control characters or line breaks"
 UNKNOWN = "this server knows no field of that number; check its version"
 # Identifiers end up in log lines, in error messages and at terminals.
 _IDENTIFIER = re.compile(r"(^|_)(id|ids|key|hash)$")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def violations_of(message: Message) -> list[Violation]:
@@ -107,7 +107,7 @@ def _malformed(message: Message, path: str) -> Iterator[Violation]:
 
 def _problem(text: str, field: _Field) -> str:
     if field.is_identifier:
-        return NO_CONTROL if _CONTROL.search(text) else ""
+        return NO_CONTROL if has_control_characters(text) else ""
     return NO_NUL if "\0" in text else ""
 
 

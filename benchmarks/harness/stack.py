@@ -28,13 +28,11 @@ def durable_stack(**options: Any) -> Iterator[Stack]:
         yield stack
 
 
-def make_project(stack: Stack, name: str = "bench", *, ai_daily_limit: int | None = None) -> str:
+def make_project(stack: Stack, name: str = "bench") -> str:
     """Make a BUSINESS project through the API and return its id."""
     project = f"{name}-{uuid4().hex[:8]}"
-    request = catalog.PutProjectRequest(
-        project_id=project, plan=catalog.Project.BUSINESS, ai_daily_limit=ai_daily_limit
-    )
-    metadata = (("authorization", f"Bearer {stack.token(project, 'OWNER')}"),)
+    request = catalog.PutProjectRequest(project_id=project, plan=catalog.Project.BUSINESS)
+    metadata = (("authorization", f"Bearer {stack.token('*', 'OWNER')}"),)
     with grpc.insecure_channel(stack.executor_target) as channel:
         CatalogServiceStub(channel).PutProject(request, metadata=metadata, timeout=30)
     return project

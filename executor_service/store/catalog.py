@@ -7,8 +7,9 @@ checked about the scope is still true when it commits, and catalog writers never
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from executor_service.models import BLANK
 from executor_service.playbooks.playbook import Playbook
@@ -19,28 +20,35 @@ _PRODUCT = "id, external_id, title, description, seo_title, seo_description"
 
 # Projects
 
-_PUT_PROJECT = text("""
-INSERT INTO executor.projects (id, plan, ai_daily_limit) VALUES (:id, :plan, :ai_daily_limit)
-ON CONFLICT (id) DO UPDATE
-SET plan = excluded.plan, ai_daily_limit = excluded.ai_daily_limit, updated_at = now()""")
-
-
-async def put_project(connection: Connection, project: Project) -> None:
-    """Create the project, or set its plan and limit."""
-    parameters = {"id": project.id, "plan": project.plan.value, "ai_daily_limit": project.ai_daily_limit}
-    await connection.execute(_PUT_PROJECT, parameters)
-
-
 _PROJECT = "SELECT id, plan, ai_daily_limit FROM executor.projects WHERE id = :id"
 _FIND_PROJECT = text(_PROJECT)
 _SHARE_PROJECT = text(f"{_PROJECT} FOR SHARE")
 _LOCK_PROJECT = text(f"{_PROJECT} FOR NO KEY UPDATE")
 
 
+_ADD_PROJECT = text("""
+INSERT INTO executor.projects (id, plan, ai_daily_limit) VALUES (:id, :plan, :ai_daily_limit)
+ON CONFLICT (id) DO NOTHING""")
+_UPDATE_PROJECT = text("""
+UPDATE executor.projects SET plan = :plan, ai_daily_limit = :ai_daily_limit, updated_at = now() WHERE id = :id""")
+
+
+async def ensure_project(connection: Connection, new: Project) -> Project:
+    """Return the project of that id, `new` if there was none, and keep others from changing it until the end of this
+    transaction."""
+    await connection.execute(_ADD_PROJECT, _columns(new))
+    return _project((await connection.execute(_LOCK_PROJECT, {"id": new.id})).one())
+
+
+async def update_project(connection: Connection, project: Project) -> None:
+    """Set the plan and the limit of a project."""
+    await connection.execute(_UPDATE_PROJECT, _columns(project))
+
+
 async def find_project(connection: Connection, project_id: str) -> Project | None:
     """Return the project, or None."""
     row = (await connection.execute(_FIND_PROJECT, {"id": project_id})).one_or_none()
-    return None if row is None else Project(row.id, Plan(row.plan), row.ai_daily_limit)
+    return None if row is None else _project(row)
 
 
 async def share_project(connection: Connection, project_id: str) -> bool:
@@ -51,6 +59,14 @@ async def share_project(connection: Connection, project_id: str) -> bool:
 async def lock_project(connection: Connection, project_id: str) -> None:
     """Keep everyone from writing the project's products until this transaction ends."""
     await connection.execute(_LOCK_PROJECT, {"id": project_id})
+
+
+def _columns(project: Project) -> dict[str, Any]:
+    return {"id": project.id, "plan": project.plan.value, "ai_daily_limit": project.ai_daily_limit}
+
+
+def _project(row: Row[Any]) -> Project:
+    return Project(row.id, Plan(row.plan), row.ai_daily_limit)
 
 
 # Products

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project, PutProductsResponse
 
@@ -22,10 +21,8 @@ from runs_client.commands.options import (
     ProjectOption,
     TokenOption,
 )
-from runs_client.errors import ServiceCallError
-from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
-from runs_client.render import json_line
+from runs_client.printing import say, say_json
 from runs_client.shopify import Catalog
 from runs_client.transfer import fill_in, from_product, to_product, unused_name
 
@@ -36,11 +33,11 @@ def import_(
     project: ProjectOption,
     plan: Annotated[
         Plan | None,
-        typer.Option(help="Set the project's plan. [default: a new project gets PRO]"),
+        typer.Option(help="Set the project's plan, as the platform. [default: a new project gets DEFAULT_PLAN]"),
     ] = None,
     ai_daily_limit: Annotated[
         int | None,
-        typer.Option(min=0, max=INT64_MAX, metavar="N", help="Set its AI suggestions a day. [default: the plan's]"),
+        typer.Option(min=0, max=INT64_MAX, metavar="N", help="Set its AI suggestions a day, as the platform."),
     ] = None,
     as_json: JsonOption = False,
     executor_target: ExecutorTargetOption = None,
@@ -52,14 +49,16 @@ def import_(
 ) -> None:
     """Put the products of a Shopify product export into a project; make the project if it is new.
 
-    Products are known by their handle: importing a file again brings them up to date.
+    Products are known by their handle: importing a file again brings them up to date. The plan and the AI suggestions
+    a day are the platform's to set: with a token for project '*' and the role OWNER, which a local stack gives by
+    itself. A plan without a number of suggestions means the plan's own.
 
-    Example: playbook-runs import products_export.csv --project shop-1 --plan BUSINESS
+    Example: playbook-runs import products_export.csv --project shop-1
     """
     catalog = Catalog.read(file)
     access = find_access(
         "executor",
-        project,
+        project if plan is None and ai_daily_limit is None else "*",
         target=executor_target,
         token=token,
         data_dir=data_dir,
@@ -70,17 +69,18 @@ def import_(
 
     async def run() -> PutProductsResponse:
         async with access.executor() as executor:
-            await _ensure_project(executor, project, plan, ai_daily_limit)
+            chosen = Project.Plan.Value(plan) if plan else Project.PLAN_UNSPECIFIED
+            await executor.put_project(project, chosen, ai_daily_limit=ai_daily_limit)
             return await executor.put_products(project, [to_product(product) for product in catalog.products])
 
     stored = asyncio.run(run())
     if as_json:
         document = {"project_id": project, "created": stored.created, "updated": stored.updated}
-        print(json_line(document))
+        say_json(document)
         return
     without_title = sum(not product.seo_title.strip() for product in catalog.products)
     without_description = sum(not product.seo_description.strip() for product in catalog.products)
-    print(
+    say(
         f"{stored.created + stored.updated} products in {project}: {stored.created} new, {stored.updated} brought up "
         f"to date; {without_title} without SEO title, {without_description} without SEO description"
     )
@@ -139,24 +139,8 @@ def export(
     improved, filled = fill_in(original, found) if original else (Catalog.of(map(from_product, found)), len(found))
     improved.write(destination, overwrite=force)
     if as_json:
-        print(json_line({"file": str(destination), "products": len(improved.products), "changed": filled}))
+        say_json({"file": str(destination), "products": len(improved.products), "changed": filled})
     elif original:
-        print(f"{destination}: {filled} of {len(improved.products)} products have new SEO texts")
+        say(f"{destination}: {filled} of {len(improved.products)} products have new SEO texts")
     else:
-        print(f"{destination}: {filled} products")
-
-
-async def _ensure_project(
-    executor: ExecutorClient, project: str, plan: Plan | None, ai_daily_limit: int | None
-) -> None:
-    """Make the project if there is none; set what is given, and leave an existing project's plan otherwise."""
-    try:
-        existing = await executor.get_project(project)
-    except ServiceCallError as error:
-        if error.code is not grpc.StatusCode.NOT_FOUND:
-            raise
-        existing = None
-    if existing and plan is None and ai_daily_limit is None:
-        return
-    chosen = Project.Plan.Value(plan) if plan else existing.plan if existing else Project.PRO
-    await executor.put_project(project, chosen, ai_daily_limit=ai_daily_limit)
+        say(f"{destination}: {filled} products")

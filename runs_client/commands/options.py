@@ -6,9 +6,21 @@ from typing import Annotated
 
 import typer
 
+from servicekit.printable import has_control_characters, printable
+
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # what the fields of the protos hold
 
-ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project's id.")]
+
+def without_controls(value: str | None) -> str | None:
+    """Return an id or key as it was given. Raises typer.BadParameter for one that no service takes."""
+    if value is not None and has_control_characters(value):
+        raise typer.BadParameter(f"it has a control character, which no id and no key may have: {printable(value)}")
+    return value
+
+
+ProjectOption = Annotated[
+    str, typer.Option("--project", metavar="P", help="The project's id.", callback=without_controls)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 TargetOption = Annotated[
     str | None,

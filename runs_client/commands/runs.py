@@ -24,6 +24,7 @@ from runs_client.commands.options import (
     RunType,
     TargetOption,
     TokenOption,
+    without_controls,
 )
 from runs_client.commands.rules import (
     FindOption,
@@ -35,10 +36,11 @@ from runs_client.commands.rules import (
     SuffixOption,
     rules_from_options,
 )
-from runs_client.render import console, json_line, outcome, run_details, run_table
+from runs_client.printing import console, say, say_json
+from runs_client.render import outcome, run_details, run_table
 from runs_client.views import follow, outcome_line, view_for
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", callback=without_controls)]
 
 
 def create(
@@ -46,10 +48,16 @@ def create(
     project: ProjectOption,
     playbook: Annotated[PlaybookId, typer.Option(help="Which texts are missing.")],
     run_type: Annotated[RunType, typer.Option("--type", help="What the run does.")],
-    scope_id: Annotated[str, typer.Option(metavar="ID", help="From a preview; needed for drafts and applies.")] = "",
-    rules_hash: Annotated[str, typer.Option(metavar="HASH", help="From a preview, as the scope id.")] = "",
+    scope_id: Annotated[
+        str,
+        typer.Option(metavar="ID", help="From a preview; needed for drafts and applies.", callback=without_controls),
+    ] = "",
+    rules_hash: Annotated[
+        str, typer.Option(metavar="HASH", help="From a preview, as the scope id.", callback=without_controls)
+    ] = "",
     key: Annotated[
-        str | None, typer.Option("--key", help="Idempotency key. [default: derived from the request]")
+        str | None,
+        typer.Option("--key", help="Idempotency key. [default: derived from the request]", callback=without_controls),
     ] = None,
     sample_size: Annotated[
         int | None,
@@ -157,7 +165,7 @@ def get(
 
     found = asyncio.run(run())
     if as_json:
-        print(json_line(found))
+        say_json(found)
     else:
         console().print(run_details(found))
 
@@ -168,7 +176,9 @@ def list_(
     playbook: Annotated[PlaybookId | None, typer.Option(help="Only runs of this playbook.")] = None,
     run_type: Annotated[RunType | None, typer.Option("--type", help="Only runs of this type.")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only runs in this state.")] = None,
-    scope_id: Annotated[str, typer.Option(metavar="ID", help="Only runs of this scope.")] = "",
+    scope_id: Annotated[
+        str, typer.Option(metavar="ID", help="Only runs of this scope.", callback=without_controls)
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show at most this many.")] = 20,
     as_json: JsonOption = False,
     target: TargetOption = None,
@@ -213,11 +223,11 @@ def list_(
     found = asyncio.run(run())
     if as_json:
         for one in found:
-            print(json_line(one))
+            say_json(one)
     elif found:
         console().print(run_table(found))
     else:
-        print("no runs")
+        say("no runs")
 
 
 def watch(
@@ -297,7 +307,10 @@ def cancel(
             return await client.cancel(project, run_id)
 
     found = asyncio.run(run())
-    print(json_line(found) if as_json else f"run {found.id} is {Run.Status.Name(found.status)}")
+    if as_json:
+        say_json(found)
+    else:
+        say(f"run {found.id} is {Run.Status.Name(found.status)}")
     if found.status != Run.CANCELLED:
         raise typer.Exit(1)
 
@@ -307,7 +320,8 @@ def retry(
     run_id: RunArgument,
     project: ProjectOption,
     key: Annotated[
-        str | None, typer.Option("--key", help="Idempotency key. [default: that of the run to repeat]")
+        str | None,
+        typer.Option("--key", help="Idempotency key. [default: that of the run to repeat]", callback=without_controls),
     ] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Stay and watch; exit code 1 unless it succeeds.")] = False,
     as_json: JsonOption = False,
@@ -349,10 +363,10 @@ async def _watch(client: RunsClient, run: Run, after_sequence: int | None, *, as
 
 def _print_created(response: CreateRunResponse | RetryRunResponse, *, as_json: bool) -> None:
     if as_json:
-        print(json_line(response), flush=True)
+        say_json(response)
     else:
         verb = "created" if response.created else "found"
-        print(f"{verb} run {response.run.id} ({Run.Status.Name(response.run.status)})", flush=True)
+        say(f"{verb} run {response.run.id} ({Run.Status.Name(response.run.status)})")
 
 
 def _end_with(run: Run | None, *, as_json: bool) -> None:
@@ -362,7 +376,7 @@ def _end_with(run: Run | None, *, as_json: bool) -> None:
     if not as_json:
         console().print(outcome_line(run, outcome(run)), soft_wrap=True)
         if run.status == Run.SUCCEEDED and run.run_type == Run.PREVIEW_GENERATE:
-            print(f"next: {_draft_command(run)}")
+            say(f"next: {_draft_command(run)}")
     if run.status != Run.SUCCEEDED:
         raise typer.Exit(1)
 

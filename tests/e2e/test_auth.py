@@ -63,7 +63,7 @@ CALLS = {
     "GetDraft": Rpc("GetDraft", executor.GetDraftRequest(draft_id=ID), "VIEWER"),
     "GetLatestDraft": Rpc("GetLatestDraft", executor.GetLatestDraftRequest(playbook_id=TITLES), "VIEWER"),
     "ListRunItems": Rpc("ListRunItems", executor.ListRunItemsRequest(run_id=ID), "VIEWER"),
-    "PutProject": Rpc("PutProject", catalog.PutProjectRequest(plan=catalog.Project.PRO), "OWNER"),
+    "PutProject": Rpc("PutProject", catalog.PutProjectRequest(), "OWNER"),
     "GetProject": Rpc("GetProject", catalog.GetProjectRequest(), "VIEWER"),
     "PutProducts": Rpc("PutProducts", catalog.PutProductsRequest(products=[catalog.Product(id="1")]), "OWNER"),
     "ListProducts": Rpc("ListProducts", catalog.ListProductsRequest(), "VIEWER"),
@@ -161,9 +161,10 @@ async def test_AUT_001_the_least_role_is_enough(shop: Shop, name: str) -> None:
 
 
 async def test_AUT_001_a_user_cannot_be_a_service_that_writes(shop: Shop) -> None:
-    """The role SERVICE reads and executes; it is no OWNER."""
-    answer = await refused(shop, "PutProject", shop.auth("SERVICE", project="*")["metadata"])
-    assert (answer.code, answer.reason) == (DENIED, "ROLE_TOO_LOW")
+    """The role SERVICE reads, executes and sets plans; it is no OWNER."""
+    for name in ("PutProducts", "DeleteProducts", "CreateRun apply"):
+        answer = await refused(shop, name, shop.auth("SERVICE", project="*")["metadata"])
+        assert (answer.code, answer.reason) == (DENIED, "ROLE_TOO_LOW"), name
 
 
 async def test_AUT_001_health_and_reflection_are_open(shop: Shop) -> None:

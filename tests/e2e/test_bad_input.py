@@ -102,7 +102,7 @@ BAD: list[tuple[str, Message, str]] = [
     ("GetLatestDraft", executor.GetLatestDraftRequest(project_id=P, playbook_id="x"), "playbook_id"),
     ("ListRunItems", executor.ListRunItemsRequest(project_id=P, run_id="x"), "run_id"),
     ("ListRunItems", executor.ListRunItemsRequest(project_id=P, run_id=ID, limit=-1), "limit"),
-    ("PutProject", catalog.PutProjectRequest(project_id=P), "plan"),
+    ("PutProject", catalog.PutProjectRequest(), "project_id"),
     ("PutProject", catalog.PutProjectRequest(project_id=P, plan=9), "plan"),  # type: ignore[arg-type]
     (
         "PutProject",

@@ -79,8 +79,12 @@ def test_GRP_001_the_main_job_by_hand(shop: Shop, token: str) -> None:
         assert answer.code == 0, answer.err
         return answer
 
-    put = call(executor, f"{CATALOG}/PutProject", plan="PRO", ai_daily_limit=50).json
-    assert put["project"]["plan"] == "PRO"
+    put = call(executor, f"{CATALOG}/PutProject").json
+    assert put["project"]["plan"] == "BUSINESS"
+    platform = shop.stack.token("*", "OWNER")
+    paid = {"project_id": project, "plan": "PRO", "ai_daily_limit": 50}
+    put = grpcurl(executor, f"{CATALOG}/PutProject", token=platform, data=paid).json
+    assert (put["project"]["plan"], put["project"]["ai_daily_limit"]) == ("PRO", "50")
     products = [{"id": f"{project}-{n}", "title": f"Lamp {n}"} for n in range(4)]
     assert call(executor, f"{CATALOG}/PutProducts", products=products).json == {"created": "4"}
     assert len(call(executor, f"{CATALOG}/ListProducts", playbook_id=TITLES).json["products"]) == 4

@@ -124,6 +124,7 @@ async def read_all(call: Any) -> list[Any]:
     [
         ({"EXECUTOR_CONCURRENCY": "0"}, ["EXECUTOR_CONCURRENCY", "greater than or equal to 1"]),
         ({"AI_PROVIDER": "mistral"}, ["AI_PROVIDER", "'openai' or 'offline'"]),
+        ({"DEFAULT_PLAN": "GOLD"}, ["DEFAULT_PLAN", "'FREE', 'PRO' or 'BUSINESS'"]),
         ({"AI_PROVIDER": "openai", "OPENAI_API_KEY": ""}, ["OPENAI_API_KEY", "AI_PROVIDER=offline"]),
         ({"EXECUTOR_DATABASE_URL": "sqlite://"}, ["EXECUTOR_DATABASE_URL", "postgresql://"]),
         ({"AUTH_MODE": "jwt"}, ["AUTH_JWT_SECRET"]),
@@ -142,5 +143,12 @@ def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
 
 def test_help_names_every_variable(environment: dict[str, str]) -> None:
     shown = subprocess.run([*COMMAND, "--help"], env=environment, capture_output=True, text=True, check=True).stdout
-    for name in ("EXECUTOR_DATABASE_URL", "BROKER_URL", "EXECUTOR_LEASE_SECONDS", "AI_BATCH_SIZE", "migrate"):
+    for name in (
+        "EXECUTOR_DATABASE_URL",
+        "BROKER_URL",
+        "EXECUTOR_LEASE_SECONDS",
+        "AI_BATCH_SIZE",
+        "DEFAULT_PLAN",
+        "migrate",
+    ):
         assert name in shown

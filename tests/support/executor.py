@@ -23,7 +23,7 @@ from executor_service.inbox import Inbox
 from executor_service.library import Library
 from executor_service.playbooks.apply import Apply
 from executor_service.playbooks.generate import Generate
-from executor_service.records import Job, Plan, Product, Project, RunType, State, Status, WholeDraft
+from executor_service.records import Job, Plan, Product, RunType, State, Status, WholeDraft
 from executor_service.reporter import Reporter
 from executor_service.suggestions import Suggestions
 from servicekit.database import Database
@@ -124,7 +124,7 @@ class Bench:
         )
         self.heartbeat = Heartbeat(self.database, self.executor, owner=owner, lease_seconds=lease_seconds)
         self.inbox = Inbox(self.database, self.executor)
-        self.catalog = Catalog(self.database, self.clock)
+        self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
         self.library = Library(self.database)
         self.follower = Follower(self.database, self.reporter)
 
@@ -152,7 +152,7 @@ class Bench:
         self, count: int, *, project: str = "p", plan: Plan = Plan.BUSINESS, limit: int | None = None
     ) -> list[str]:
         """Put a project with `count` products without SEO fields; return their ids."""
-        await self.catalog.put_project(Project(project, plan, limit))
+        await self.catalog.put_project(project, plan=plan, ai_daily_limit=limit, by_platform=True)
         products = [Product(f"{n:05}", "", f"Thing {n}", "Good.", "", "") for n in range(count)]
         if products:
             await self.catalog.put_products(project, products)

@@ -187,3 +187,17 @@ class Connection:
             return False
         self._read += received
         return bool(received)
+
+
+def goaway(debug_text: str) -> bytes:
+    """Return the frame that ends a connection, with the sender's words."""
+    return frame(GOAWAY, 0, 0, struct.pack(">II", 0, 2) + debug_text.encode())
+
+
+def say_good_bye(target: str, debug_text: str) -> None:
+    """Connect to HOST:PORT, send a GOAWAY, and return when the server has read it."""
+    with Connection(target) as connection:
+        connection.send(goaway(debug_text) + frame(PING, 0, 0, b"have you"))
+        for received in connection.frames():
+            if (received.kind, received.flags) == (PING, ACK):
+                return

@@ -69,8 +69,9 @@ class Shop:
     async def open(
         self, *, plan: catalog.Project.Plan.ValueType = catalog.Project.BUSINESS, limit: int | None = None
     ) -> None:
+        """Make the project as the platform does, which says what it pays for."""
         request = catalog.PutProjectRequest(project_id=self.project, plan=plan, ai_daily_limit=limit)
-        await self.catalog.PutProject(request, **self.auth())
+        await self.catalog.PutProject(request, **self.auth(project="*"))
 
     async def stock(self, count: int, *, prefix: str = "", **fields: str) -> list[str]:
         """Put `count` products without SEO fields (unless given); return their ids. Ids are unique to this shop."""

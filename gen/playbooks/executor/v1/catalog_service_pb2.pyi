@@ -129,7 +129,7 @@ Global___Product: _TypeAlias = Product  # noqa: Y015
 
 @_typing.final
 class PutProjectRequest(_message.Message):
-    """A project as it shall be."""
+    """A project that shall be there, and what the platform says of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,9 +139,13 @@ class PutProjectRequest(_message.Message):
     project_id: _builtins.str
     """The project (shop)."""
     plan: Global___Project.Plan.ValueType
-    """What the project pays for."""
+    """What the project pays for, set by the platform. Left out: the plan that it has, or, of a new one, DEFAULT_PLAN of
+    executor-service. An OWNER may send the plan that the project has or gets anyway.
+    """
     ai_daily_limit: _builtins.int
-    """Suggestions a UTC day; left out: the plan's."""
+    """Suggestions a UTC day, set by the platform. Left out together with the plan: what the project has. Left out beside
+    a plan: the plan's.
+    """
     def __init__(
         self,
         *,

@@ -67,7 +67,10 @@ class CatalogServiceServicer:
     """
 
     def PutProject(self, request, context):
-        """Creates a project or sets its plan and limit. Role: OWNER.
+        """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
+        Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
+        to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
+        does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,11 @@ class CatalogServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     PutProject: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProjectRequest, _catalog_service_pb2.PutProjectResponse]
-    """Creates a project or sets its plan and limit. Role: OWNER."""
+    """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
+    Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
+    to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
+    does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+    """
     GetProject: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetProjectRequest, _catalog_service_pb2.GetProjectResponse]
     """A project with today's AI usage. Role: VIEWER. NOT_FOUND / PROJECT_NOT_FOUND."""
     PutProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProductsRequest, _catalog_service_pb2.PutProductsResponse]
@@ -52,7 +56,11 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutProject: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProjectRequest, _catalog_service_pb2.PutProjectResponse]  # type: ignore[assignment]
-    """Creates a project or sets its plan and limit. Role: OWNER."""
+    """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
+    Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
+    to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
+    does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+    """
     GetProject: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetProjectRequest, _catalog_service_pb2.GetProjectResponse]  # type: ignore[assignment]
     """A project with today's AI usage. Role: VIEWER. NOT_FOUND / PROJECT_NOT_FOUND."""
     PutProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProductsRequest, _catalog_service_pb2.PutProductsResponse]  # type: ignore[assignment]
@@ -73,7 +81,11 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.PutProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.PutProjectResponse, _abc.Awaitable[_catalog_service_pb2.PutProjectResponse]]:
-        """Creates a project or sets its plan and limit. Role: OWNER."""
+        """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
+        Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
+        to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
+        does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+        """
 
     @_abc_1.abstractmethod
     def GetProject(
