@@ -4,7 +4,7 @@ Looking stops early: a message may have as many violations as it has bytes.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -54,59 +54,84 @@ def too_many(field: str, most: int) -> Violation:
     return Violation(field, f"must have at most {most:,} items")
 
 
-class _Field(NamedTuple):
-    name: str
-    is_text: bool
-    is_message: bool
-    is_repeated: bool
-    is_identifier: bool
-    most: int | None  # items
+class _Fields(NamedTuple):
+    """The fields of a message that are looked at, by kind; those of submessages only where there is something in them
+    to look at."""
+
+    texts: tuple[tuple[str, bool], ...]  # name, whether it is an identifier
+    text_lists: tuple[tuple[str, bool], ...]
+    parts_with_texts: tuple[str, ...]
+    part_lists_with_texts: tuple[str, ...]
+    bounded_lists: tuple[tuple[str, int], ...]  # name, most items
+    parts_with_lists: tuple[str, ...]
+    part_lists_with_lists: tuple[str, ...]
 
 
 @cache
-def _fields(descriptor: Descriptor) -> Mapping[int, _Field]:
-    return {
-        field.number: _Field(
-            name=field.name,
-            is_text=field.type == FieldDescriptor.TYPE_STRING,
-            is_message=field.type == FieldDescriptor.TYPE_MESSAGE,
-            is_repeated=field.is_repeated,
-            is_identifier=bool(_IDENTIFIER.search(field.name)),
-            most=most_items(field) if field.is_repeated else None,
-        )
-        for field in descriptor.fields
-    }
+def _fields(message: Descriptor) -> _Fields:
+    texts = [field for field in message.fields if field.type == FieldDescriptor.TYPE_STRING]
+    parts = [field for field in message.fields if field.type == FieldDescriptor.TYPE_MESSAGE]
+    with_texts = [field for field in parts if _fields(field.message_type)[:4] != _NOTHING[:4]]
+    with_lists = [field for field in parts if _fields(field.message_type)[4:] != _NOTHING[4:]]
+    return _Fields(
+        texts=tuple((field.name, _is_identifier(field)) for field in texts if not field.is_repeated),
+        text_lists=tuple((field.name, _is_identifier(field)) for field in texts if field.is_repeated),
+        parts_with_texts=tuple(field.name for field in with_texts if not field.is_repeated),
+        part_lists_with_texts=tuple(field.name for field in with_texts if field.is_repeated),
+        bounded_lists=tuple(
+            (field.name, most)
+            for field in message.fields
+            if field.is_repeated and (most := most_items(field)) is not None
+        ),
+        parts_with_lists=tuple(field.name for field in with_lists if not field.is_repeated),
+        part_lists_with_lists=tuple(field.name for field in with_lists if field.is_repeated),
+    )
+
+
+_NOTHING = _Fields((), (), (), (), (), (), ())
+
+
+def _is_identifier(field: FieldDescriptor) -> bool:
+    return bool(_IDENTIFIER.search(field.name))
 
 
 def _too_long(message: Message, path: str) -> Iterator[Violation]:
     """Yield the lists that have too many items, at every depth, except in lists that have too many themselves."""
-    known = _fields(message.DESCRIPTOR)
-    for descriptor, value in message.ListFields():
-        field = known[descriptor.number]
-        if field.most is not None and len(value) > field.most:
-            yield too_many(f"{path}{field.name}", field.most)
-        elif field.is_message:
-            for index, part in enumerate(value) if field.is_repeated else ((None, value),):
-                yield from _too_long(part, _inside(path, field, index))
+    fields = _fields(message.DESCRIPTOR)
+    too_long = [(name, most) for name, most in fields.bounded_lists if len(getattr(message, name)) > most]
+    for name, most in too_long:
+        yield too_many(f"{path}{name}", most)
+    for name in fields.parts_with_lists:
+        if message.HasField(name):
+            yield from _too_long(getattr(message, name), f"{path}{name}.")
+    for name in fields.part_lists_with_lists:
+        if name not in dict(too_long):
+            for index, part in enumerate(getattr(message, name)):
+                yield from _too_long(part, f"{path}{name}[{index}].")
 
 
 def _malformed(message: Message, path: str) -> Iterator[Violation]:
     """Yield the texts with characters that have no place in them."""
-    known = _fields(message.DESCRIPTOR)
-    for descriptor, value in message.ListFields():
-        field = known[descriptor.number]
-        if field.is_text:
-            for index, text in enumerate(value) if field.is_repeated else ((None, value),):
-                # Of printable texts, which is what nearly all are, nothing more is to be known.
-                if not text.isprintable() and (problem := _problem(text, field)):
-                    yield Violation(_inside(path, field, index).removesuffix("."), problem)
-        elif field.is_message:
-            for index, part in enumerate(value) if field.is_repeated else ((None, value),):
-                yield from _malformed(part, _inside(path, field, index))
+    fields = _fields(message.DESCRIPTOR)
+    for name, is_identifier in fields.texts:
+        text = getattr(message, name)
+        # Of printable texts, which is what nearly all are, nothing more is to be known.
+        if not text.isprintable() and (problem := _problem(text, is_identifier)):
+            yield Violation(f"{path}{name}", problem)
+    for name, is_identifier in fields.text_lists:
+        for index, text in enumerate(getattr(message, name)):
+            if not text.isprintable() and (problem := _problem(text, is_identifier)):
+                yield Violation(f"{path}{name}[{index}]", problem)
+    for name in fields.parts_with_texts:
+        if message.HasField(name):
+            yield from _malformed(getattr(message, name), f"{path}{name}.")
+    for name in fields.part_lists_with_texts:
+        for index, part in enumerate(getattr(message, name)):
+            yield from _malformed(part, f"{path}{name}[{index}].")
 
 
-def _problem(text: str, field: _Field) -> str:
-    if field.is_identifier:
+def _problem(text: str, is_identifier: bool) -> str:
+    if is_identifier:
         return NO_CONTROL if has_control_characters(text) else ""
     return NO_NUL if "\0" in text else ""
 
@@ -126,16 +151,11 @@ def _unknown(message: Message) -> Iterator[Violation]:
 def _named_unknown(message: Message, path: str) -> Iterator[Violation]:
     for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
         yield Violation(f"{path}#{unknown.field_number}", UNKNOWN)
-    known = _fields(message.DESCRIPTOR)
-    for descriptor, value in message.ListFields():
-        field = known[descriptor.number]
-        if field.is_message:
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
             for index, part in enumerate(value) if field.is_repeated else ((None, value),):
-                yield from _named_unknown(part, _inside(path, field, index))
-
-
-def _inside(path: str, field: _Field, index: int | None) -> str:
-    return f"{path}{field.name}." if index is None else f"{path}{field.name}[{index}]."
+                name = field.name if index is None else f"{field.name}[{index}]"
+                yield from _named_unknown(part, f"{path}{name}.")
 
 
 def _path(violation: Any) -> str:
