@@ -14,7 +14,7 @@ from servicekit.metrics import Metrics
 from servicekit.server import Server
 from tests.support.certificates import Authority
 
-SECRET = "a secret of the services, 32 or more"
+SECRET = "a secret of the services: 32 or more"
 GOOD = {"RUNS_DATABASE_URL": "postgresql://u:hidden-password@h/d", "AUTH_JWT_SECRET": SECRET}
 
 
