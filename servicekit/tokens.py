@@ -152,7 +152,8 @@ def _parts(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
 
 
 def _decoded(part: bytes) -> bytes:
-    decoded = base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
+    padding = b"" if part.endswith(b"=") else b"=" * (-len(part) % 4)
+    decoded = base64.b64decode(part + padding, altchars=b"-_", validate=True)
     # One spelling only, though some issuers write the padding: a token that is remembered would have many.
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != part.rstrip(b"="):
         raise ValueError
