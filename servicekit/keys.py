@@ -151,7 +151,7 @@ class _NoKey(Exception):
 def _keys_of_pem(content: bytes) -> tuple[Key, ...]:
     blocks = [(match[1], match[0]) for match in _PEM.finditer(content)]
     if any(label.endswith(b"PRIVATE KEY") for label, _ in blocks):
-        raise _NoKey("has a private key, which has no business here; take its public part: openssl pkey -pubout")
+        raise _NoKey("has a private key; only public keys may be in it: openssl pkey -pubout")
     if any(label.endswith(b"CERTIFICATE") for label, _ in blocks):
         raise _NoKey("has a certificate; the public key in it is wanted: openssl x509 -pubkey -noout")
     keys = [load_pem_public_key(block) for _, block in blocks]
@@ -169,7 +169,7 @@ def _keys_of_set(content: bytes) -> tuple[Key, ...]:
         name = f"key {place} (kid {entry['kid']!r})" if "kid" in entry else f"key {place}"
         # A published set may have keys for other purposes, too. A key that is no secret any more may not.
         if entry.get("kty") == "oct" or _PRIVATE_PARTS & entry.keys():
-            raise _NoKey(f"has a private or symmetric key, which has no business here: {name}")
+            raise _NoKey(f"has a private or symmetric key ({name}); only public keys may be in it")
         if reason := _other_purpose(entry):
             passed_over.append(f"{name} {reason}")
             continue

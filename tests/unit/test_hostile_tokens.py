@@ -162,7 +162,7 @@ def test_any_claims_are_answered(authenticators: list[TokenAuthenticator], chang
 
 @given(st.integers(min_value=0), st.sampled_from(" .-_=Az09+/\n\0é"), st.booleans())
 @settings(deadline=None)
-def test_an_altered_token_is_accepted_by_nobody(
+def test_an_altered_token_is_refused(
     authenticators: list[TokenAuthenticator], place: int, letter: str, replaces: bool
 ) -> None:
     token = hs256(exp=SOON)
