@@ -1,7 +1,7 @@
 """JSON Web Tokens: the callers', verified once each, and the services' own.
 
-Anybody can send any bytes as a token. Each is answered with a principal or a ServiceError, in our own words: the words of
-a library may quote the token, and a gRPC status cannot hold every text.
+Anybody can send any bytes as a token. Each is answered with a principal or a ServiceError, in our own words: the words
+of a library may quote the token, and a gRPC status cannot hold every text.
 """
 
 import base64
@@ -137,8 +137,8 @@ def _invalid(why: str) -> ServiceError:
 def _parts(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
     """Return a token's header, payload, what of it is signed, and the signature.
 
-    PyJWT would do this again for each key, in a Python loop over the characters: 1.3 ms each time for the longest token,
-    before it is known who sends it. It also raises more than it documents.
+    PyJWT would do this again for each key, in a Python loop over the characters: 1.3 ms each time for the longest
+    token, before it is known who sends it. It also raises more than it documents.
     """
     if len(token) > MAX_CHARACTERS:
         raise _invalid(f"it has {len(token):,} characters; {MAX_CHARACTERS:,} are accepted")
