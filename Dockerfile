@@ -19,7 +19,9 @@ RUN python -m venv /app && /app/bin/pip install --quiet --no-index --find-links 
 FROM python:3.13-slim
 RUN useradd --system --no-create-home --uid 10001 playbook-runs
 COPY --from=build /app /app
-ENV PATH=/app/bin:$PATH
-USER playbook-runs
+# The file system may be read-only, and what is imported was compiled when it was installed.
+ENV PATH=/app/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+# By number, so that Kubernetes sees that it is not root (runAsNonRoot).
+USER 10001
 EXPOSE 50051 50052
 CMD ["runs-service"]

@@ -1,5 +1,6 @@
 """`playbook-runs up` and `playbook-runs token`."""
 
+import os
 import signal
 from datetime import timedelta
 from enum import StrEnum
@@ -13,7 +14,8 @@ from devstack.datadir import DataDir, Secrets, default_data_dir
 from devstack.errors import StackError
 from servicekit.printable import has_control_characters, printable, printable_lines
 
-LONGEST_HOURS = 100 * 365 * 24  # a century
+LONGEST_HOURS = 100 * 365 * 24  # a century; calendars end
+FROM_ENVIRONMENT = "-"
 
 DataDirOption = Annotated[
     Path | None,
@@ -110,11 +112,28 @@ def token(
         ),
     ],
     user: Annotated[str, typer.Option(metavar="U", help="The user's id, as runs will show it.")] = "local-user",
-    hours: Annotated[float, typer.Option(metavar="H", min=0, max=LONGEST_HOURS, help="How long it is valid.")] = 12.0,
+    hours: Annotated[
+        float,
+        typer.Option(
+            metavar="H",
+            help="How long it is valid; as long as the services accept: 720 (30 days), unless "
+            "AUTH_JWT_MAX_LIFETIME_SECONDS says otherwise.",
+        ),
+    ] = 12.0,
+    audience: Annotated[
+        str, typer.Option(metavar="A", envvar="AUTH_JWT_AUDIENCE", help="Its `aud`, where the services demand one.")
+    ] = "",
+    issuer: Annotated[
+        str, typer.Option(metavar="I", envvar="AUTH_JWT_ISSUER", help="Its `iss`, where the services demand one.")
+    ] = "",
     data_dir: DataDirOption = None,
     secret: Annotated[
         str,
-        typer.Option(metavar="S", help="Sign with this AUTH_JWT_SECRET instead of the stack's: for docker compose."),
+        typer.Option(
+            metavar="S",
+            help="Sign with this AUTH_JWT_SECRET (of several, the first) instead of the stack's. `-`: with the one in "
+            "the environment, as in the containers of docker compose.",
+        ),
     ] = "",
 ) -> None:
     """Print a token for the stack in a data folder.
@@ -126,15 +145,50 @@ def token(
         -d '{"project_id": "shop-1"}' \\
         127.0.0.1:50051 playbooks.runs.v1.RunsService/ListRuns
     """
-    for name, text in (("--project", project), ("--user", user)):
+    for text in (secret, audience, issuer):
         text.encode()  # raises UnicodeEncodeError; JSON would write it as something nobody can name
+    for name, text in (("--project", project), ("--user", user)):
+        text.encode()
         if has_control_characters(text):
             _fail(StackError(f"{name} has a control character, which no id may have: {printable(text)}"))
+    _check_lifetime(hours)
     try:
-        secrets = Secrets(jwt_secret=secret) if secret else DataDir(data_dir or default_data_dir()).secrets()
+        secrets = _secrets_with(secret) if secret else DataDir(data_dir or default_data_dir()).secrets()
     except StackError as error:
         _fail(error)
-    typer.echo(secrets.token({project: role.value}, user=user, lifetime=timedelta(hours=hours)))
+    lifetime = timedelta(hours=hours)
+    typer.echo(
+        secrets.token({project: role.value}, user=user, lifetime=lifetime, audience=audience, issuer=issuer),
+    )
+
+
+def _check_lifetime(hours: float) -> None:
+    """Refuse a lifetime that the services would refuse in the token."""
+    from servicekit.tokens import MAX_LIFETIME
+
+    configured = os.environ.get("AUTH_JWT_MAX_LIFETIME_SECONDS", "")
+    seconds = float(configured) if configured.isdecimal() else MAX_LIFETIME.total_seconds()
+    longest = min(seconds / 3600, LONGEST_HOURS)
+    if not 0 <= hours <= longest:
+        raise typer.BadParameter(
+            f"{hours:g} is not between 0 and {longest:g}: the services refuse tokens that are "
+            "valid for longer, as none can be taken back (AUTH_JWT_MAX_LIFETIME_SECONDS)",
+            param_hint="'--hours'",
+        )
+
+
+def _secrets_with(secret: str) -> Secrets:
+    """Return secrets that sign as services do that have `secret` as AUTH_JWT_SECRET. Raises StackError."""
+    from servicekit.keys import secrets_in
+
+    if secret == FROM_ENVIRONMENT:
+        secret = os.environ.get("AUTH_JWT_SECRET", "")
+        if not secret:
+            raise StackError("--secret - takes AUTH_JWT_SECRET from the environment, and it is not set")
+    try:
+        return Secrets(jwt_secret=secrets_in(secret)[0])
+    except ValueError as error:
+        raise StackError(f"--secret: {error}") from error
 
 
 def _exit_on_signals() -> None:

@@ -35,11 +35,24 @@ class Secrets:
     executor_password: str = field(default_factory=_random)
     valkey_password: str = field(default_factory=_random)
 
-    def token(self, projects: Mapping[str, str], *, user: str, lifetime: timedelta = TOKEN_LIFETIME) -> str:
-        """Return a JWT for `user` with a role (OWNER, EDITOR, VIEWER) in each of `projects` (`*`: in all)."""
+    def token(
+        self,
+        projects: Mapping[str, str],
+        *,
+        user: str,
+        lifetime: timedelta = TOKEN_LIFETIME,
+        audience: str | None = None,
+        issuer: str | None = None,
+    ) -> str:
+        """Return a JWT for `user` with a role (OWNER, EDITOR, VIEWER) in each of `projects` (`*`: in all).
+
+        `audience` and `issuer` become its `aud` and `iss`.
+        """
         import jwt
 
-        claims = {"sub": user, "exp": datetime.now(UTC) + lifetime, "projects": dict(projects)}
+        now = datetime.now(UTC)
+        claims = {"sub": user, "iat": now, "exp": now + lifetime, "projects": dict(projects)}
+        claims |= {name: value for name, value in (("aud", audience), ("iss", issuer)) if value}
         return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
 
 

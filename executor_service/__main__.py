@@ -37,8 +37,13 @@ environment variables (default):
   AI_BATCH_SIZE             products a request (10)
   AI_TIMEOUT_SECONDS        time a request may take (60)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
-  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same as runs-service's
-  AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
+  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same as runs-service's; several are
+                            separated by commas: the first one signs, each verifies
+  AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256 (2048 bits or more), ES256 or EdDSA
+                            (Ed25519); it is read again when it changes
+  AUTH_JWT_AUDIENCE         what tokens must have in `aud`; unset: anything
+  AUTH_JWT_ISSUER           what tokens must have in `iss`; unset: anything
+  AUTH_JWT_MAX_LIFETIME_SECONDS   tokens that are valid for longer are refused (2592000: 30 days)
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   MAX_REQUEST_BYTES         size of the largest request, unpacked (1048576)
   MAX_RECEIVING_BYTES       what requests that have not arrived completely may hold together (67108864)

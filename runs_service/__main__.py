@@ -30,8 +30,13 @@ environment variables (default):
   RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL of each process (8)
   RUNS_WORKERS              processes at RUNS_LISTEN, for machines with more cores (1)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
-  AUTH_JWT_SECRET           HS256 secret, 32 characters or more
-  AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
+  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; several are
+                            separated by commas: the first one signs, each verifies
+  AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256 (2048 bits or more), ES256 or EdDSA
+                            (Ed25519); it is read again when it changes
+  AUTH_JWT_AUDIENCE         what tokens must have in `aud`; unset: anything
+  AUTH_JWT_ISSUER           what tokens must have in `iss`; unset: anything
+  AUTH_JWT_MAX_LIFETIME_SECONDS   tokens that are valid for longer are refused (2592000: 30 days)
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   TLS_CA_FILE               certificates to trust when calling the other service; unset: TLS_CLIENT_CA_FILE,
                             else our own certificate

@@ -23,7 +23,6 @@ from runs_service.store import RunStore
 from runs_service.stream import RunStream
 from runs_service.watch import Watchers, hints
 from servicekit import lifecycle, migrations
-from servicekit.auth import ServiceTokens
 from servicekit.broker import Consumer, Publisher
 from servicekit.channel import open_channel
 from servicekit.clock import Clock, SystemClock
@@ -33,6 +32,7 @@ from servicekit.metrics import Metrics
 from servicekit.notifications import Listener, Notifier
 from servicekit.server import Registration, Server
 from servicekit.sweep import INTERVAL, Sweep
+from servicekit.tokens import ServiceTokens
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     )
     store = RunStore(database, reconcile_after=timedelta(seconds=settings.runs_reconcile_seconds))
 
-    secret = settings.auth_jwt_secret
-    tokens = ServiceTokens(secret.get_secret_value(), service=NAME, clock=clock) if secret else None
+    secret, *_ = settings.jwt_secrets or [None]  # the first one signs
+    tokens = ServiceTokens(secret, service=NAME, clock=clock, demands=settings.token_demands) if secret else None
     channel = open_channel(settings.executor_target, settings)
     executor = ExecutorClient(channel, tokens)
 

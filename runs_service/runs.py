@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
@@ -119,11 +120,7 @@ class Runs:
         ]  # fmt: skip
         before = None
         if page_token:
-            created_at, run_id = page_tokens.decode(page_token, query=query, parts=2)
-            try:
-                before = datetime.fromisoformat(created_at), UUID(run_id)
-            except ValueError as error:
-                raise page_tokens.refused() from error
+            before = _position(*page_tokens.decode(page_token, query=query, parts=2))
         runs = await self._store.page(filters, limit=limit + 1, offset=offset, before=before)
         if len(runs) <= limit:
             return runs, ""
@@ -212,6 +209,23 @@ def _left_early(run: Run, error: ServiceError) -> ServiceError:
         metadata={"run_id": run.id},
         retry_after=error.retry_after,
     )
+
+
+def _position(created_at: str, run_id: str) -> tuple[datetime, UUID]:
+    """Return the place that a page token names. Raises ServiceError (PAGE_TOKEN_INVALID) unless we wrote it like that.
+
+    Other spellings of a time may have no time zone, or one that leads out of the years that there are.
+    """
+    time, written = Timestamp(), Timestamp()
+    try:
+        time.FromJsonString(created_at)
+        place = time.ToDatetime(UTC), UUID(run_id)
+        written.FromDatetime(place[0])
+        if (written.ToJsonString(), str(place[1])) != (created_at, run_id):
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise page_tokens.refused() from error
+    return place
 
 
 def _not_found(project_id: str, run_id: str) -> ServiceError:

@@ -114,11 +114,11 @@ class Admission:
 
 
 def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
-    header = None
-    for key, value in metadata or ():
-        if key == "authorization":
-            header = str(value)
-    return header
+    """Return the header with the token. Raises ServiceError when there are several: who is meant by them is unclear."""
+    headers = [value for key, value in metadata or () if key == "authorization"]
+    if len(headers) > 1:
+        raise ServiceError(Reason.TOKEN_INVALID, "there are several authorization headers; send one")
+    return str(headers[0]) if headers else None
 
 
 def _is_service(principal: Principal) -> bool:

@@ -128,7 +128,8 @@ class ServiceError(Exception):
 
 
 def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
+    text = text if len(text) <= limit else f"{text[:limit]}…"
+    return text if text.isascii() else text.encode(errors="replace").decode()  # halves of characters cannot be sent
 
 
 def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+METADATA_BYTES = 40 * 1024
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -32,6 +34,9 @@ class Limits:
         """
         return (
             ("grpc.max_receive_message_length", self.request_bytes),
+            # A token has 32 kB at most (servicekit/tokens.py). Between two limits gRPC would refuse at random.
+            ("grpc.max_metadata_size", METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", METADATA_BYTES),
             # Without a bound, streams that are opened and reset at once fill the queue of calls that wait for us, and
             # gRPC drops good ones out of it.
             ("grpc.max_concurrent_streams", self.streams),

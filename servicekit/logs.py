@@ -120,6 +120,15 @@ def configure(*, service: str, format: str, level: str) -> None:
     # Chatty at INFO about their own business, not about runs.
     for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_strange_header)
+
+
+def _is_no_strange_header(record: logging.LogRecord) -> bool:
+    """Tell whether a record of gRPC's is worth a line.
+
+    Of a header that is no UTF-8, which any stranger may send, gRPC logs three traces with its value.
+    """
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def bind(**values: str) -> None:

@@ -5,11 +5,13 @@ secret; it keeps tokens from being edited or carried over to another query by mi
 """
 
 import base64
-import binascii
 import hashlib
 import json
+from typing import TypeGuard
 
 from servicekit.errors import Reason, ServiceError
+
+MAX_CHARACTERS = 4 * 1024  # of a token; the longest product id needs half of that
 
 
 def encode(position: list[str], *, query: list[str]) -> str:
@@ -19,25 +21,33 @@ def encode(position: list[str], *, query: list[str]) -> str:
 
 
 def decode(token: str, *, query: list[str], parts: int = 1) -> list[str]:
-    """Return the position in `token`, which has so many `parts`.
+    """Return the position in `token`, which has so many `parts`, none of them with a NUL.
 
-    Raises ServiceError (PAGE_TOKEN_INVALID) when it was altered, made up, or belongs to another query.
+    Raises ServiceError (PAGE_TOKEN_INVALID) when it was altered, made up, or belongs to another query. What the parts
+    mean is for the caller to check: anybody can make a token with any text in it.
     """
+    if len(token) > MAX_CHARACTERS:
+        raise refused()
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         digest, body = raw[:8], raw[8:]
-        if digest != _digest(body, query) or encode(json.loads(body), query=query) != token:
+        if digest != _digest(body, query):
             raise ValueError
-        position: list[str] = json.loads(body)
-        if (
-            not isinstance(position, list)
-            or len(position) != parts
-            or not all(isinstance(part, str) for part in position)
-        ):
+        position = json.loads(body)
+        if not _is_position(position, parts) or encode(position, query=query) != token:
             raise ValueError
-    except (ValueError, binascii.Error) as error:
+    # So are UnicodeError and binascii.Error. RecursionError: brackets in brackets, a thousand times.
+    except (ValueError, RecursionError) as error:
         raise refused() from error
     return position
+
+
+def _is_position(position: object, parts: int) -> TypeGuard[list[str]]:
+    return (
+        isinstance(position, list)
+        and len(position) == parts
+        and all(isinstance(part, str) and "\0" not in part for part in position)  # PostgreSQL takes no NUL
+    )
 
 
 def refused() -> ServiceError:

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from servicekit import reflection
 from servicekit.admission import Admission
-from servicekit.auth import Authenticator, NoAuthentication, TokenAuthenticator, load_public_keys
+from servicekit.auth import Authenticator, NoAuthentication
 from servicekit.interceptors.access_log import AccessLog
 from servicekit.interceptors.authorization import Authorization, Permissions
 from servicekit.interceptors.base import InterceptedServices
@@ -21,10 +21,12 @@ from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.request_ids import RequestIds
 from servicekit.interceptors.unknown_methods import refusal
 from servicekit.interceptors.validation import Validation
+from servicekit.keys import PublicKeyFile
 from servicekit.lifecycle import settle
 from servicekit.metrics import Metrics
 from servicekit.settings import ServiceSettings
 from servicekit.sockets import hang_up, obstacle
+from servicekit.tokens import TokenAuthenticator
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +65,8 @@ def authenticator(settings: ServiceSettings) -> Authenticator:
     """Return the authenticator that `settings` ask for."""
     if settings.auth_mode == "disabled":
         return NoAuthentication()
-    assert settings.auth_jwt_secret is not None, "the settings refuse jwt without a secret"
     file = settings.auth_jwt_public_key_file
-    return TokenAuthenticator(settings.auth_jwt_secret.get_secret_value(), load_public_keys(file) if file else None)
+    return TokenAuthenticator(settings.jwt_secrets, PublicKeyFile(file) if file else None, settings.token_demands)
 
 
 class Server:

@@ -1,17 +1,19 @@
 """Settings both services have: environment variables, read once into a frozen, validated object."""
 
 import sys
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit.addresses import Address, BrokerUrl
-from servicekit.auth import load_public_keys
 from servicekit.certificates import named, require_certificates, require_key
+from servicekit.keys import load_public_keys, secrets_in
 from servicekit.limits import Limits
+from servicekit.tokens import MAX_LIFETIME, SERVICE_TOKEN_LIFETIME, Demands
 
 Settings = TypeVar("Settings", bound="ServiceSettings")
 
@@ -39,8 +41,14 @@ class ServiceSettings(BaseSettings):
     enable_queue_processors: bool = True
 
     auth_mode: Literal["jwt", "disabled"] = "jwt"
-    auth_jwt_secret: SecretStr | None = Field(default=None, min_length=32)
+    auth_jwt_secret: SecretStr | None = None  # one, or several separated by commas: see `jwt_secrets`
     auth_jwt_public_key_file: Path | None = None
+    auth_jwt_audience: str | None = None
+    auth_jwt_issuer: str | None = None
+    # Below the services' own tokens' lifetime they would refuse each other.
+    auth_jwt_max_lifetime_seconds: int = Field(
+        default=int(MAX_LIFETIME.total_seconds()), ge=int(SERVICE_TOKEN_LIFETIME.total_seconds()), le=100 * 365 * 86_400
+    )
 
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
@@ -60,6 +68,13 @@ class ServiceSettings(BaseSettings):
     metrics_listen: Address | None = None
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("auth_jwt_secret")
+    @classmethod
+    def _secrets_are_good(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secrets_in(value.get_secret_value())
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -111,8 +126,13 @@ class ServiceSettings(BaseSettings):
     @property
     def jwt_secrets(self) -> tuple[str, ...]:
         """The secrets in AUTH_JWT_SECRET, separated by commas: the first one signs, each verifies. Empty: none."""
-        value = self.auth_jwt_secret.get_secret_value() if self.auth_jwt_secret else ""
-        return tuple(secret.strip() for secret in value.split(",") if secret.strip())
+        return secrets_in(self.auth_jwt_secret.get_secret_value()) if self.auth_jwt_secret else ()
+
+    @property
+    def token_demands(self) -> Demands:
+        """What tokens must say."""
+        longest = timedelta(seconds=self.auth_jwt_max_lifetime_seconds)
+        return Demands(self.auth_jwt_audience, self.auth_jwt_issuer, longest)
 
     @property
     def listen_variable(self) -> str:

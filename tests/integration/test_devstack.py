@@ -25,6 +25,7 @@ from devstack.postgres import Postgres
 from devstack.provision import DATABASE, provision
 from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
+from servicekit.tokens import Demands, TokenAuthenticator
 
 PASSWORDS = {"runs_service": "runs'secret", "executor_service": "executor:secret"}
 DEADLINE = 20.0  # seconds
@@ -281,6 +282,43 @@ class TestTokenCommand:
         claims = jwt.decode(result.stdout.strip(), secret, algorithms=["HS256"])
         assert (claims["sub"], claims["projects"]) == ("ada", {"shop-1": "EDITOR"})
         assert abs(claims["exp"] - time.time() - 12 * 3600) < 60
+
+    def test_signs_for_services_with_other_secrets_and_demands(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        secrets = ("the first one signs: 32 or more of it", "the second one verifies: 32 or more")
+        arguments = ["--project", "p", "--role", "OWNER", "--audience", "playbooks", "--issuer", "us", "--hours", "720"]
+        monkeypatch.setenv("AUTH_JWT_SECRET", ",".join(secrets))
+        for secret in (",".join(secrets), "-"):
+            result = self.run(*arguments, "--secret", secret)
+            demands = Demands("playbooks", "us")
+            authenticator = TokenAuthenticator([secrets[0]], demands=demands)
+            assert authenticator.authenticate(f"Bearer {result.stdout.strip()}").user_id == "local-user"
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["--hours", "721"], "between 0 and 720"),
+            (["--hours", "nan"], "between 0 and 720"),
+            (["--hours", "-1"], "between 0 and 720"),
+            (["--secret", "-"], "AUTH_JWT_SECRET"),
+            (["--secret", "x" * 32 + ",hidden"], "secret 2 of 2 is too short"),
+        ],
+        ids=str,
+    )
+    def test_refuses_what_the_services_would(
+        self, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("AUTH_JWT_SECRET", raising=False)
+        result = self.run("--project", "p", "--role", "OWNER", "--secret", "x" * 32, *arguments)
+        assert result.exit_code in (1, 2)
+        assert told in " ".join(result.stderr.split())
+        assert "hidden" not in result.stderr
+        assert result.stdout == ""
+
+    def test_may_make_tokens_as_long_as_the_services_accept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AUTH_JWT_MAX_LIFETIME_SECONDS", str(3_600))
+        arguments = ["--project", "p", "--role", "OWNER", "--secret", "x" * 32, "--hours"]
+        assert self.run(*arguments, "1").exit_code == 0
+        assert self.run(*arguments, "1.1").exit_code == 2
 
     def test_says_what_to_do_where_no_stack_ever_was(self, tmp_path: Path) -> None:
         result = self.run("--project", "p", "--role", "OWNER", "--data-dir", str(tmp_path / "nothing"))

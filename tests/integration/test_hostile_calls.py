@@ -23,10 +23,11 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST
 from tests.conftest import RUNS_TEMPLATE, new_database
-from tests.support.http2 import SETTINGS, Connection
+from tests.support.http2 import HEADERS, SETTINGS, Connection
 from tests.support.runs import request
 from tests.support.service import Growth, ServiceProcess, memory_of, metadata, token
 from tests.support.shop import Refusal, refusal
+from tests.support.tokens import hs256
 from tests.support.waiting import eventually
 
 MB = 1_000_000
@@ -48,7 +49,7 @@ def runs(postgres_server: Any, _runs_template: None, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def executor(_executor_schema: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_RECEIVE_SECONDS": "2"}
+    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_RECEIVE_SECONDS": "5"}
     with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
         yield service
 
@@ -271,6 +272,28 @@ async def test_streams_that_are_reset_at_once_cost_others_no_call(runs: ServiceP
         await attack.ended()
     assert good.failed == []
     assert good.calls > 20
+
+
+async def test_headers_that_are_no_text_leave_no_trace(runs: ServiceProcess) -> None:
+    fields = [("authorization", "Bearer \xff\xfe"), ("x-request-id", "\xff"), ("other", "\x80")]
+    with Connection(runs.target) as connection:
+        for field in fields:
+            _, opening = connection.call(CREATE, field)
+            connection.send(opening)
+        connection.listen(0.5)
+        assert connection.seen[HEADERS] == len(fields)
+    assert runs.tracebacks == 0
+
+
+async def test_of_two_tokens_none_counts_and_a_long_one_does(runs: ServiceProcess) -> None:
+    async with grpc.aio.insecure_channel(runs.target) as channel:
+        stub, page = RunsServiceStub(channel), ListRunsRequest(project_id="p")
+        two = (*metadata("another"), *metadata("p"))
+        told = await refused(stub.ListRuns(page, metadata=two, timeout=DEADLINE))
+        assert (told.code, told.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        many = hs256(projects={f"shop-{n}-of-a-large-group": "OWNER" for n in range(500)} | {"p": "OWNER"})
+        assert 20_000 < len(many) < 32_000
+        await stub.ListRuns(page, metadata=(("authorization", f"Bearer {many}"),), timeout=DEADLINE)
 
 
 # F9: garbage to the services that are open to everyone

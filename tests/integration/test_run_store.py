@@ -323,11 +323,24 @@ async def test_a_made_up_position_in_a_page_token_is_refused(runs: Runs) -> None
     from servicekit import page_tokens
 
     query = ["ListRuns", "p", "", "", "", ""]
-    for position in ([], ["x"], ["2026", "x"], ["2026-05-04T00:00:00Z", "x"], ["", "", ""], [1, 2]):
-        token = page_tokens.encode(position, query=query)  # type: ignore[arg-type]
+    time, run_id = "2026-05-04T00:00:00Z", "0198f0a0-0000-7000-8000-000000000000"
+    ids = (run_id.replace("-", ""), run_id.upper(), f"{{{run_id}}}", f"urn:uuid:{run_id}")
+    times = """
+        2026-05-04T00:00:00 2026-05-04 2026-05-04T00:00:00+00:00 2026-05-04T02:00:00+02:00 0001-01-01T00:00:00+14:00
+        9999-12-31T23:59:59-14:00 0000-01-01T00:00:00Z 10000-01-01T00:00:00Z 2026-05-04T00:00:00.1Z infinity
+        2026-05-04T00:00:00.123456789Z 2026-05-04T00:00:00.000Z 2026-02-30T00:00:00Z 2026-05-04T00:00:60Z
+        ٢026-05-04T00:00:00Z
+    """
+    refused: list[list[Any]] = [[], ["x"], ["2026", "x"], [time, "x"], ["", "", ""], [1, 2]]
+    refused += [*([time, other] for other in ids), *([other, run_id] for other in (*times.split(), f" {time}"))]
+    for position in refused:
+        token = page_tokens.encode(position, query=query)
         with pytest.raises(ServiceError) as failure:
             await runs.page(Filters("p"), limit=1, offset=0, page_token=token)
         assert failure.value.reason is Reason.PAGE_TOKEN_INVALID
+    for first_or_last in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "1969-12-31T23:59:59.500Z"):
+        token = page_tokens.encode([first_or_last, run_id], query=query)
+        assert await runs.page(Filters("p"), limit=1, offset=0, page_token=token) == ([], "")
 
 
 async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> None:

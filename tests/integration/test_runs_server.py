@@ -1,8 +1,6 @@
 """The real runs-service process over gRPC: what surrounds every call, and how it starts and stops."""
 
 import asyncio
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +15,6 @@ import grpc
 import jwt
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
@@ -30,7 +27,7 @@ from playbooks.runs.v1.runs_service_pb2 import (
 )
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from devstack.ports import HOST, free_ports
+from devstack.ports import HOST
 from devstack.valkey import Valkey
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
@@ -42,48 +39,12 @@ from servicekit.metrics import Metrics
 from tests.conftest import RUNS_TEMPLATE, new_database
 from tests.support.certificates import Authority
 from tests.support.runs import event, request
+from tests.support.runs_process import Service, serving
 from tests.support.shop import log_lines
+from tests.support.tokens import SECRET
 from tests.support.waiting import eventually
 
-SECRET = "a secret of the services, 32 or more"
 NOBODY = "0198f0a0-0000-7000-8000-000000000000"
-
-
-class Service:
-    """A runs-service process, and where it listens."""
-
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        self.port, self.metrics_port = free_ports(2)
-        self.address = f"{HOST}:{self.port}"
-        self.log = log
-        settings = {
-            "RUNS_LISTEN": self.address,
-            "METRICS_LISTEN": f"{HOST}:{self.metrics_port}",
-            "AUTH_JWT_SECRET": SECRET,
-            "EXECUTOR_TARGET": f"{HOST}:1",  # nobody is there
-            "LOG_LEVEL": "DEBUG",
-            "PATH": os.environ["PATH"],
-        }
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "runs_service"], env=settings | environment, stdout=output, stderr=output
-            )
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-
-async def serving(channel: grpc.aio.Channel) -> bool:
-    try:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
-    except grpc.aio.AioRpcError:
-        return False
-    return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.fixture(scope="session")

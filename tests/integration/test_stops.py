@@ -23,10 +23,10 @@ from runs_service.messages import DEFAULT_DEADLINE
 from runs_service.reconcile import Reconciler
 from runs_service.stop import DeadlineKeeper, Stopper
 from runs_service.store import Dispatchable, RunStore
-from servicekit.auth import ServiceTokens
 from servicekit.channel import open_channel
 from servicekit.clock import SystemClock
 from servicekit.database import Database
+from servicekit.tokens import ServiceTokens
 from tests.support.runs import large_rules, new_run
 
 LONG_AGO = timedelta(hours=1)

@@ -34,7 +34,6 @@ def upload(target: str, method: str, streams: int, body: bytes, *fields: tuple[s
             bodies[stream] = body
         print("sending", flush=True)
         sent = connection.upload(bodies, patience=LISTEN)
-        connection.listen(LISTEN)
         print("sent", flush=True)
         sys.stdin.readline()  # and hold the connection until we are told to let it go
         connection.listen(LISTEN)

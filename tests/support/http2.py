@@ -31,11 +31,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def headers(*fields: tuple[str, str]) -> bytes:
-    """Return a header block of literals that nobody keeps in a table."""
-    block = b""
-    for name, value in fields:
-        block += b"\x00" + _string(name.encode()) + _string(value.encode())
-    return block
+    """Return a header block of literals that nobody keeps in a table; values are in Latin-1."""
+    return b"".join(b"\x00" + _string(name.encode()) + _string(value.encode("latin-1")) for name, value in fields)
 
 
 def _string(value: bytes) -> bytes:

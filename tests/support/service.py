@@ -7,17 +7,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import jwt
 import psutil
 
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
+from tests.support.tokens import SECRET, hs256
 
-SECRET = "a secret of the services, 32 or more"
 START_TIMEOUT = 30.0  # seconds
 SAMPLE = 0.02  # seconds between two looks at a process
 
@@ -70,8 +68,7 @@ class ServiceProcess:
 
 
 def token(project: str = "p", role: str = "OWNER", user: str = "u") -> str:
-    claims = {"sub": user, "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {project: role}}
-    return jwt.encode(claims, SECRET, algorithm="HS256")
+    return hs256(sub=user, projects={project: role})
 
 
 def metadata(project: str = "p", role: str = "OWNER", user: str = "u") -> tuple[tuple[str, str], ...]:

@@ -1,8 +1,9 @@
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from pydantic import ValidationError
 
@@ -12,9 +13,11 @@ from servicekit import settings
 from servicekit import workers as processes
 from servicekit.metrics import Metrics
 from servicekit.server import Server
+from servicekit.tokens import Demands
 from tests.support.certificates import Authority
+from tests.support.tokens import public_pem
 
-SECRET = "a secret of the services, 32 or more"
+SECRET = "a secret of the services: 32 or more"
 GOOD = {"RUNS_DATABASE_URL": "postgresql://u:hidden-password@h/d", "AUTH_JWT_SECRET": SECRET}
 
 
@@ -90,6 +93,10 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
         ("RUNS_DATABASE_POOL_SIZE", "1", "greater than or equal to 2"),
         ("AUTH_MODE", "none", "'jwt' or 'disabled'"),
         ("AUTH_JWT_SECRET", "short", "32"),
+        ("AUTH_JWT_SECRET", f"{SECRET},hidden-password", "secret 2 of 2 is too short: 32 characters or more"),
+        ("AUTH_JWT_SECRET", f"{SECRET},", "secret 2 of 2 is empty"),
+        ("AUTH_JWT_MAX_LIFETIME_SECONDS", "599", "greater than or equal to 600"),
+        ("AUTH_JWT_MAX_LIFETIME_SECONDS", "inf", "integer"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
         ("LOG_LEVEL", "LOUD", "'DEBUG'"),
         ("TLS_CERT_FILE", "/nowhere/cert.pem", "TLS_KEY_FILE"),
@@ -131,6 +138,20 @@ def test_every_url_that_kombu_reads_is_good(url: str, monkeypatch: pytest.Monkey
 )
 def test_every_url_that_names_a_database_is_good(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, RUNS_DATABASE_URL=url).database_url == url.replace("postgres://", "postgresql://")
+
+
+def test_secrets_in_rotation_and_what_tokens_must_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch).jwt_secrets == (SECRET,)
+    assert load(monkeypatch).token_demands == Demands(None, None, timedelta(days=30))
+    loaded = load(
+        monkeypatch,
+        AUTH_JWT_SECRET=f"{'x' * 32}, {SECRET}",
+        AUTH_JWT_AUDIENCE="playbooks",
+        AUTH_JWT_ISSUER="https://login.example",
+        AUTH_JWT_MAX_LIFETIME_SECONDS="3600",
+    )
+    assert loaded.jwt_secrets == ("x" * 32, SECRET)
+    assert loaded.token_demands == Demands("playbooks", "https://login.example", timedelta(hours=1))
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +221,8 @@ def test_tls_files_that_are_there_are_accepted(monkeypatch: pytest.MonkeyPatch, 
         ("AUTH_JWT_PUBLIC_KEY_FILE", "keys.json", "JWKS"),
         ("AUTH_JWT_PUBLIC_KEY_FILE", "server.pem", "has a certificate"),
         ("AUTH_JWT_PUBLIC_KEY_FILE", ".", "directory"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", "server.key", "has a private key"),
+        ("AUTH_JWT_PUBLIC_KEY_FILE", "weak.pem", "RSA of 1024 bits; 2,048 or more are needed"),
     ],
 )
 def test_a_file_that_is_something_else_is_named(
@@ -212,6 +235,7 @@ def test_a_file_that_is_something_else_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "keys.json").write_text('{"keys": 5}')
+    (tmp_path / "weak.pem").write_bytes(public_pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)))
     encrypted = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")
     )

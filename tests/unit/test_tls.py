@@ -18,7 +18,7 @@ from servicekit.server import Server
 from servicekit.settings import ServiceSettings
 from tests.support.certificates import Authority
 
-OTHERS = {"database_url": "postgresql://h/d", "auth_jwt_secret": "a secret of the services, 32 or more"}
+OTHERS = {"database_url": "postgresql://h/d", "auth_jwt_secret": "a secret of the services: 32 or more"}
 
 
 @pytest.fixture

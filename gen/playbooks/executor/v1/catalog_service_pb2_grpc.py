@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Projects and their products, as the playbooks see them.
+    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    playbooks.runs.v1.RunsService.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """Projects and their products, as the playbooks see them.
+    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    playbooks.runs.v1.RunsService.
     """
 
     def PutProject(self, request, context):
@@ -142,7 +144,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Projects and their products, as the playbooks see them.
+    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    playbooks.runs.v1.RunsService.
     """
 
     @staticmethod

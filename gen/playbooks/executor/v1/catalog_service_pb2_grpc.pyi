@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """Projects and their products, as the playbooks see them."""
+    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    playbooks.runs.v1.RunsService.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -52,7 +54,9 @@ class CatalogServiceStub:
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """Projects and their products, as the playbooks see them."""
+    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    playbooks.runs.v1.RunsService.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutProject: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProjectRequest, _catalog_service_pb2.PutProjectResponse]  # type: ignore[assignment]
@@ -73,7 +77,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Deletes products by id; ids that are not there are passed over. Role: OWNER."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Projects and their products, as the playbooks see them."""
+    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    playbooks.runs.v1.RunsService.
+    """
 
     @_abc_1.abstractmethod
     def PutProject(

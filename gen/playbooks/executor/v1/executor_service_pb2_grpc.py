@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class ExecutorServiceStub:
     """Executes runs, and knows what they made: drafts, applied items, AI usage.
+
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
+    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     def __init__(self, channel):
@@ -74,6 +77,9 @@ class ExecutorServiceStub:
 
 class ExecutorServiceServicer:
     """Executes runs, and knows what they made: drafts, applied items, AI usage.
+
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
+    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     def ExecuteRun(self, request, context):
@@ -175,6 +181,9 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ExecutorService:
     """Executes runs, and knows what they made: drafts, applied items, AI usage.
+
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
+    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExecutorServiceStub:
-    """Executes runs, and knows what they made: drafts, applied items, AI usage."""
+    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
+    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -54,7 +58,11 @@ class ExecutorServiceStub:
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
-    """Executes runs, and knows what they made: drafts, applied items, AI usage."""
+    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
+    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExecuteRun: _aio.UnaryStreamMultiCallable[_executor_service_pb2.ExecuteRunRequest, _executor_service_pb2.ExecuteRunResponse]  # type: ignore[assignment]
@@ -77,7 +85,11 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Executes runs, and knows what they made: drafts, applied items, AI usage."""
+    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
+    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    """
 
     @_abc_1.abstractmethod
     def ExecuteRun(

@@ -28,7 +28,16 @@ if _version_not_supported:
 class RunsServiceStub:
     """Runs of automation playbooks: create them, look at them, watch them.
 
-    Every call carries `authorization: Bearer <JWT>`. Every error carries a google.rpc.ErrorInfo of domain
+    Every call carries `authorization: Bearer <JWT>` with these claims:
+    sub       the user: 1 to 255 characters, no control characters
+    exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
+    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+    aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
+    iat, nbf  optional; clocks may differ by 30 s
+    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
+    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+
+    Every error carries a google.rpc.ErrorInfo of domain
     "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
     `x-request-id`, taken from the request's metadata when it has one.
     """
@@ -84,7 +93,16 @@ class RunsServiceStub:
 class RunsServiceServicer:
     """Runs of automation playbooks: create them, look at them, watch them.
 
-    Every call carries `authorization: Bearer <JWT>`. Every error carries a google.rpc.ErrorInfo of domain
+    Every call carries `authorization: Bearer <JWT>` with these claims:
+    sub       the user: 1 to 255 characters, no control characters
+    exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
+    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+    aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
+    iat, nbf  optional; clocks may differ by 30 s
+    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
+    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+
+    Every error carries a google.rpc.ErrorInfo of domain
     "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
     `x-request-id`, taken from the request's metadata when it has one.
     """
@@ -211,7 +229,16 @@ def add_RunsServiceServicer_to_server(servicer, server):
 class RunsService:
     """Runs of automation playbooks: create them, look at them, watch them.
 
-    Every call carries `authorization: Bearer <JWT>`. Every error carries a google.rpc.ErrorInfo of domain
+    Every call carries `authorization: Bearer <JWT>` with these claims:
+    sub       the user: 1 to 255 characters, no control characters
+    exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
+    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+    aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
+    iat, nbf  optional; clocks may differ by 30 s
+    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
+    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+
+    Every error carries a google.rpc.ErrorInfo of domain
     "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
     `x-request-id`, taken from the request's metadata when it has one.
     """
