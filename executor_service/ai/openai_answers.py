@@ -1,15 +1,18 @@
 """Reading what a chat completion says."""
 
 from collections.abc import Collection
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, FailFast, Field, ValidationError
 
 from executor_service.ai.errors import AIError, AIRefusedError, AITooLongError
 from executor_service.ai.text import cut_at_word, one_line
 
 # Far beyond any search result: a model that runs away does not fill the database.
 TEXT_LIMIT = 1_000  # characters
+# Parsed, 4 MB of small values or of mistakes are up to 1.2 GB: hence the two limits, and FailFast.
+_CHOICES_LIMIT = 100
+_CONTENT_LIMIT = 10_000  # characters a product
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -25,7 +28,7 @@ class _Choice(BaseModel):
 
 
 class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=_CHOICES_LIMIT), FailFast()]
 
 
 class _Item(BaseModel):
@@ -34,7 +37,7 @@ class _Item(BaseModel):
 
 
 class _Answer(BaseModel):
-    items: list[_Item]
+    items: Annotated[list[_Item], FailFast()]
 
 
 def read_answer(body: bytes, product_ids: Collection[str]) -> dict[str, str]:
@@ -48,7 +51,10 @@ def read_answer(body: bytes, product_ids: Collection[str]) -> dict[str, str]:
         raise AIRefusedError(len(product_ids))
     if choice.finish_reason == "length":
         raise AITooLongError
-    answer = _parse(_Answer, choice.message.content or "", "suggestions")
+    content = choice.message.content or ""
+    if len(content) > _CONTENT_LIMIT * (len(product_ids) + 1):
+        raise _unusable(f"{len(content):,} characters for {len(product_ids)} products")
+    answer = _parse(_Answer, content, "suggestions")
     return {item.id: cut_at_word(one_line(item.text), TEXT_LIMIT) for item in answer.items if item.id in product_ids}
 
 
@@ -59,6 +65,14 @@ def _parse(model: type[ModelT], text: bytes | str, what: str) -> ModelT:
         # The answer itself stays out of the message: it may be long, and anything.
         detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in detail["loc"]) or what
-        problem = f"The AI provider's answer is not usable ({place}: {detail['msg']})"
-    remedy = "Retry the run; if it stays like this, check that OPENAI_BASE_URL and AI_MODEL support structured outputs."
-    raise AIError("AI_INVALID_RESPONSE", problem, remedy, retryable=True)
+        failure = _unusable(f"{place}: {detail['msg']}")
+    raise failure
+
+
+def _unusable(reason: str) -> AIError:
+    return AIError(
+        "AI_INVALID_RESPONSE",
+        f"The AI provider's answer is not usable ({reason})",
+        "Retry the run; if it stays like this, check that OPENAI_BASE_URL and AI_MODEL support structured outputs.",
+        retryable=True,
+    )
