@@ -10,9 +10,7 @@ from executor_service.ai.text import cut_at_word, one_line
 
 # Far beyond any search result: a model that runs away does not fill the database.
 TEXT_LIMIT = 1_000  # characters
-# Parsed, 4 MB of small values or of mistakes are up to 1.2 GB: hence the two limits, and FailFast.
-_CHOICES_LIMIT = 100
-_CONTENT_LIMIT = 10_000  # characters a product
+_CONTENT_LIMIT = 10_000  # characters a product; without it, and without FailFast, 4 MB of small mistakes take 1.2 GB
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -28,7 +26,7 @@ class _Choice(BaseModel):
 
 
 class _Completion(BaseModel):
-    choices: Annotated[list[_Choice], Field(min_length=1, max_length=_CHOICES_LIMIT), FailFast()]
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=100), FailFast()]
 
 
 class _Item(BaseModel):
