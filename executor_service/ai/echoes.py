@@ -44,19 +44,24 @@ class _Piece(NamedTuple):
 class Echoes:
     """Finds in a provider's words what repeats the `prompt`, or any word of the `products` in it.
 
-    Words of `known` (the model's name) and the ordinary ones of error messages stay.
+    `known` (the model's name) and the ordinary words of error messages stay.
     """
 
     def __init__(self, *, prompt: str, products: str, known: str) -> None:
         self._products = _line_of(products)
         self._prompt = f"{_line_of(prompt)}{self._products}"
-        self._kept = {*_ORDINARY.split()} | {piece.key for piece in _pieces(_plain(known))}
+        self._known = re.compile(re.escape(_plain(known)), re.IGNORECASE)
+        self._ordinary = frozenset(_ORDINARY.split())
 
     def strike(self, text: str) -> str:
         """Return the text with every echo as "…"."""
         text = _plain(text)
         pieces = list(_pieces(text))
-        echoed = [self._is_echo(piece) for piece in pieces]
+        named = [match.span() for match in self._known.finditer(text)]
+        echoed = [
+            self._is_echo(piece) and not any(start <= piece.start and piece.end <= end for start, end in named)
+            for piece in pieces
+        ]
         for first in range(len(pieces)):
             run = pieces[first : first + _RUN]
             if len(run) == _RUN and f" {' '.join(piece.key for piece in run)} " in self._prompt:
@@ -72,7 +77,7 @@ class Echoes:
         return "".join([*parts, text[at:]])
 
     def _is_echo(self, piece: _Piece) -> bool:
-        if piece.key in self._kept:
+        if piece.key in self._ordinary:
             return False
         return f" {piece.key} " in self._products or (len(piece.key) >= _TELLING and piece.key in self._products)
 
@@ -84,16 +89,24 @@ class Echoes:
 
 
 def _plain(text: str) -> str:
-    """Return the text without the escapes of JSON and Python, each character in its usual form."""
-    return normalize("NFKC", _ESCAPE.sub(_unescaped, text))
+    """Return the text without the escapes of JSON and Python, accents as parts of their letters."""
+    return normalize("NFC", _ESCAPE.sub(_unescaped, text))
 
 
 def _unescaped(escape: re.Match[str]) -> str:
     if escape["unit"]:
         return chr(int(escape["unit"], 16))
     if escape["bytes"]:
-        return bytes.fromhex(re.sub(r"\\+x", "", escape["bytes"], flags=re.IGNORECASE)).decode(errors="replace")
+        return _text_of(bytes.fromhex(re.sub(r"\\+x", "", escape["bytes"], flags=re.IGNORECASE)))
     return " "
+
+
+def _text_of(escaped: bytes) -> str:
+    """Return what Python wrote as \\x..: of bytes they are UTF-8, of a text its characters below U+0100."""
+    try:
+        return escaped.decode()
+    except UnicodeDecodeError:
+        return escaped.decode("latin-1")
 
 
 def _pieces(text: str) -> Iterator[_Piece]:
