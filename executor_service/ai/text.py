@@ -98,12 +98,12 @@ def without_controls(text: str) -> str:
 
 
 def _cleaned(line: str) -> str:
-    if _MAYBE_INVISIBLE.search(line):
-        line = _INVISIBLE.sub("", line)
-    if "<" in line:
-        line = _WHOLE_MARKUP.sub(_separator, line)
+    # In this order: references may stand for what nobody sees, and that for a break in a tag's name.
     if "&" in line:
         line = _WHOLE_REFERENCE.sub(lambda reference: unescape(reference[0]), line)
+    line = without_controls(line)
+    if "<" in line:
+        line = _WHOLE_MARKUP.sub(_separator, line)
     return one_line(_EMPTY_SIGNS.sub(" ", line))
 
 
