@@ -52,6 +52,26 @@ def tiny_chunks(status: int, _: bytes) -> bytes:
     return _response(status, b"1\r\n \r\n" * MB + b"0\r\n\r\n", "transfer-encoding: chunked")
 
 
+def _said(status: int, body: str) -> bytes:
+    return _response(status, body.encode(), f"content-length: {len(body.encode())}")
+
+
+def many_choices(status: int, _: bytes) -> bytes:
+    """4 MB that are 280,000 objects."""
+    return _said(status, '{"choices": [' + '{"message":{}},' * (4 * MB // 15 - 10) + "{}]}")
+
+
+def many_mistakes(status: int, _: bytes) -> bytes:
+    return _said(status, '{"choices": [' + "[]," * (4 * MB // 3 - 10) + "[]]}")
+
+
+def many_items(status: int, _: bytes) -> bytes:
+    """A good answer but for their number, with every comma escaped."""
+    item = r"{\"id\":\"00000\"\u002c\"text\":\"\"}"
+    content = r"{\"items\":[" + (item + r"\u002c") * (4 * MB // 55) + item + "]}"
+    return _said(status, '{"choices": [{"message": {"content": "' + content + '"}}]}')
+
+
 def headers(status: int, _: bytes) -> bytes:
     return _response(status, b"", *["x-flood: " + "y" * 1_000] * 10_000)
 
@@ -63,8 +83,14 @@ def interim(status: int, body: bytes) -> bytes:
     )
 
 
+# What is too long to be read at all
+TOO_LONG = frozenset({"gzip_bomb", "deflate_bomb", "nested_bomb", "long_answer", "chunked", "tiny_chunks"})
 # By name: of the status, and of the body of a good answer, the response.
 ATTACKS: dict[str, Callable[[int, bytes], bytes]] = {
     attack.__name__: attack
-    for attack in (gzip_bomb, deflate_bomb, nested_bomb, long_answer, chunked, tiny_chunks, headers, interim)
+    for attack in (
+        *(gzip_bomb, deflate_bomb, nested_bomb, long_answer, chunked, tiny_chunks),
+        *(many_choices, many_mistakes, many_items),
+        *(headers, interim),
+    )
 }
