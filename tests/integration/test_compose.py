@@ -73,6 +73,15 @@ class Container(Process):
         return subprocess.run(self._health, env=self._env, check=False).returncode == 0
 
 
+def test_only_the_executor_that_serves_gets_the_ai_key() -> None:
+    text = COMPOSE.read_text()
+    blocks = dict(re.findall(r"^(?:  )?([\w-]+):(?: &[\w-]+)?\n((?:(?:    .*)?\n|  [A-Z<].*\n)+)", text, re.MULTILINE))
+    named = {name for name, block in blocks.items() if re.search(r"\bOPENAI_|\bAI_", block)}
+    assert named == {"x-ai"}
+    assert {name for name, block in blocks.items() if re.search(r"\*ai\b", block)} == {"executor_service"}
+    assert {"migrate_executor", "runs_service", "provision", "x-executor-service"} <= blocks.keys()
+
+
 def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> None:
     postgres_port, valkey_port, runs_port, *executor_ports = map(str, free_ports(5))
     places = {
