@@ -29,8 +29,9 @@ environment variables (default):
   EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process (10)
   EXECUTOR_WORKERS          processes at EXECUTOR_LISTEN, for machines with more cores (1)
   AI_PROVIDER               openai or offline; unset: openai when OPENAI_API_KEY is set, else offline
-  AI_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL   the model, the key, another server of the same protocol
-  AI_CONCURRENCY            AI requests at once in this process (16)
+  AI_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL   the model, the key, another server of the same protocol: its final
+                            address, for redirects are not followed; https, unless the network is yours alone
+  AI_CONCURRENCY            AI requests at once in this process, each of which reads up to 4 MB (16)
   AI_BATCH_SIZE             products a request (10)
   AI_TIMEOUT_SECONDS        time a request may take (60)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
