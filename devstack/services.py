@@ -25,6 +25,8 @@ INHERITED = {
     *("ENABLE_QUEUE_PROCESSORS", "DEFAULT_PLAN"),
 }
 INHERITED_PREFIXES = ("AI_", "OPENAI_", "LOG_", "RUNS_", "EXECUTOR_")
+# The AI provider's settings, its key among them: of nobody but the executor that serves.
+AI_PREFIXES = ("AI_", "OPENAI_")
 
 
 def inherited_environment() -> dict[str, str]:
@@ -32,6 +34,11 @@ def inherited_environment() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
+
+
+def without_ai(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the settings of the AI provider."""
+    return {name: value for name, value in env.items() if not name.startswith(AI_PREFIXES)}
 
 
 class Service(Process):
@@ -54,7 +61,7 @@ class Service(Process):
         super().__init__(name, data.log(name), keep_open=keep_open)
         self.kind = kind
         self.port = port
-        self.env = {**env, f"{kind.upper()}_LISTEN": self.target}
+        self.env = {**(env if kind == "executor" else without_ai(env)), f"{kind.upper()}_LISTEN": self.target}
 
     @property
     def target(self) -> str:
@@ -90,7 +97,7 @@ def migrate(services: Iterable[Service]) -> None:
     running: dict[Service, Popen[bytes]] = {}
     try:
         for service in services:
-            running[service] = spawn([*service.command(), "migrate"], env=service.env, log=service.log)
+            running[service] = spawn([*service.command(), "migrate"], env=without_ai(service.env), log=service.log)
         poll(
             lambda: all(process.poll() is not None for process in running.values()),
             MIGRATE_TIMEOUT,

@@ -32,8 +32,9 @@ environment variables (default):
   DEFAULT_PLAN              FREE, PRO or BUSINESS: the plan of projects that their owners create; other plans and
                             limits are set by the platform: OWNER of "*", or SERVICE (FREE)
   AI_PROVIDER               openai or offline; unset: openai when OPENAI_API_KEY is set, else offline
-  AI_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL   the model, the key, another server of the same protocol
-  AI_CONCURRENCY            AI requests at once in this process (16)
+  AI_MODEL, OPENAI_API_KEY, OPENAI_BASE_URL   the model, the key, another server of the same protocol: its final
+                            address, for redirects are not followed; https, unless the network is yours alone
+  AI_CONCURRENCY            AI requests at once in this process, each of which reads up to 4 MB (16)
   AI_BATCH_SIZE             products a request (10)
   AI_TIMEOUT_SECONDS        time a request may take (60)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)

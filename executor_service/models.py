@@ -14,8 +14,18 @@ STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "STALE", "CANCELLED")
 DRAFT_STATUSES = ("PARTIAL", "READY", "FAILED")  # EXPIRED is a matter of the clock
 ITEM_STATUSES = ("UPDATED", "SKIPPED", "FAILED")
 
+
+def shows_nothing(field: str) -> str:
+    """Return the condition that a text shows nothing, like playbooks.playbook.is_blank.
+
+    btrim() alone takes three times as long, and every written product is asked twice: nothing that begins with a
+    visible ASCII character is blank.
+    """
+    return f"({field} COLLATE \"C\" < '!' OR {field} COLLATE \"C\" > '~') AND btrim({field}, '{BLANKS}') = ''"
+
+
 # The predicates of the partial indexes; queries repeat them word for word, or the indexes are not used.
-BLANK = {playbook.field: f"btrim({playbook.field}, '{BLANKS}') = ''" for playbook in PLAYBOOKS}
+BLANK = {playbook.field: shows_nothing(playbook.field) for playbook in PLAYBOOKS}
 UNPUBLISHED = "published_number < event_number"
 
 

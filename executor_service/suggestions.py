@@ -10,6 +10,7 @@ from typing import Protocol
 from executor_service import quota
 from executor_service.ai.errors import AIError, AIRefusedError
 from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
+from executor_service.ai.text import clean_line
 from executor_service.playbooks.playbook import is_blank
 from executor_service.quota import Allowance
 from executor_service.records import Job, Lease, Project, Suggested, Wanted
@@ -228,7 +229,8 @@ class _Conversation:
 
     def _take(self, products: Sequence[Wanted], texts: Mapping[str, str]) -> Iterator[Suggested]:
         for product in products:
-            text = texts.get(product.product_id, "")
+            # Of every provider, before it is stored: markup and what nobody sees must not get into a shop.
+            text = clean_line(texts.get(product.product_id, ""))
             alike = self._missing.like(product)
             if not is_blank(text):
                 self._texts.update((one.product_id, text) for one in alike)

@@ -10,6 +10,7 @@ from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.offline import OfflineProvider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.ai.retry import RetryPolicy
+from servicekit.settings import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def build_provider(
     base_url = base_url or DEFAULT_BASE_URL
     if not _is_http(base_url):
         raise ValueError("OPENAI_BASE_URL must be http://HOST[:PORT]/... or https://HOST[:PORT]/...")
+    _warn_of_address(base_url)
 
     from executor_service.ai.openai_provider import OpenAIProvider
 
@@ -69,3 +71,18 @@ def _is_http(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, half an IPv6 address
         return False
+
+
+def _warn_of_address(url: str) -> None:
+    """Say what the address gives away; it may be meant so. Neither line repeats any of it."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(f"{parts.hostname}:{parts.port or 80}"):
+        logger.warning(
+            "OPENAI_BASE_URL begins with http:// and leads to another machine: product texts and the API key go there "
+            "unencrypted. Use https://, unless that network is yours alone."
+        )
+    if parts.username or parts.password:
+        logger.warning(
+            "OPENAI_BASE_URL carries a user name or a password: they are sent to the provider in the place of "
+            "OPENAI_API_KEY. Take them out of it, unless the provider asks for them."
+        )

@@ -13,10 +13,12 @@ from typing import Final
 from openai import APIError, AsyncOpenAI
 from pydantic import SecretStr
 
+from executor_service.ai.echoes import Echoes
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError
 from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.openai_answers import read_answer
-from executor_service.ai.openai_failures import from_client_error, timed_out
+from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
+from executor_service.ai.openai_failures import from_client_error, quoting, timed_out, too_long
 from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT_VERSION, system_message, user_message
 from executor_service.ai.provider import ProductBrief, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
@@ -52,7 +54,11 @@ class OpenAIProvider:
         self._timeout_seconds = timeout_seconds
         self._reasoning_effort = reasoning_effort
         self._client = AsyncOpenAI(
-            api_key=api_key.get_secret_value(), base_url=base_url, timeout=timeout_seconds, max_retries=0
+            api_key=api_key.get_secret_value(),
+            base_url=base_url,
+            timeout=timeout_seconds,
+            max_retries=0,
+            http_client=OpenAIClient(),
         )
 
     async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
@@ -111,12 +117,10 @@ class OpenAIProvider:
         return texts
 
     async def _complete(self, suggestion_field: str, products: Sequence[ProductBrief]) -> bytes:
+        system, user = system_message(suggestion_field), user_message(suggestion_field, products)
         body: dict[str, object] = {
             "model": self.model,
-            "messages": [
-                {"role": "system", "content": system_message(suggestion_field)},
-                {"role": "user", "content": user_message(suggestion_field, products)},
-            ],
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
             "response_format": _RESPONSE_FORMAT,
         }
         if self._reasoning_effort:
@@ -128,14 +132,18 @@ class OpenAIProvider:
                 return await self._client.post("/chat/completions", cast_to=bytes, body=body)
         except TimeoutError:
             failure = timed_out(self._timeout_seconds)
+        except AnswerTooLongError:
+            failure = too_long()
         except APIError as error:
             failure = from_client_error(
                 error,
                 products=len(products),
                 timeout_seconds=self._timeout_seconds,
-                secret=self._api_key.get_secret_value(),
+                quote=quoting(
+                    Echoes(prompt=system, products=user, known=self.model), secret=self._api_key.get_secret_value()
+                ),
             )
-        # Outside of the except blocks: a provider may echo the key, and a chained exception would log it.
+        # Outside of the except blocks: a provider may echo the key or a product, and a chained exception would log it.
         raise failure
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from executor_service.ai.provider import SuggestionProvider
+from executor_service.ai.text import clean_line, without_controls
 from executor_service.executor import Effect
 from executor_service.playbooks import checks
 from executor_service.playbooks.playbook import Playbook, is_blank
@@ -127,8 +128,11 @@ def _stated_scope(job: Job) -> str | None:
 
 
 def _item(rules: Rules, playbook: Playbook, product_id: str, raw: str) -> DraftItem:
+    # An executor of an older version stored what the provider wrote as it was.
+    raw = clean_line(raw)
     ruled = apply(rules, raw, field_limit=playbook.field_limit)
-    return DraftItem(product_id, raw, ruled.text, ruled.warnings)
+    # Prefix, suffix and replacement are the shop's own words: markup in them is meant, what nobody sees is not.
+    return DraftItem(product_id, raw, without_controls(ruled.text), ruled.warnings)
 
 
 def _status(job: Job, *, asked: int, usable: int) -> DraftStatus:

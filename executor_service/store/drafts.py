@@ -7,8 +7,8 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from executor_service.models import BLANK
-from executor_service.playbooks.playbook import BLANKS, Playbook
+from executor_service.models import BLANK, shows_nothing
+from executor_service.playbooks.playbook import Playbook
 from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem, WholeDraft
 from servicekit.database import Connection, Row
 
@@ -148,7 +148,7 @@ WITH affected AS (
   SELECT id FROM executor.products WHERE project_id = :project_id AND {blank}
 ), usable AS (
   SELECT product_id, final_suggestion FROM executor.draft_items
-  WHERE draft_id = :draft_id AND btrim(final_suggestion, '{BLANKS}') <> ''
+  WHERE draft_id = :draft_id AND NOT ({shows_nothing("final_suggestion")})
 ), updated AS (
   UPDATE executor.products p SET {field} = usable.final_suggestion, updated_at = now()
   FROM usable WHERE p.project_id = :project_id AND p.id = usable.product_id AND {blank}

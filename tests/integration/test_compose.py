@@ -143,6 +143,15 @@ def test_the_recipe_for_secrets_makes_a_file_for_its_owner_only(file: str, margi
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
 
 
+def test_only_the_executor_that_serves_gets_the_ai_key() -> None:
+    text = COMPOSE.read_text()
+    blocks = dict(re.findall(r"^(?:  )?([\w-]+):(?: &[\w-]+)?\n((?:(?:    .*)?\n|  [A-Z<].*\n)+)", text, re.MULTILINE))
+    named = {name for name, block in blocks.items() if re.search(r"\bOPENAI_|\bAI_", block)}
+    assert named == {"x-ai"}
+    assert {name for name, block in blocks.items() if re.search(r"\*ai\b", block)} == {"executor_service"}
+    assert {"migrate_executor", "runs_service", "provision", "x-executor-service"} <= blocks.keys()
+
+
 def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> None:
     postgres_port, valkey_port, runs_port, *executor_ports = map(str, free_ports(5))
     places = {

@@ -23,6 +23,7 @@ from devstack.errors import StackError
 from devstack.ports import HOST, free_ports
 from devstack.postgres import Postgres
 from devstack.provision import DATABASE, provision
+from devstack.services import Service, migrate
 from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
 from servicekit.tokens import Demands, TokenAuthenticator
@@ -269,6 +270,37 @@ class TestStack:
         other.occupy().release()
         assert other.make_secrets() != secrets
         assert secrets.jwt_secret not in repr(secrets)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_only_the_executor_gets_the_ai_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-inherited-0123456789")
+        monkeypatch.setenv("AI_MODEL", "of-the-environment")
+        given = {"OPENAI_BASE_URL": "http://127.0.0.1:9/given"}
+        with Stack(StackOptions(data_dir=tmp_path, durable=False, env=given, runs_replicas=2)) as stack:
+            found = {
+                process.pid: Path(f"/proc/{process.pid}/environ").read_bytes()
+                for part in stack.processes
+                for process in [psutil.Process(part.pid), *psutil.Process(part.pid).children(recursive=True)]
+            }
+            executors = {executor.pid for executor in stack.executors}
+        for pid, environment in found.items():
+            for setting in (b"sk-inherited-0123456789", b"of-the-environment", b"/given", b"OPENAI_", b"AI_MODEL"):
+                assert (setting in environment) == (pid in executors)
+
+    def test_a_migration_gets_no_ai_key(self, tmp_path: Path) -> None:
+        class Telling(Service):
+            def command(self) -> list[str | Path]:
+                return [sys.executable, "-c", "import os; print(sorted(os.environ))"]
+
+        data = DataDir(tmp_path)
+        lock = data.occupy()
+        env = {"OPENAI_API_KEY": "sk-0", "AI_MODEL": "m", "EXECUTOR_DATABASE_URL": "postgresql://"}
+        executor = Telling("executor", port=1, env=env, data=data, keep_open=[])
+        migrate([executor])
+        lock.release()
+        assert "EXECUTOR_DATABASE_URL" in executor.log.read_text()
+        assert "AI_" not in executor.log.read_text()
+        assert executor.environment()["OPENAI_API_KEY"] == "sk-0"
 
 
 class TestTokenCommand:

@@ -3,9 +3,12 @@
 import json
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Template
 from typing import Any
+
+from tests.support.openai_attacks import ATTACKS
 
 API_KEY = "sk-test-0123456789abcdef"
 ANSWERS = frozenset(
@@ -22,6 +25,8 @@ ANSWERS = frozenset(
         "refusal",
         "length",  # cut off in the middle
         "hang_up",  # closes the connection instead of answering
+        "packed",  # a good answer, in gzip
+        *ATTACKS,
     }
 )
 
@@ -33,7 +38,9 @@ class Behaviour:
     answer: str = "ok"
     status: int = 200  # anything else is answered with an error
     error_code: str | None = None
-    error_message: str | None = None
+    error_message: str | None = None  # $system, $user and $titles in it stand for what came with the request
+    headers: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)  # by product: what to write instead
     retry_after: str | None = None  # the header, as it is
     delay_seconds: float = 0.0
     times: int | None = None  # only the next so many requests
@@ -54,6 +61,8 @@ class Asked:
     field: str
     products: list[dict[str, str]]
     model: str
+    system: str
+    user: str
 
     @property
     def ids(self) -> list[str]:
@@ -97,7 +106,7 @@ def read_request(method: str, headers: dict[str, str], body: bytes, api_key: str
     _expect(ids and all(isinstance(id_, str) and id_ for id_ in ids), "no products, or products without an id")
     _expect(len(set(ids)) == len(ids), "the same product twice")
     _expect(all(set(product) == {"id", "title", "description"} for product in products), "not what a product is")
-    return Asked(document["field"], products, request["model"])
+    return Asked(document["field"], products, request["model"], system["content"], user["content"])
 
 
 def _check_strict(schema: dict[str, Any]) -> None:
@@ -120,6 +129,7 @@ def completion_of(behaviour: Behaviour, asked: Asked) -> tuple[dict[str, Any], l
     """Return the completion and the products that got a text."""
     what = {"seo_title": "SEO title", "seo_description": "SEO description"}[asked.field]
     texts = {product["id"]: f"{what} for {product['title']}" for product in asked.products}
+    texts |= {id_: text for id_, text in behaviour.texts.items() if id_ in texts}
     affected = set(behaviour.product_ids)
     finish_reason, refusal = "stop", None
     match behaviour.answer:
@@ -155,6 +165,12 @@ def completion_of(behaviour: Behaviour, asked: Asked) -> tuple[dict[str, Any], l
     if behaviour.answer == "no_choices":
         completion["choices"], given = [], []
     return completion, given
+
+
+def error_message(behaviour: Behaviour, asked: Asked, otherwise: str) -> str:
+    titles = " / ".join(product["title"] for product in asked.products)
+    told = Template(behaviour.error_message or otherwise)
+    return told.safe_substitute(system=asked.system, user=asked.user, titles=titles)
 
 
 def error_body(message: str, code: str | None = None) -> dict[str, Any]:

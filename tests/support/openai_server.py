@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import copy
+import gzip
 import json
 import selectors
 import signal
@@ -26,7 +27,17 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
-from tests.support.openai_protocol import API_KEY, Behaviour, Rejected, completion_of, error_body, read_request
+from tests.support.openai_attacks import ATTACKS
+from tests.support.openai_protocol import (
+    API_KEY,
+    Asked,
+    Behaviour,
+    Rejected,
+    completion_of,
+    error_body,
+    error_message,
+    read_request,
+)
 
 COMPLETIONS = "/v1/chat/completions"
 
@@ -254,29 +265,36 @@ class _Connection(asyncio.Protocol):
         self._state.asked(asked.ids)
         behaviour = self._state.pick(asked.ids)
         completion, given = completion_of(behaviour, asked)
-        answer = partial(self._answer, behaviour, json.dumps(completion).encode(), given)
+        answer = partial(self._answer, behaviour, asked, json.dumps(completion).encode(), given)
         if behaviour.delay_seconds:
             # From the arrival on, and worked out before: what this server costs is not part of what it takes.
             self._pending = asyncio.get_running_loop().call_at(arrived + behaviour.delay_seconds, answer)
         else:
             answer()
 
-    def _answer(self, behaviour: Behaviour, body: bytes, given: Sequence[str]) -> None:
+    def _answer(self, behaviour: Behaviour, asked: Asked, body: bytes, given: Sequence[str]) -> None:
         self._pending = None
         if behaviour.answer == "hang_up":
             self._state.ended(0)
             self._transport.close()
+        elif behaviour.answer in ATTACKS:
+            self._state.ended(behaviour.status)
+            self._transport.write(ATTACKS[behaviour.answer](behaviour.status, body))
         elif behaviour.status != HTTPStatus.OK:
             self._state.ended(behaviour.status)
-            message = behaviour.error_message or f"This is a made-up {HTTPStatus(behaviour.status).phrase}."
+            message = error_message(behaviour, asked, f"This is a made-up {HTTPStatus(behaviour.status).phrase}.")
             retry_after = {"retry-after": behaviour.retry_after} if behaviour.retry_after else {}
-            self._send(behaviour.status, error_body(message, behaviour.error_code), retry_after)
+            headers = {**behaviour.headers, **retry_after}
+            self._send(behaviour.status, error_body(message, behaviour.error_code), headers)
+        elif behaviour.answer == "packed":
+            self._state.ended(200, given)
+            self._send(200, gzip.compress(body), {"content-encoding": "gzip"})
         elif behaviour.answer == "broken_body":
             self._state.ended(200)
             self._send(200, b'{"id": "chatcmpl-')
         else:
             self._state.ended(200, given)
-            self._send(200, body)
+            self._send(200, body, dict(behaviour.headers))
 
     def _send(self, status: int, body: dict[str, Any] | bytes, headers: dict[str, str] | None = None) -> None:
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -69,7 +69,22 @@ class TestIsBlank:
     def test_nothing_and_blanks_are_blank(self, text: str | None) -> None:
         assert is_blank(text)
 
-    # The last three are whitespace to Python's str.strip(); they are not to the store's SQL, so not here either.
-    @pytest.mark.parametrize("text", ["a", " a ", "0", "\u200b", "\u2003", "\u3000", "\x1f"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "\u3000",
+            "\u2003\u2028",
+            "\u200b\u200d\ufeff",
+            "\u2800",
+            "\u115f\u1160\u3164\uffa0",
+            "\u00ad\u2060",
+            "\u202e\u2066\u200f",
+        ],
+    )
+    def test_what_shows_nothing_is_blank(self, text: str) -> None:
+        assert is_blank(text)
+
+    # The last one is whitespace to Python's str.strip(); it is not to the store's SQL, so not here either.
+    @pytest.mark.parametrize("text", ["a", " a ", "0", "\u200ba", "\u0301", "\x1f"])
     def test_all_else_is_not(self, text: str) -> None:
         assert not is_blank(text)

@@ -106,7 +106,7 @@ class Product(_message.Message):
     description: _builtins.str
     """Plain text or HTML."""
     seo_title: _builtins.str
-    """Blank: missing_seo_title works on it."""
+    """Blank (it shows nothing: white space of any script, zero-width characters, fillers): missing_seo_title works on it."""
     seo_description: _builtins.str
     """Blank: missing_seo_description works on it."""
     def __init__(

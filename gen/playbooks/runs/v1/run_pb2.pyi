@@ -571,7 +571,7 @@ class DraftItem(_message.Message):
     field: _builtins.str
     """"seo_title" or "seo_description"."""
     raw_suggestion: _builtins.str
-    """As the provider wrote it; blank when it had none."""
+    """As the provider wrote it, without markup, control, format and bidirectional characters; blank when it had none."""
     final_suggestion: _builtins.str
     """After the rules; what APPLY writes."""
     @_builtins.property

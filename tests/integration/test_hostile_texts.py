@@ -1,0 +1,214 @@
+"""Hostile answers of an AI provider on their way through runs, and through the executor as a process."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from playbooks.executor.v1 import executor_service_pb2 as pb
+from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
+from playbooks.executor.v1.job_pb2 import RunJob
+from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
+
+from devstack.ports import HOST, free_ports
+from executor_service.ai.provider import SuggestionRequest
+from tests.support.executor import Bench, ScriptedProvider, job
+from tests.support.openai_attacks import ATTACKS
+from tests.support.openai_protocol import Behaviour
+from tests.support.openai_server import OpenAIServer
+
+MB = 1024 * 1024
+GROWTH = 50 * MB
+DEADLINE = 60  # seconds
+
+
+class WritingProvider(ScriptedProvider):
+    """Writes what it is given, by product id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, str] = {}
+
+    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+        self.requests += 1
+        return {product.product_id: self.texts[product.product_id] for product in request.products}
+
+
+@pytest.fixture
+def writer() -> WritingProvider:
+    return WritingProvider()
+
+
+@pytest.fixture
+async def shop(executor_database: str, writer: WritingProvider) -> AsyncIterator[Bench]:
+    async with Bench(executor_database, provider=writer) as bench, bench.working():
+        yield bench
+
+
+UNCLEAN = {
+    "00000": ("<b>Enamel</b> mug<script>alert(1)</script>", "Enamel mug"),
+    "00001": ("&lt;img src=x onerror=alert(1)&gt;Tea &amp; mug", "Tea & mug"),
+    "00002": ("Price \u202e5 < 6\u2069\u200b", "Price 5 < 6"),
+    "00003": ("\u200b\u2800\u3000\u3164", ""),
+    "00004": ("<p>&#8203;</p>", ""),
+}
+CLEAN = {product_id: expected for product_id, (_, expected) in UNCLEAN.items()}
+
+
+async def test_what_a_provider_writes_is_cleaned_before_it_is_stored(shop: Bench, writer: WritingProvider) -> None:
+    await shop.stock(len(UNCLEAN))
+    writer.texts = {product_id: text for product_id, (text, _) in UNCLEAN.items()}
+    preview = await shop.preview(sample=10)
+    assert preview.result == {"affected_total": 5, "draft_generated": 3, "no_suggestion_count": 2}
+    items = (await shop.latest_draft()).items
+    assert {item.product_id: item.raw_suggestion for item in items} == CLEAN
+    assert {item.product_id: item.final_suggestion for item in items} == CLEAN
+    stored = {text for (text,) in await shop.rows("SELECT text FROM executor.suggestions")}
+    assert stored == set(CLEAN.values()) - {""}
+    assert await shop.ai_used() == 3
+    await shop.applied(await shop.draft(preview))
+    assert await shop.titles() == CLEAN
+
+
+async def test_what_an_older_version_stored_is_cleaned_before_it_is_used(shop: Bench, writer: WritingProvider) -> None:
+    await shop.stock(len(UNCLEAN))
+    writer.texts = {product_id: f"Title {product_id}" for product_id in UNCLEAN}
+    await shop.preview(sample=10)
+    for product_id, (text, _) in UNCLEAN.items():
+        await shop.rows(
+            "UPDATE executor.suggestions SET text = :text WHERE text = :was RETURNING 1",
+            text=text,
+            was=f"Title {product_id}",
+        )
+    requests = writer.requests
+    preview = await shop.preview(sample=10)
+    assert writer.requests == requests
+    assert not preview.ai_used
+    assert {item.product_id: item.raw_suggestion for item in (await shop.latest_draft()).items} == CLEAN
+
+
+async def test_rules_bring_in_markup_that_is_meant_and_nothing_unseen(shop: Bench, writer: WritingProvider) -> None:
+    await shop.stock(2)
+    writer.texts = {"00000": "<i>Mug</i>", "00001": "n/a"}
+    rules = PlaybookRules(enabled=True, prefix="<3 \u202e", suffix=" &\u200b co\x1b")
+    rules.find_replace.find, rules.find_replace.replace = "n/a", "\u200b\u3000"
+    preview = await shop.preview(rules=rules)
+    assert preview.result == {"affected_total": 2, "draft_generated": 1, "no_suggestion_count": 1}
+    finals = [item.final_suggestion for item in (await shop.latest_draft()).items]
+    assert finals == ["<3 Mug & co ", "\u3000"]
+
+
+async def test_a_field_that_shows_nothing_is_missing(shop: Bench) -> None:
+    await shop.stock(0)
+    for number, title in enumerate(["", "\u3000", "\u200b\ufeff", "\u2800\u3164", "\u202e", "x", "漢", "\u200bx"]):
+        await shop.put(str(number), seo_title=title)
+    affected = await shop.catalog.products("p", "missing_seo_title", limit=100, page_token="")
+    assert [product.id for product in affected.rows] == ["0", "1", "2", "3", "4"]
+
+
+# The executor as a process
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+class ExecutorProcess:
+    """An executor-service, and what it logged."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", target: str, log: Path) -> None:
+        self._process, self._target, self._log = process, target, log
+
+    async def run(self) -> Any:
+        """Execute a preview of 40 products; return how it ended."""
+        async with grpc.aio.insecure_channel(self._target) as channel:
+            call = ExecutorServiceStub(channel).ExecuteRun(
+                pb.ExecuteRunRequest(job=RunJob.FromString(job(sample=40).body)), wait_for_ready=True, timeout=DEADLINE
+            )
+            return [response async for response in call][-1].event
+
+    def memory(self, kind: str) -> int:
+        """Return bytes: VmRSS now, VmHWM at most since `forget_most`."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith(kind)]
+        return int(line.split()[1]) * 1024
+
+    def forget_most(self) -> None:
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+@pytest.fixture
+def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> Iterator[ExecutorProcess]:
+    target = f"{HOST}:{free_ports(1)[0]}"
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "EXECUTOR_DATABASE_URL": executor_database,
+        "EXECUTOR_LISTEN": target,
+        "EXECUTOR_GRACE_SECONDS": "0.1",
+        "AUTH_MODE": "disabled",
+        "OPENAI_API_KEY": openai.api_key,
+        "OPENAI_BASE_URL": openai.base_url,
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "executor_service"], env=env, stderr=output)
+    try:
+        yield ExecutorProcess(process, target, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_no_answer_makes_the_executor_grow(executor: ExecutorProcess, openai: OpenAIServer, bench: Bench) -> None:
+    await bench.stock(40)
+    openai.behave(Behaviour(status=400))
+    await executor.run()  # what is loaded and filled the first time is in there now
+    before = executor.memory("VmRSS")
+    executor.forget_most()
+    for attack in ATTACKS.keys() - {"headers", "interim"}:
+        for status in (200, 400):
+            openai.behave(Behaviour(answer=attack, status=status))
+            event = await executor.run()
+            assert event.error_code in {"AI_INVALID_RESPONSE", "AI_PROVIDER_ERROR"}, attack
+            grown = executor.memory("VmHWM") - before
+            assert grown < GROWTH, f"{attack}: {grown / MB:.0f} MB"
+
+
+async def test_neither_log_nor_run_repeats_texts_prompt_or_key(
+    executor: ExecutorProcess, openai: OpenAIServer, bench: Bench
+) -> None:
+    await bench.stock(0)
+    await bench.put("p", title="Velvet Übermug QX7731", description="<p>Hand-thrown in Zwiesel, 山小屋マグカップ.</p>")
+    markers = ("velvet", "bermug", "qx7731", "thrown", "zwiesel", "小屋", "metadata that search", openai.api_key)
+    everything = f"$system $user $titles {openai.api_key}"
+    answers: list[dict[str, Any]] = [
+        {"status": 400, "error_message": everything},
+        {"status": 401, "error_message": f"$titles {everything}"},
+        {"status": 404, "error_message": "$titles", "error_code": "QX7731"},
+        {"status": 307, "headers": {"location": "https://other.example/QX7731?title=Velvet"}},
+        {"status": 500, "error_message": "$user", "times": 2},  # and then a good answer
+    ]
+    told = []
+    for answer in answers:
+        openai.behave(Behaviour(**answer))
+        event = await executor.run()
+        told.append(f"{event.error_code} {event.error_message}")
+    assert event.status == Run.SUCCEEDED, event
+    logged = executor.log()
+    lines = [json.loads(line) for line in logged.splitlines()]
+    assert sum("AI request failed" in line["message"] for line in lines) == 2
+    assert not any("exception" in line for line in lines)
+    for text in (logged, *told, json.dumps(lines, ensure_ascii=False)):
+        assert [marker for marker in markers if marker in text.casefold()] == []
+    assert "HTTP 307 to https://other.example)" in told[3]
