@@ -65,7 +65,7 @@ class Generate:
         async with self._database.autocommit() as connection:
             project = await checks.find_project(connection, job)
             checks.require_plan(project)
-            scope_id, _ = await checks.current_scope(connection, job, expected=_stated_scope(job))
+            scope = await checks.current_scope(connection, job, expected=_stated_scope(job))
             rules = await self._rules(connection, job)
             wanted = await suggestions.wanted(
                 connection,
@@ -75,7 +75,7 @@ class Generate:
                 prompt_version=self._provider.prompt_version,
                 limit=job.sample_size if job.run_type is RunType.PREVIEW_GENERATE else None,
             )
-        return _Plan(project, scope_id, rules, wanted)
+        return _Plan(project, scope.id, rules, wanted)
 
     async def _rules(self, connection: Connection, job: Job) -> Rules:
         """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""
@@ -88,7 +88,7 @@ class Generate:
 
     async def _write_draft(self, connection: Connection, job: Job, plan: _Plan, texts: Mapping[str, str]) -> Outcome:
         await catalog.lock_project(connection, job.project_id)
-        _, affected = await checks.current_scope(connection, job, expected=plan.scope_id)
+        scope = await checks.current_scope(connection, job, expected=plan.scope_id)
         items = [_item(plan.rules, job.playbook, one.product_id, texts.get(one.product_id, "")) for one in plan.wanted]
         usable = sum(not is_blank(item.final_suggestion) for item in items)
         now = self._clock.now()
@@ -96,8 +96,9 @@ class Generate:
             id=uuid4(),
             key=DraftKey(job.project_id, job.playbook.id, plan.scope_id, rules_hash(plan.rules)),
             rules=plan.rules.normalized(),
+            run_id=job.run_id,
             status=_status(job, asked=len(items), usable=usable),
-            affected_total=affected,
+            affected_total=scope.products,
             draft_generated=usable,
             no_suggestion_count=len(items) - usable,
             model=self._provider.model,
@@ -105,7 +106,7 @@ class Generate:
             updated_at=now,
             expires_at=now + DRAFT_LIFETIME,
         )
-        draft_id = await drafts.put(connection, draft, items, run_id=job.run_id)
+        draft_id = await drafts.put(connection, draft, items)
         reached(FailPoint.EXECUTOR_IN_DRAFT)
         return Outcome(
             Status.SUCCEEDED,
