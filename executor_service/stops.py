@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from uuid import UUID
 
 from executor_service.failures import outcome_of, overdue
@@ -15,7 +16,7 @@ from servicekit.lifecycle import Ticker
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-LOCKED_RETRY = 0.05  # seconds
+LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between looks at runs that are being written; the last one repeats
 
 
 class Stops:
@@ -35,6 +36,7 @@ class Stops:
         One that is being ended by its own work is waited for. Raises ServiceError.
         """
         run_ids = [job.run_id for job in jobs]
+        pauses = chain(LOCKED_PAUSES, repeat(LOCKED_PAUSES[-1]))
         while True:
             async with self._database.transaction() as connection:
                 await executions.enqueue(connection, jobs)
@@ -43,7 +45,7 @@ class Stops:
             self._stopped(cancelled)
             if all(state.status.is_terminal for state in states):
                 return states
-            await asyncio.sleep(LOCKED_RETRY)
+            await asyncio.sleep(next(pauses))
 
     async def fail_overdue(self) -> int:
         """Fail runs that waited for a place past their deadline; return how many."""

@@ -38,6 +38,8 @@ def _draft(row: Row) -> Draft:
 
 # Writing
 
+ITEMS = 1_000  # in one statement: the event loop does nothing else while its parameters are made
+
 _PUT = text(f"""
 INSERT INTO executor.drafts ({_DRAFT})
 VALUES (:id, :project_id, :playbook_id, :scope_id, :rules_hash, :rules, :status, :affected_total, :draft_generated,
@@ -78,18 +80,22 @@ async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem]) 
     }
     draft_id: UUID = (await connection.execute(_PUT, parameters)).scalar_one()
     await connection.execute(_DELETE_ITEMS, {"draft_id": draft_id})
-    if items:
-        await connection.execute(
-            _PUT_ITEMS,
-            {
-                "draft_id": draft_id,
-                "product_ids": [item.product_id for item in items],
-                "raws": [item.raw_suggestion for item in items],
-                "finals": [item.final_suggestion for item in items],
-                "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
-            },
-        )
+    for start in range(0, len(items), ITEMS):
+        await _put_items(connection, draft_id, items[start : start + ITEMS])
     return draft_id
+
+
+async def _put_items(connection: Connection, draft_id: UUID, items: Sequence[DraftItem]) -> None:
+    await connection.execute(
+        _PUT_ITEMS,
+        {
+            "draft_id": draft_id,
+            "product_ids": [item.product_id for item in items],
+            "raws": [item.raw_suggestion for item in items],
+            "finals": [item.final_suggestion for item in items],
+            "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
+        },
+    )
 
 
 # Reading

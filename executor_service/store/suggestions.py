@@ -22,7 +22,7 @@ SELECT p.id, p.fingerprint, s.text,
        CASE WHEN s.text IS NULL THEN p.title ELSE '' END AS title,
        CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description
 FROM (SELECT id, title, description, {_FINGERPRINT} AS fingerprint FROM executor.products p
-      WHERE project_id = :project_id AND {blank} ORDER BY id LIMIT :limit) p
+      WHERE project_id = :project_id AND id > :after AND {blank} ORDER BY id LIMIT :limit) p
 LEFT JOIN executor.suggestions s ON s.project_id = :project_id AND s.fingerprint = p.fingerprint
 ORDER BY p.id""")
     for field, blank in BLANK.items()
@@ -36,14 +36,16 @@ async def wanted(
     *,
     model: str,
     prompt_version: str,
-    limit: int | None = None,
+    after: str,
+    limit: int,
 ) -> list[Wanted]:
-    """Return the first `limit` affected products by id (None: all), with the suggestions that are there."""
+    """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are there."""
     parameters = {
         "project_id": project_id,
         "field": playbook.field,
         "model": model,
         "prompt_version": prompt_version,
+        "after": after,
         "limit": limit,
     }
     return [Wanted._make(row) for row in await connection.execute(_WANTED[playbook.field], parameters)]
