@@ -27,7 +27,9 @@ environment variables (default):
   EXECUTOR_CONCURRENCY      runs at once in this process (16)
   EXECUTOR_LEASE_SECONDS    time after which the runs of a dead process are taken over (15)
   EXECUTOR_GRACE_SECONDS    time running work gets to end when told to stop; then it is handed back (5)
-  EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process (10)
+  EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process for the work of runs (10); what callers ask
+                            has half as many of its own (5, of which estimates take 2 at most) and leases have 4,
+                            so that none waits for the others: at most 19 in all
   EXECUTOR_WORKERS          processes at EXECUTOR_LISTEN, for machines with more cores (1)
   DEFAULT_PLAN              FREE, PRO or BUSINESS: the plan of projects that their owners create; other plans and
                             limits are set by the platform: OWNER of "*", or SERVICE (FREE)

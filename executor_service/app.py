@@ -17,6 +17,7 @@ from executor_service.catalog import Catalog
 from executor_service.estimate import Estimator
 from executor_service.executor import Executor, Heartbeat, Work
 from executor_service.follow import Follower
+from executor_service.heavy_reads import HeavyReads
 from executor_service.inbox import JOBS_QUEUE, Inbox
 from executor_service.library import Library
 from executor_service.permissions import PERMISSIONS
@@ -25,7 +26,7 @@ from executor_service.playbooks.generate import Generate
 from executor_service.records import Job, RunType
 from executor_service.reporter import EVENTS_QUEUE, SWEEP_AGE, OutboxSweeper, Reporter
 from executor_service.servicer import CatalogServicer, ExecutorServicer
-from executor_service.settings import ExecutorSettings
+from executor_service.settings import LEASE_CONNECTIONS, ExecutorSettings
 from executor_service.stops import DeadlineKeeper, Stops
 from executor_service.store.due import due
 from executor_service.suggestions import Suggestions
@@ -72,19 +73,27 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         metrics.serve(settings.metrics_listen)
 
     async with AsyncExitStack() as stack:
-        database = Database(
-            settings.database_url, pool_size=settings.executor_database_pool_size, application_name=NAME
-        )
-        stack.push_async_callback(database.close)
+
+        def pool(size: int) -> Database:
+            database = Database(settings.database_url, pool_size=size, application_name=NAME)
+            stack.push_async_callback(database.close)
+            return database
+
+        # Three pools, so that leases wait neither for callers nor for long work, and work not for callers.
+        leases = pool(LEASE_CONNECTIONS)
+        work_database = pool(settings.executor_database_pool_size)
+        callers = pool(settings.caller_connections)
+        heavy_reads = HeavyReads(at_once=settings.heavy_reads, metrics=metrics)
+        stack.push_async_callback(heavy_reads.close)
         provider = _provider(settings)
         stack.push_async_callback(provider.close)
         publisher = Publisher(settings.queue_url, settings.queue(EVENTS_QUEUE), metrics) if settings.queue_url else None
         if publisher:
             stack.push_async_callback(publisher.close)
 
-        reporter = Reporter(database, publisher)
+        reporter = Reporter(leases, publisher)
         suggestions = Suggestions(
-            database,
+            work_database,
             provider,
             reporter,
             clock,
@@ -92,8 +101,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             concurrency=settings.ai_concurrency,
             is_sure_of=lambda lease: executor.is_sure_of(lease),  # noqa: PLW0108  # it is made below
         )
-        generate: Work = Generate(database, provider, suggestions, clock)
-        affected = AffectedLookup(database)
+        generate: Work = Generate(work_database, provider, suggestions, clock)
+        affected = AffectedLookup(work_database)
         apply: Work = Apply(affected, clock)
 
         def work(job: Job) -> Work:
@@ -101,7 +110,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
 
         owner = str(uuid4())
         executor = Executor(
-            database,
+            leases,
+            work_database,
             reporter,
             work,
             owner=owner,
@@ -111,10 +121,10 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             clock=clock,
             hold_back_seconds=HOLD_BACK,
         )
-        stops = Stops(database, reporter, abandon=executor.abandon)
-        heartbeat = Heartbeat(database, executor, owner=owner, lease_seconds=settings.executor_lease_seconds)
-        inbox = Inbox(database, executor)
-        catalog = Catalog(database, clock, default_plan=settings.default_plan)
+        stops = Stops(leases, reporter, abandon=executor.abandon)
+        heartbeat = Heartbeat(leases, executor, owner=owner, lease_seconds=settings.executor_lease_seconds)
+        inbox = Inbox(leases, executor)
+        catalog = Catalog(callers, clock, default_plan=settings.default_plan)
         server = Server(
             settings,
             [
@@ -122,10 +132,10 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
                     "playbooks.executor.v1.ExecutorService",
                     ExecutorServicer(
                         inbox,
-                        Follower(database, reporter),
+                        Follower(leases, reporter),
                         stops,
-                        library=Library(database),
-                        estimator=Estimator(database, provider, catalog),
+                        library=Library(callers),
+                        estimator=Estimator(callers, provider, catalog, heavy_reads),
                         clock=clock,
                     ),
                     add_ExecutorServiceServicer_to_server,
@@ -143,11 +153,11 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         # Started in this order, stopped in the reverse one.
         seen_to: dict[str, Ticker] = {
             "overdue": DeadlineKeeper(stops),
-            "unpublished": OutboxSweeper(database, reporter),
+            "unpublished": OutboxSweeper(leases, reporter),
         }
 
         async def look() -> set[str]:
-            async with database.autocommit() as connection:
+            async with leases.autocommit() as connection:
                 return await due(connection, unpublished_for=SWEEP_AGE)
 
         await stack.enter_async_context(running(reporter.marks, reporter, *seen_to.values(), Sweep(look, seen_to)))

@@ -98,11 +98,11 @@ class Catalog:
         after = request.after
         await self.project(project_id)
         async with self._database.autocommit() as connection:
-            rows = await store.list_products(
+            found = await store.list_products(
                 connection,
                 project_id,
                 playbook=playbook(playbook_id) if playbook_id else None,
                 after=after,
-                limit=request.size + 1,
+                limit=request.size,
             )
-        return request.page(rows, lambda product: product.id)
+        return request.page(found, lambda product: product.id)

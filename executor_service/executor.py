@@ -77,6 +77,9 @@ class Places:
 class Executor(Worker):
     """Works on up to `concurrency` executions at once, each under a lease of `lease_seconds`.
 
+    `effects` is the pool of the runs' last transactions, some of which are long: claims and outcomes, over `database`,
+    never wait for them.
+
     For `hold_back_seconds` after its start it leaves runs alone that are older than itself: they may have been
     cancelled while no executor lived, and runs_service tells of that first.
     When it stops it gives running work `grace_seconds` to end, then hands the leases back.
@@ -85,6 +88,7 @@ class Executor(Worker):
     def __init__(
         self,
         database: Database,
+        effects: Database,
         reporter: Reporter,
         work: Callable[[Job], Work],
         *,
@@ -99,6 +103,7 @@ class Executor(Worker):
         self._clock = clock
         self._hold_back_seconds = hold_back_seconds
         self._database = database
+        self._effects = effects
         self._reporter = reporter
         self._work = work
         self._owner = owner
@@ -270,7 +275,7 @@ class Executor(Worker):
             raise
 
     async def _take_effect(self, lease: Lease, job: Job, effect: Effect) -> State:
-        async with self._database.transaction() as connection:
+        async with self._effects.transaction() as connection:
             async with self._deadline(job):  # not the commit: whether one took place that was broken off, nobody knows
                 await executions.hold(connection, lease)
                 (state,) = await executions.finish(connection, [(lease, await effect(connection))])

@@ -1,7 +1,7 @@
-"""Following one execution up to its end, whichever process works on it."""
+"""How executions stand and go on, whichever process works on them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from executor_service.records import State
@@ -37,7 +37,11 @@ class Follower:
                     state = next_state
                     await tell(state)
 
-    async def _read(self, run_id: UUID) -> State:
+    async def states(self, run_ids: Sequence[UUID]) -> list[State]:
+        """Return how the executions that are here stand. Raises ServiceError."""
         async with self._database.autocommit() as connection:
-            (state,) = await executions.states(connection, [run_id])
+            return await executions.states(connection, run_ids)
+
+    async def _read(self, run_id: UUID) -> State:
+        (state,) = await self.states([run_id])
         return state

@@ -146,9 +146,9 @@ def product_record(message: Product) -> records.Product:
 # Drafts
 
 
-def draft(whole: records.WholeDraft, now: datetime) -> Draft:
-    """Return a draft with its items, as it is at `now`."""
-    record = whole.draft
+def draft(page: records.DraftPage, now: datetime) -> Draft:
+    """Return a draft with a page of its items, as it is at `now`."""
+    record = page.draft
     field = playbook(record.key.playbook_id).field
     message = Draft(
         id=str(record.id),
@@ -165,7 +165,7 @@ def draft(whole: records.WholeDraft, now: datetime) -> Draft:
                 final_suggestion=item.final_suggestion,
                 rule_warnings=item.rule_warnings,
             )
-            for item in whole.items
+            for item in page.items
         ],
         expires_at=_timestamp(record.expires_at),
         created_at=_timestamp(record.created_at),

@@ -5,11 +5,23 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from servicekit import page_tokens
+from servicekit.errors import Reason, ServiceError
 
 DEFAULT_LIMIT = 100  # rows
 MAX_LIMIT = 1_000  # rows
+# Texts of a page, to which its last row may add one row's. The 50 items of a preview fit, however long; and so does the
+# page into the 4 MB that a gRPC client takes by default.
+PAGE_BYTES = 2 * 1024 * 1024
 
 Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(Generic[Row]):
+    """Rows as a store found them, and whether there are more after them."""
+
+    rows: Sequence[Row]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +34,44 @@ class Page(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page of `query` (its name and filters) is asked for."""
+    """Which page of `query` (its name and filters) is asked for.
+
+    `default` is its size where no limit is given. Pages of what may be written anew between them carry its state, in
+    `state_parts` texts, and a token is good for that state only.
+    """
 
     query: list[str]
     limit: int
     page_token: str
+    default: int = DEFAULT_LIMIT
+    state_parts: int = 0
 
     @property
     def after(self) -> str:
         """The product id before the page; "" before the first. Raises ServiceError (PAGE_TOKEN_INVALID)."""
-        return page_tokens.decode(self.page_token, query=self.query)[0] if self.page_token else ""
+        return self._position[-1] if self.page_token else ""
 
     @property
     def size(self) -> int:
         """How many rows the page has at most."""
-        return min(self.limit or DEFAULT_LIMIT, MAX_LIMIT)
+        return min(self.limit or self.default, MAX_LIMIT)
 
-    def page(self, rows: Sequence[Row], product_id: Callable[[Row], str]) -> Page[Row]:
-        """Return the page out of `rows`, of which one more than `size` was read if there are more."""
-        shown = rows[: self.size]
-        more = len(rows) > len(shown)
-        return Page(shown, page_tokens.encode([product_id(shown[-1])], query=self.query) if more else "")
+    def page(self, found: Slice[Row], product_id: Callable[[Row], str], *, state: Sequence[str] = ()) -> Page[Row]:
+        """Return the page with what was `found` in this `state`.
+
+        Raises ServiceError (PAGE_TOKEN_INVALID) when the page before was of another state.
+        """
+        if self.page_token and self._position[:-1] != list(state):
+            raise ServiceError(
+                Reason.PAGE_TOKEN_INVALID,
+                "what page_token continues has been written again since the page before, and the two do not belong "
+                "together; start again without page_token",
+                field="page_token",
+            )
+        if not found.more:
+            return Page(found.rows, "")
+        return Page(found.rows, page_tokens.encode([*state, product_id(found.rows[-1])], query=self.query))
+
+    @property
+    def _position(self) -> list[str]:
+        return page_tokens.decode(self.page_token, query=self.query, parts=self.state_parts + 1)

@@ -155,6 +155,13 @@ class Product:
     seo_description: str
 
 
+class Scope(NamedTuple):
+    """The set of products a playbook would work on."""
+
+    id: str
+    products: int
+
+
 class Wanted(NamedTuple):
     """A product that needs a suggestion, with the one that was paid for before, if any."""
 
@@ -198,6 +205,7 @@ class Draft:
     id: UUID
     key: DraftKey
     rules: Mapping[str, Any]  # normalized
+    run_id: UUID  # the run that wrote it last; each writes it once
     status: DraftStatus
     affected_total: int
     draft_generated: int
@@ -213,11 +221,12 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class WholeDraft:
-    """A draft with its items by product id."""
+class DraftPage:
+    """A draft with some of its items, by product id, and the token of those after them; empty on the last page."""
 
     draft: Draft
     items: Sequence[DraftItem]
+    next_token: str
 
 
 @dataclass(frozen=True, slots=True)

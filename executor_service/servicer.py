@@ -63,7 +63,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: executor_pb.ReconcileRunsRequest, context: Context
     ) -> executor_pb.ReconcileRunsResponse:
         """Tell how runs stand."""
-        states = await self._library.states([UUID(run_id) for run_id in request.run_ids])
+        states = await self._follower.states([UUID(run_id) for run_id in request.run_ids])
         known = {state.run_id for state in states}
         return executor_pb.ReconcileRunsResponse(
             events=[messages.event(state) for state in states],
@@ -84,25 +84,33 @@ class ExecutorServicer(ExecutorServiceServicer):
         rules = Rules.from_message(request.rules)
         estimate = await self._estimator.estimate(request.project_id, playbook(request.playbook_id), rules)
         return executor_pb.EstimatePlaybookResponse(
-            scope_id=estimate.scope_id,
+            scope_id=estimate.scope.id,
             rules_hash=estimate.rules_hash,
-            total_affected=estimate.total_affected,
+            total_affected=estimate.scope.products,
             eligible=not estimate.reasons,
             reasons=estimate.reasons,
             ai_daily_limit=messages.ai_daily_limit(estimate.allowance),
         )
 
     async def GetDraft(self, request: executor_pb.GetDraftRequest, context: Context) -> executor_pb.GetDraftResponse:
-        """Return a draft."""
-        draft = await self._library.draft(request.project_id, UUID(request.draft_id))
-        return executor_pb.GetDraftResponse(draft=messages.draft(draft, self._clock.now()))
+        """Return a draft, a page of its items at a time."""
+        page = await self._library.draft(
+            request.project_id, UUID(request.draft_id), limit=request.limit, page_token=request.page_token
+        )
+        return executor_pb.GetDraftResponse(
+            draft=messages.draft(page, self._clock.now()), next_page_token=page.next_token
+        )
 
     async def GetLatestDraft(
         self, request: executor_pb.GetLatestDraftRequest, context: Context
     ) -> executor_pb.GetLatestDraftResponse:
-        """Return a playbook's latest draft."""
-        draft = await self._library.latest_draft(request.project_id, request.playbook_id)
-        return executor_pb.GetLatestDraftResponse(draft=messages.draft(draft, self._clock.now()))
+        """Return a playbook's latest draft, a page of its items at a time."""
+        page = await self._library.latest_draft(
+            request.project_id, request.playbook_id, limit=request.limit, page_token=request.page_token
+        )
+        return executor_pb.GetLatestDraftResponse(
+            draft=messages.draft(page, self._clock.now()), next_page_token=page.next_token
+        )
 
     async def ListRunItems(
         self, request: executor_pb.ListRunItemsRequest, context: Context

@@ -8,6 +8,8 @@ from executor_service.records import Plan
 from servicekit.addresses import Address, DatabaseUrl
 from servicekit.settings import ServiceSettings
 
+LEASE_CONNECTIONS = 4  # every statement over them is short, and most are made for many runs at once
+
 
 class ExecutorSettings(ServiceSettings):
     """Environment variables of executor_service, beside those every service reads."""
@@ -17,6 +19,7 @@ class ExecutorSettings(ServiceSettings):
     workers: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
     # The largest product has 300 kB; clients put as many into a PutProducts as fit.
     max_request_bytes: int = Field(default=1024 * 1024, ge=1_024, le=64 * 1024 * 1024)
+    # Connections for the work of runs. What callers ask has half as many of its own, and leases have LEASE_CONNECTIONS.
     executor_database_pool_size: int = Field(default=10, ge=2, le=100)
 
     executor_concurrency: int = Field(default=16, ge=1, le=1000)  # runs at once in this process
@@ -33,3 +36,13 @@ class ExecutorSettings(ServiceSettings):
     ai_concurrency: int = Field(default=16, ge=1, le=1000)  # requests at once in this process
     ai_batch_size: int = Field(default=10, ge=1, le=100)  # products a request
     ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)  # a request
+
+    @property
+    def caller_connections(self) -> int:
+        """How many connections serve what callers ask."""
+        return max(2, self.executor_database_pool_size // 2)
+
+    @property
+    def heavy_reads(self) -> int:
+        """How many reads of large projects there may be at once: callers' other questions have the other half."""
+        return self.caller_connections // 2

@@ -1,7 +1,9 @@
 """Ending runs that shall not go on, whoever works on them: cancels, and deadlines of runs that wait."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from uuid import UUID
 
 from executor_service.failures import outcome_of, overdue
@@ -14,6 +16,7 @@ from servicekit.lifecycle import Ticker
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between looks at runs that are being written; the last one repeats
 
 
 class Stops:
@@ -30,15 +33,19 @@ class Stops:
     async def cancel(self, jobs: Sequence[Job]) -> list[State]:
         """Cancel the runs that have not ended, also those that never arrived; return how all of them ended.
 
-        Raises ServiceError.
+        One that is being ended by its own work is waited for. Raises ServiceError.
         """
         run_ids = [job.run_id for job in jobs]
-        async with self._database.transaction() as connection:
-            await executions.enqueue(connection, jobs)
-            cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
-            states = await executions.states(connection, run_ids)
-        self._stopped(cancelled)
-        return states
+        pauses = chain(LOCKED_PAUSES, repeat(LOCKED_PAUSES[-1]))
+        while True:
+            async with self._database.transaction() as connection:
+                await executions.enqueue(connection, jobs)
+                cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
+                states = await executions.states(connection, run_ids)
+            self._stopped(cancelled)
+            if all(state.status.is_terminal for state in states):
+                return states
+            await asyncio.sleep(next(pauses))
 
     async def fail_overdue(self) -> int:
         """Fail runs that waited for a place past their deadline; return how many."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -17,6 +17,7 @@ from executor_service.records import Job, Lease, Project, Suggested, Wanted
 from executor_service.reporter import Reporter
 from executor_service.store import executions, usage
 from executor_service.store import suggestions as store
+from servicekit.breathing import breathing
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.failpoints import FailPoint, reached
@@ -55,8 +56,13 @@ class Suggestions:
         same content share one suggestion. Raises FailedRun when it does not fit, AIError when the provider fails for
         good, LeaseLost.
         """
-        texts = {product.product_id: product.stored for product in wanted if product.stored is not None}
-        missing = _Missing(wanted)
+        texts: dict[str, str] = {}
+        missing = _Missing()
+        async for product in breathing(wanted):
+            if product.stored is None:
+                missing.add(product)
+            else:
+                texts[product.product_id] = product.stored
         if missing.products:
             await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(wanted))
             conversation = _Conversation(
@@ -113,12 +119,16 @@ class Suggestions:
 class _Missing:
     """The products that have no suggestion: one of each content is asked for."""
 
-    def __init__(self, wanted: Iterable[Wanted]) -> None:
+    def __init__(self) -> None:
+        self.products: list[Wanted] = []
         self._alike: defaultdict[bytes, list[Wanted]] = defaultdict(list)
-        for product in wanted:
-            if product.stored is None:
-                self._alike[product.fingerprint].append(product)
-        self.products = [alike[0] for alike in self._alike.values()]
+
+    def add(self, product: Wanted) -> None:
+        """Take in a product."""
+        alike = self._alike[product.fingerprint]
+        if not alike:
+            self.products.append(product)
+        alike.append(product)
 
     def like(self, product: Wanted) -> Sequence[Wanted]:
         """Return the products of this one's content, itself included."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import grpc
 from playbooks.executor.v1.catalog_service_pb2 import (
@@ -19,7 +20,9 @@ from playbooks.executor.v1.executor_service_pb2 import (
     EstimatePlaybookRequest,
     EstimatePlaybookResponse,
     GetDraftRequest,
+    GetDraftResponse,
     GetLatestDraftRequest,
+    GetLatestDraftResponse,
     ListRunItemsRequest,
 )
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
@@ -31,6 +34,9 @@ from runs_client.service_client import ServiceClient
 BATCH_PRODUCTS = 500
 BATCH_BYTES = 900_000  # executor-service takes requests of 1 MiB
 PAGE = 500  # products or items
+
+DraftRequest = TypeVar("DraftRequest", GetDraftRequest, GetLatestDraftRequest)
+DraftResponse = TypeVar("DraftResponse", GetDraftResponse, GetLatestDraftResponse)
 
 
 class ExecutorClient(ServiceClient):
@@ -103,14 +109,32 @@ class ExecutorClient(ServiceClient):
         return await self._connection.unary(self._executor.EstimatePlaybook, request)
 
     async def get_draft(self, project_id: str, draft_id: str) -> Draft:
-        """Return a draft by its id."""
-        request = GetDraftRequest(project_id=project_id, draft_id=draft_id)
-        return (await self._connection.unary(self._executor.GetDraft, request)).draft
+        """Return a draft by its id with all its items, however many calls it takes.
+
+        PAGE_TOKEN_INVALID: a run wrote it again meanwhile; ask again.
+        """
+        return await self._whole_draft(
+            self._executor.GetDraft, GetDraftRequest(project_id=project_id, draft_id=draft_id)
+        )
 
     async def get_latest_draft(self, project_id: str, playbook_id: str) -> Draft:
-        """Return the draft of a playbook that was written last."""
-        request = GetLatestDraftRequest(project_id=project_id, playbook_id=playbook_id)
-        return (await self._connection.unary(self._executor.GetLatestDraft, request)).draft
+        """Return the draft of a playbook that was written last, with all its items, as get_draft does."""
+        return await self._whole_draft(
+            self._executor.GetLatestDraft, GetLatestDraftRequest(project_id=project_id, playbook_id=playbook_id)
+        )
+
+    async def _whole_draft(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[DraftRequest, DraftResponse],
+        request: DraftRequest,
+    ) -> Draft:
+        page = await self._connection.unary(method, request)
+        draft = page.draft
+        while page.next_page_token:
+            request.page_token = page.next_page_token
+            page = await self._connection.unary(method, request)
+            draft.items.extend(page.draft.items)
+        return draft
 
     async def list_run_items(self, project_id: str, run_id: str) -> AsyncIterator[RunItem]:
         """Yield what an APPLY did, product by product, by product id."""

@@ -6,7 +6,8 @@ from uuid import UUID
 from executor_service.affected import AffectedLookup
 from executor_service.executor import Effect
 from executor_service.playbooks import checks
-from executor_service.records import Job, Lease, Outcome, Status
+from executor_service.playbooks.scope import scope_id
+from executor_service.records import Job, Lease, Outcome, Scope, Status
 from executor_service.store import catalog, drafts
 from servicekit.clock import Clock
 from servicekit.database import Connection
@@ -28,7 +29,8 @@ class Apply:
         if has_affected is None:
             raise checks.project_not_found(job)
         if not has_affected:
-            checks.require_scope(job, (), expected=job.scope_id)
+            empty = Scope(scope_id(job.project_id, job.playbook.id, ()), products=0)
+            checks.require_scope(job, empty, expected=job.scope_id)
             return self._completed(job, draft_id=None, affected=0, updated=0)
 
         async def apply(connection: Connection) -> Outcome:
@@ -38,9 +40,9 @@ class Apply:
 
     async def _apply(self, connection: Connection, job: Job) -> Outcome:
         await catalog.lock_project(connection, job.project_id)
-        _, affected = await checks.current_scope(connection, job, expected=job.scope_id)
+        scope = await checks.current_scope(connection, job, expected=job.scope_id)
         draft_id, updated = await self._write(connection, job)
-        return self._completed(job, draft_id=draft_id, affected=affected, updated=updated)
+        return self._completed(job, draft_id=draft_id, affected=scope.products, updated=updated)
 
     def _completed(self, job: Job, *, draft_id: UUID | None, affected: int, updated: int) -> Outcome:
         logger.info(

@@ -6,8 +6,7 @@ from datetime import datetime
 from executor_service import quota
 from executor_service.failures import FailedRun, StaleRun
 from executor_service.playbooks.rules import Rules, rules_hash
-from executor_service.playbooks.scope import scope_id
-from executor_service.records import Draft, Job, Project
+from executor_service.records import Draft, Job, Project, Scope
 from executor_service.store import catalog
 from servicekit.database import Connection
 
@@ -35,25 +34,21 @@ def require_plan(project: Project) -> None:
         raise FailedRun("PLAN_NOT_ELIGIBLE", problem)
 
 
-async def current_scope(connection: Connection, job: Job, *, expected: str | None) -> tuple[str, int]:
-    """Return the id of the current scope and how many products it has.
-
-    Raises StaleRun when `expected` is another one; None: whatever it is.
-    """
-    affected = await catalog.affected_ids(connection, job.project_id, job.playbook)
-    return require_scope(job, affected, expected=expected), len(affected)
+async def current_scope(connection: Connection, job: Job, *, expected: str | None) -> Scope:
+    """Return the current scope. Raises StaleRun when `expected` is another one; None: whatever it is."""
+    current = await catalog.scope(connection, job.project_id, job.playbook)
+    require_scope(job, current, expected=expected)
+    return current
 
 
-def require_scope(job: Job, affected: Sequence[str], *, expected: str | None) -> str:
-    """Return the id of the scope of these products. Raises StaleRun when `expected` is another one."""
-    current = scope_id(job.project_id, job.playbook.id, affected)
-    if expected is not None and expected != current:
+def require_scope(job: Job, current: Scope, *, expected: str | None) -> None:
+    """Raises StaleRun when the `current` scope is not the `expected` one."""
+    if expected is not None and expected != current.id:
         raise StaleRun(
             "PLAYBOOK_SCOPE_INVALID",
             f"The products without {job.playbook.noun} have changed since scope {expected} was read: the current scope "
-            f"is {current} with {len(affected)} products. Make a new preview and go on with its scope.",
+            f"is {current.id} with {current.products} products. Make a new preview and go on with its scope.",
         )
-    return current
 
 
 def require_rules(job: Job, rules: Rules) -> None:

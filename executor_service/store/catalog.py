@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 
 from executor_service.models import BLANK
+from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.records import Plan, Product, Project
+from executor_service.playbooks.scope import SCOPE_ID_DIGITS
+from executor_service.records import Plan, Product, Project, Scope
+from executor_service.store.pages import page_of, slice_of
 from servicekit.database import Connection
 
 _PRODUCT = "id, external_id, title, description, seo_title, seo_description"
@@ -124,29 +127,47 @@ async def delete_products(connection: Connection, project_id: str, ids: Sequence
     return (await connection.execute(_DELETE_PRODUCTS, parameters)).rowcount
 
 
-_PAGE = f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = :project_id AND id > :after"
-_LIST_ALL = text(f"{_PAGE} ORDER BY id LIMIT :limit")
-_LIST_AFFECTED = {field: text(f"{_PAGE} AND {blank} ORDER BY id LIMIT :limit") for field, blank in BLANK.items()}
+def _list(condition: str) -> TextClause:
+    return text(
+        page_of(
+            f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = :project_id AND id > :after AND {condition}",
+            columns=_PRODUCT,
+            key="id",
+            texts=["title", "description", "seo_title", "seo_description"],
+        )
+    )
+
+
+_LIST_ALL = _list("true")
+_LIST_AFFECTED = {field: _list(blank) for field, blank in BLANK.items()}
 
 
 async def list_products(
     connection: Connection, project_id: str, *, playbook: Playbook | None, after: str, limit: int
-) -> list[Product]:
-    """Return products by id, from the one after `after`; with a playbook only its affected ones."""
+) -> Slice[Product]:
+    """Return up to `limit` products by id, from the one after `after`; with a playbook only its affected ones."""
     statement = _LIST_AFFECTED[playbook.field] if playbook else _LIST_ALL
     rows = await connection.execute(statement, {"project_id": project_id, "after": after, "limit": limit})
-    return [Product(*row) for row in rows]
+    return slice_of(rows, Product)
 
 
-_AFFECTED_IDS = {
-    field: text(f"SELECT array_agg(id) FROM executor.products WHERE project_id = :project_id AND {blank}")
+# The formula of playbooks/scope.py, worked out where the ids are: the 200,000 of a large project would take the event
+# loop 25 ms, and as long on the way. The order of the ids' collation, "C", is that of their code points.
+_SCOPE = {
+    field: text(f"""
+SELECT left(encode(sha256(convert_to(
+         CAST(:project_id AS text) || ':' || CAST(:playbook_id AS text) || ':'
+         || coalesce(string_agg(id, ',' ORDER BY id), ''), 'UTF8')), 'hex'), {SCOPE_ID_DIGITS}) AS id,
+       count(*) AS products
+FROM executor.products WHERE project_id = :project_id AND {blank}""")
     for field, blank in BLANK.items()
 }
 
 
-async def affected_ids(connection: Connection, project_id: str, playbook: Playbook) -> list[str]:
-    """Return the ids of the playbook's affected products, in no order."""
-    return (await connection.execute(_AFFECTED_IDS[playbook.field], {"project_id": project_id})).scalar_one() or []
+async def scope(connection: Connection, project_id: str, playbook: Playbook) -> Scope:
+    """Return the playbook's current scope."""
+    parameters = {"project_id": project_id, "playbook_id": playbook.id}
+    return Scope._make((await connection.execute(_SCOPE[playbook.field], parameters)).one())
 
 
 _HAVE_AFFECTED = {

@@ -8,13 +8,15 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
 from executor_service.models import BLANK, shows_nothing
+from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem, WholeDraft
+from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem
+from executor_service.store.pages import page_of, slice_of
 from servicekit.database import Connection, Row
 
 _DRAFT = """
   id, project_id, playbook_id, scope_id, rules_hash, rules, status, affected_total, draft_generated,
-  no_suggestion_count, model, created_at, updated_at, expires_at"""
+  no_suggestion_count, model, created_at, updated_at, expires_at, run_id"""
 
 
 def _draft(row: Row) -> Draft:
@@ -22,6 +24,7 @@ def _draft(row: Row) -> Draft:
         id=row.id,
         key=DraftKey(row.project_id, row.playbook_id, row.scope_id, row.rules_hash),
         rules=row.rules,
+        run_id=row.run_id,
         status=DraftStatus(row.status),
         affected_total=row.affected_total,
         draft_generated=row.draft_generated,
@@ -35,8 +38,10 @@ def _draft(row: Row) -> Draft:
 
 # Writing
 
+ITEMS = 1_000  # in one statement: the event loop does nothing else while its parameters are made
+
 _PUT = text(f"""
-INSERT INTO executor.drafts ({_DRAFT}, run_id)
+INSERT INTO executor.drafts ({_DRAFT})
 VALUES (:id, :project_id, :playbook_id, :scope_id, :rules_hash, :rules, :status, :affected_total, :draft_generated,
         :no_suggestion_count, :model, :created_at, :updated_at, :expires_at, :run_id)
 ON CONFLICT (project_id, playbook_id, scope_id, rules_hash) DO UPDATE
@@ -54,7 +59,7 @@ FROM unnest(CAST(:product_ids AS text[]), CAST(:raws AS text[]), CAST(:finals AS
   AS item (product_id, raw, final, warnings)""")
 
 
-async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem], *, run_id: UUID) -> UUID:
+async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem]) -> UUID:
     """Write a draft and its items in place of the one under the same key; return its id, which stays the first one."""
     parameters = {
         "id": draft.id,
@@ -71,22 +76,26 @@ async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem], 
         "created_at": draft.created_at,
         "updated_at": draft.updated_at,
         "expires_at": draft.expires_at,
-        "run_id": run_id,
+        "run_id": draft.run_id,
     }
     draft_id: UUID = (await connection.execute(_PUT, parameters)).scalar_one()
     await connection.execute(_DELETE_ITEMS, {"draft_id": draft_id})
-    if items:
-        await connection.execute(
-            _PUT_ITEMS,
-            {
-                "draft_id": draft_id,
-                "product_ids": [item.product_id for item in items],
-                "raws": [item.raw_suggestion for item in items],
-                "finals": [item.final_suggestion for item in items],
-                "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
-            },
-        )
+    for start in range(0, len(items), ITEMS):
+        await _put_items(connection, draft_id, items[start : start + ITEMS])
     return draft_id
+
+
+async def _put_items(connection: Connection, draft_id: UUID, items: Sequence[DraftItem]) -> None:
+    await connection.execute(
+        _PUT_ITEMS,
+        {
+            "draft_id": draft_id,
+            "product_ids": [item.product_id for item in items],
+            "raws": [item.raw_suggestion for item in items],
+            "finals": [item.final_suggestion for item in items],
+            "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
+        },
+    )
 
 
 # Reading
@@ -103,38 +112,49 @@ async def of_scope(connection: Connection, project_id: str, playbook: Playbook, 
     return [_draft(row) for row in await connection.execute(_OF_SCOPE, parameters)]
 
 
+_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings"
+_ITEMS = page_of(
+    f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > :after",
+    columns=_ITEM,
+    key="product_id",
+    texts=["raw_suggestion", "final_suggestion"],
+)
 # With the items in the same statement: a draft is seen before a run or after it, never in between.
-_WHOLE = f"""
+_WITH_ITEMS = f"""
 SELECT {_DRAFT}, (
-  SELECT jsonb_agg(jsonb_build_array(product_id, raw_suggestion, final_suggestion, rule_warnings) ORDER BY product_id)
-  FROM executor.draft_items WHERE draft_id = id
-) AS all_items
+  SELECT jsonb_agg(jsonb_build_array({_ITEM}, more) ORDER BY product_id) FROM ({_ITEMS}) AS items
+) AS items
 FROM executor.drafts WHERE project_id = :project_id"""
-_FIND = text(f"{_WHOLE} AND id = :id")
-_LATEST = text(f"{_WHOLE} AND playbook_id = :playbook_id ORDER BY updated_at DESC, id DESC LIMIT 1")
+_FIND = text(f"{_WITH_ITEMS} AND id = :id")
+_LATEST = text(f"{_WITH_ITEMS} AND playbook_id = :playbook_id ORDER BY updated_at DESC, id DESC LIMIT 1")
+
+DraftAndItems = tuple[Draft, Slice[DraftItem]]
 
 
-async def find(connection: Connection, project_id: str, draft_id: UUID) -> WholeDraft | None:
-    """Return a draft of the project by its id, or None."""
-    return _whole((await connection.execute(_FIND, {"id": draft_id, "project_id": project_id})).one_or_none())
+async def find(
+    connection: Connection, project_id: str, draft_id: UUID, *, after: str, limit: int
+) -> DraftAndItems | None:
+    """Return a draft of the project by its id, with up to `limit` items by product id from the one after `after`."""
+    parameters = {"id": draft_id, "project_id": project_id, "after": after, "limit": limit}
+    return _with_items((await connection.execute(_FIND, parameters)).one_or_none())
 
 
-async def latest(connection: Connection, project_id: str, playbook_id: str) -> WholeDraft | None:
-    """Return the draft of a playbook that was written last, or None."""
-    parameters = {"project_id": project_id, "playbook_id": playbook_id}
-    return _whole((await connection.execute(_LATEST, parameters)).one_or_none())
+async def latest(
+    connection: Connection, project_id: str, playbook_id: str, *, after: str, limit: int
+) -> DraftAndItems | None:
+    """Return the draft of a playbook that was written last, with items as `find` does."""
+    parameters = {"project_id": project_id, "playbook_id": playbook_id, "after": after, "limit": limit}
+    return _with_items((await connection.execute(_LATEST, parameters)).one_or_none())
 
 
-def _whole(row: Row | None) -> WholeDraft | None:
+def _with_items(row: Row | None) -> DraftAndItems | None:
     if row is None:
         return None
-    return WholeDraft(
-        _draft(row),
-        [
-            DraftItem(product_id, raw, final, tuple(warnings))
-            for product_id, raw, final, warnings in row.all_items or ()
-        ],
-    )
+    return _draft(row), slice_of(row.items or (), _item)
+
+
+def _item(product_id: str, raw: str, final: str, warnings: Sequence[str]) -> DraftItem:
+    return DraftItem(product_id, raw, final, tuple(warnings))
 
 
 # Applying
@@ -184,7 +204,8 @@ async def apply(
     return updated
 
 
-# The blocks' order, which the index has, before the products': a page reads no more blocks than it shows.
+# The blocks' order, which the index has, before the products': a page reads no more blocks than it shows. A thousand
+# of the longest ids and messages are no more than PAGE_BYTES.
 _RUN_ITEMS = text("""
 SELECT item.product_id, item.status, item.message
 FROM executor.run_item_blocks AS block,
@@ -193,7 +214,8 @@ WHERE block.run_id = :run_id AND block.last_product_id > :after AND item.product
 ORDER BY block.last_product_id, item.product_id LIMIT :limit""")
 
 
-async def run_items(connection: Connection, run_id: UUID, *, after: str, limit: int) -> list[RunItem]:
-    """Return what an APPLY did, by product id, from the one after `after`."""
-    rows = await connection.execute(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit})
-    return [RunItem(row.product_id, ItemStatus(row.status), row.message) for row in rows]
+async def run_items(connection: Connection, run_id: UUID, *, after: str, limit: int) -> Slice[RunItem]:
+    """Return what an APPLY did with up to `limit` products by id, from the one after `after`."""
+    rows = await connection.execute(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit + 1})
+    items = [RunItem(row.product_id, ItemStatus(row.status), row.message) for row in rows[:limit]]
+    return Slice(items, more=len(rows) > limit)

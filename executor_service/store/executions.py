@@ -317,11 +317,13 @@ async def finish(connection: Connection, endings: Sequence[tuple[Lease, Outcome]
     return [finished.get(lease.run_id) or _lost(lease) for lease in leases]
 
 
-# Whoever works on them is refused every write from here on: they are not RUNNING any more.
+# Who works on them is refused every write from here on: they are not RUNNING any more. A row that is locked is being
+# written, by a large APPLY for seconds: who waited for it here would keep a connection that leases are renewed over.
 _END = text(f"""
 WITH held AS (
   SELECT run_id, project_id, ai_reserved, ai_reserved_day FROM executor.executions
-  WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status IN ('QUEUED', 'RUNNING') ORDER BY run_id FOR UPDATE
+  WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status IN ('QUEUED', 'RUNNING')
+  ORDER BY run_id FOR UPDATE SKIP LOCKED
 ), {GIVEN_BACK}
 UPDATE executor.executions e
 SET status = :status, error_code = :error_code, error_message = :error_message, ai_reserved = 0, lease_until = NULL,
@@ -331,7 +333,8 @@ RETURNING {_of("e", STATE)}""")
 
 
 async def end(connection: Connection, run_ids: Sequence[UUID], outcome: Outcome) -> list[State]:
-    """End executions that have not ended, whoever works on them; return those that this ended."""
+    """End executions that have not ended, whoever works on them, but for those that are being written; return those
+    that this ended."""
     parameters = {
         "run_ids": list(run_ids),
         "status": outcome.status.value,

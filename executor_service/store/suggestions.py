@@ -2,7 +2,6 @@
 """Suggestions that were paid for, each under everything it depends on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import text
 
@@ -23,7 +22,7 @@ SELECT p.id, p.fingerprint, s.text,
        CASE WHEN s.text IS NULL THEN p.title ELSE '' END AS title,
        CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description
 FROM (SELECT id, title, description, {_FINGERPRINT} AS fingerprint FROM executor.products p
-      WHERE project_id = :project_id AND {blank} ORDER BY id LIMIT :limit) p
+      WHERE project_id = :project_id AND id > :after AND {blank} ORDER BY id LIMIT :limit) p
 LEFT JOIN executor.suggestions s ON s.project_id = :project_id AND s.fingerprint = p.fingerprint
 ORDER BY p.id""")
     for field, blank in BLANK.items()
@@ -37,49 +36,45 @@ async def wanted(
     *,
     model: str,
     prompt_version: str,
-    limit: int | None = None,
+    after: str,
+    limit: int,
 ) -> list[Wanted]:
-    """Return the first `limit` affected products by id (None: all), with the suggestions that are there."""
+    """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are there."""
     parameters = {
         "project_id": project_id,
         "field": playbook.field,
         "model": model,
         "prompt_version": prompt_version,
+        "after": after,
         "limit": limit,
     }
     return [Wanted._make(row) for row in await connection.execute(_WANTED[playbook.field], parameters)]
 
 
-_AFFECTED = {
+# OFFSET 0 keeps the planner from writing the fingerprint, which is most of the work, into the statement twice.
+_MISSING = {
     field: text(f"""
-SELECT array_agg(p.id) AS ids, count(DISTINCT {_FINGERPRINT}) FILTER (WHERE s.text IS NULL) AS missing
-FROM executor.products p
-LEFT JOIN executor.suggestions s ON s.project_id = p.project_id AND s.fingerprint = {_FINGERPRINT}
-WHERE p.project_id = :project_id AND {blank}""")
+SELECT count(DISTINCT p.fingerprint)
+FROM (SELECT {_FINGERPRINT} AS fingerprint FROM executor.products p
+      WHERE project_id = :project_id AND {blank} OFFSET 0) p
+LEFT JOIN executor.suggestions s ON s.project_id = :project_id AND s.fingerprint = p.fingerprint
+WHERE s.fingerprint IS NULL""")
     for field, blank in BLANK.items()
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Affected:
-    """A playbook's affected products."""
-
-    product_ids: Sequence[str]
-    missing: int  # suggestions; products of the same content share one
-
-
-async def affected(
+async def missing(
     connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
-) -> Affected:
-    """Return the affected products, and how many suggestions have to be asked for."""
+) -> int:
+    """Return how many suggestions have to be asked for; products of the same content share one."""
     parameters = {
         "project_id": project_id,
         "field": playbook.field,
         "model": model,
         "prompt_version": prompt_version,
     }
-    row = (await connection.execute(_AFFECTED[playbook.field], parameters)).one()
-    return Affected(row.ids or (), row.missing)
+    count: int = (await connection.execute(_MISSING[playbook.field], parameters)).scalar_one()
+    return count
 
 
 # In the order of the fingerprints, so that two runs that got the same suggestions cannot deadlock.

@@ -7,7 +7,6 @@ import pytest
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service.ai.errors import AIError, AIRefusedError
-from executor_service.estimate import Estimator
 from executor_service.playbooks.generate import DRAFT_LIFETIME
 from executor_service.playbooks.playbook import playbook
 from executor_service.playbooks.rules import Rules
@@ -32,8 +31,7 @@ async def test_products_of_one_content_are_asked_for_and_charged_once(bench: Ben
     await bench.stock(1, plan=Plan.PRO, limit=2)
     for product_id in ("a", "b", "c"):
         await bench.put(product_id, title="Gift card")
-    estimator = Estimator(bench.database, bench.provider, bench.catalog)
-    assert not (await estimator.estimate("p", playbook(TITLES), Rules())).reasons
+    assert not (await bench.estimator.estimate("p", playbook(TITLES), Rules())).reasons
     preview = await bench.preview(sample=3)
     assert preview.result == {"affected_total": 4, "draft_generated": 3, "no_suggestion_count": 0}
     assert (preview.completed, preview.total) == (3, 3)

@@ -17,17 +17,20 @@ from executor_service.affected import AffectedLookup
 from executor_service.ai.errors import AIError
 from executor_service.ai.provider import SuggestionRequest
 from executor_service.catalog import Catalog
+from executor_service.estimate import Estimator
 from executor_service.executor import Executor, Heartbeat, Work
 from executor_service.follow import Follower
+from executor_service.heavy_reads import HeavyReads
 from executor_service.inbox import Inbox
 from executor_service.library import Library
 from executor_service.playbooks.apply import Apply
 from executor_service.playbooks.generate import Generate
-from executor_service.records import Job, Plan, Product, RunType, State, Status, WholeDraft
+from executor_service.records import DraftPage, Job, Plan, Product, RunType, State, Status
 from executor_service.reporter import Reporter
 from executor_service.suggestions import Suggestions
 from servicekit.database import Database
 from servicekit.lifecycle import running
+from servicekit.metrics import Metrics
 
 TITLES = "missing_seo_title"
 DESCRIPTIONS = "missing_seo_description"
@@ -114,6 +117,7 @@ class Bench:
         self.apply = Apply(self.affected, self.clock)
         self.executor = Executor(
             self.database,
+            self.database,
             self.reporter,
             self.work,
             owner=owner,
@@ -126,6 +130,7 @@ class Bench:
         self.inbox = Inbox(self.database, self.executor)
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
         self.library = Library(self.database)
+        self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=Metrics()))
         self.follower = Follower(self.database, self.reporter)
 
     def work(self, job: Job) -> Work:
@@ -202,7 +207,7 @@ class Bench:
         assert state.status is expect, f"{state.status} {state.error_code}: {state.error_message}"
         return state
 
-    async def latest_draft(self, playbook_id: str = TITLES, project: str = "p") -> WholeDraft:
+    async def latest_draft(self, playbook_id: str = TITLES, project: str = "p") -> DraftPage:
         return await self.library.latest_draft(project, playbook_id)
 
     # Looking behind the scenes

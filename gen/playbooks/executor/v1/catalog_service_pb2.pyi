@@ -302,7 +302,7 @@ class ListProductsRequest(_message.Message):
     playbook_id: _builtins.str
     """Left out: all products."""
     limit: _builtins.int
-    """100 if left out; more than 1,000 is cut to 1,000."""
+    """100 if left out; more than 1,000 is cut to 1,000. A page ends earlier when its texts have reached 2 MiB."""
     page_token: _builtins.str
     """next_page_token of the page before."""
     def __init__(

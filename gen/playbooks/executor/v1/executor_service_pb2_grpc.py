@@ -106,21 +106,26 @@ class ExecutorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EstimatePlaybook(self, request, context):
-        """What a run would do, and whether it may, without any AI call. Role: VIEWER.
+        """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
+        that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
+        RetryInfo: 100 calls of the project are waiting already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDraft(self, request, context):
-        """A draft by its id. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND.
+        """A draft by its id, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND; INVALID_ARGUMENT /
+        PAGE_TOKEN_INVALID also when the draft was written again since the page before: start again without page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLatestDraft(self, request, context):
-        """The draft of a playbook that was written last. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND.
+        """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
+        before: start again without page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

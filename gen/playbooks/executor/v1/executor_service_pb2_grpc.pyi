@@ -48,11 +48,19 @@ class ExecutorServiceStub:
     before it does. Role: SERVICE.
     """
     EstimatePlaybook: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.EstimatePlaybookRequest, _executor_service_pb2.EstimatePlaybookResponse]
-    """What a run would do, and whether it may, without any AI call. Role: VIEWER."""
+    """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
+    that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
+    RetryInfo: 100 calls of the project are waiting already.
+    """
     GetDraft: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetDraftRequest, _executor_service_pb2.GetDraftResponse]
-    """A draft by its id. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND."""
+    """A draft by its id, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND; INVALID_ARGUMENT /
+    PAGE_TOKEN_INVALID also when the draft was written again since the page before: start again without page_token.
+    """
     GetLatestDraft: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]
-    """The draft of a playbook that was written last. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND."""
+    """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
+    INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
+    before: start again without page_token.
+    """
     ListRunItems: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
 
@@ -76,11 +84,19 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     before it does. Role: SERVICE.
     """
     EstimatePlaybook: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.EstimatePlaybookRequest, _executor_service_pb2.EstimatePlaybookResponse]  # type: ignore[assignment]
-    """What a run would do, and whether it may, without any AI call. Role: VIEWER."""
+    """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
+    that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
+    RetryInfo: 100 calls of the project are waiting already.
+    """
     GetDraft: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetDraftRequest, _executor_service_pb2.GetDraftResponse]  # type: ignore[assignment]
-    """A draft by its id. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND."""
+    """A draft by its id, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND; INVALID_ARGUMENT /
+    PAGE_TOKEN_INVALID also when the draft was written again since the page before: start again without page_token.
+    """
     GetLatestDraft: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]  # type: ignore[assignment]
-    """The draft of a playbook that was written last. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND."""
+    """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
+    INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
+    before: start again without page_token.
+    """
     ListRunItems: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]  # type: ignore[assignment]
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
 
@@ -125,7 +141,10 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.EstimatePlaybookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.EstimatePlaybookResponse, _abc.Awaitable[_executor_service_pb2.EstimatePlaybookResponse]]:
-        """What a run would do, and whether it may, without any AI call. Role: VIEWER."""
+        """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
+        that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
+        RetryInfo: 100 calls of the project are waiting already.
+        """
 
     @_abc_1.abstractmethod
     def GetDraft(
@@ -133,7 +152,9 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.GetDraftRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.GetDraftResponse, _abc.Awaitable[_executor_service_pb2.GetDraftResponse]]:
-        """A draft by its id. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND."""
+        """A draft by its id, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND; INVALID_ARGUMENT /
+        PAGE_TOKEN_INVALID also when the draft was written again since the page before: start again without page_token.
+        """
 
     @_abc_1.abstractmethod
     def GetLatestDraft(
@@ -141,7 +162,10 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.GetLatestDraftRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.GetLatestDraftResponse, _abc.Awaitable[_executor_service_pb2.GetLatestDraftResponse]]:
-        """The draft of a playbook that was written last. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND."""
+        """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
+        before: start again without page_token.
+        """
 
     @_abc_1.abstractmethod
     def ListRunItems(

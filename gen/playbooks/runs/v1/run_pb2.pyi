@@ -517,7 +517,7 @@ class Draft(_message.Message):
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___DraftItem]:
-        """By product id."""
+        """By product id; of a draft of more than 1,000 items, those of one page."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
