@@ -17,11 +17,9 @@ from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
 from executor_service.playbooks.rules import Rules
 from executor_service.quota import Allowance
 from executor_service.records import Job, RunType, State, Status
+from servicekit.validation import broken_rules
 
 DEFAULT_SAMPLE_SIZE = 3  # products
-# Characters, as in the protos, which nobody has checked when a job comes over the broker; an index has no room for
-# thousands.
-MAX_LENGTHS = {"project_id": 200, "scope_id": 64, "rules_hash": 64}
 RUN_TYPES: Mapping[int, RunType] = {Run.Type.Value(kind.value): kind for kind in RunType}
 STATUSES: Mapping[Status, Run.Status.ValueType] = {status: Run.Status.Value(status.value) for status in Status}
 
@@ -37,13 +35,10 @@ def job(message: RunJob) -> Job:
     """Read a job. Raises UnreadableJob."""
     if message.run_type not in RUN_TYPES:
         raise UnreadableJob(f"run type {message.run_type} is not known here")
-    if not message.project_id:
-        raise UnreadableJob("project_id is missing")
+    if broken := broken_rules(message):
+        raise UnreadableJob(f"{broken[0].field}: {broken[0].description}")
     if "\0" in message.project_id + message.scope_id + message.rules_hash:
         raise UnreadableJob("a field has a NUL character, which PostgreSQL cannot store")
-    for field, limit in MAX_LENGTHS.items():
-        if len(getattr(message, field)) > limit:
-            raise UnreadableJob(f"{field} is longer than {limit} characters")
     try:
         run_id = UUID(message.run_id)
         target = playbook(message.playbook_id)
@@ -80,6 +75,7 @@ def event(state: State) -> RunEvent:
     """Return what runs_service is told of an execution."""
     return RunEvent(
         run_id=str(state.run_id),
+        project_id=state.project_id,
         number=state.number,
         status=STATUSES[state.status],
         attempt=state.attempt,

@@ -96,6 +96,7 @@ class State(NamedTuple):
     """An execution after its change number `number`, as runs_service is told."""
 
     run_id: UUID
+    project_id: str
     number: int
     status: Status
     attempt: int

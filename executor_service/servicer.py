@@ -21,7 +21,7 @@ from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
 from executor_service.playbooks.rules import Rules
 from executor_service.records import Plan, State
-from executor_service.stops import Stops
+from executor_service.stops import Stops, require_own_project
 from servicekit.auth import current_principal
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
@@ -54,6 +54,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         job = _job(request.job, "job")
 
         async def tell(state: State) -> None:
+            require_own_project([job], [state])
             await context.write(executor_pb.ExecuteRunResponse(event=messages.event(state)))
 
         await self._inbox.accept([job])

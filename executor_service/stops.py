@@ -11,6 +11,7 @@ from executor_service.records import Job, Outcome, State, Status
 from executor_service.reporter import Reporter
 from executor_service.store import executions
 from servicekit.database import Database
+from servicekit.errors import Reason, ServiceError
 from servicekit.lifecycle import Ticker
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,16 @@ class Stops:
             logger.info("run %s ended %s", state.run_id, state.status.value, extra={"run_id": str(state.run_id)})
             self._abandon(state.run_id)
             self._reporter.report(state)
+
+
+def require_own_project(jobs: Sequence[Job], states: Sequence[State]) -> None:
+    """Raise ServiceError when the execution of a job is one of another project: the job's run id is not its own."""
+    projects = {state.run_id: state.project_id for state in states}
+    for job in jobs:
+        if projects.get(job.run_id, job.project_id) != job.project_id:
+            raise ServiceError(
+                Reason.VALIDATION_FAILED, f"run {job.run_id} is of another project than its job", field="run_id"
+            )
 
 
 class DeadlineKeeper(Ticker):

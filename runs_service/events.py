@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 from google.protobuf.message import DecodeError
 from playbooks.executor.v1.job_pb2 import RunEvent, RunEventBatch
@@ -13,11 +12,12 @@ from runs_service.store import RunStore
 from servicekit.broker import DeadLetter
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
+from servicekit.validation import broken_rules
 
 logger = logging.getLogger(__name__)
 
 EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
-MAX_KEY = 64  # characters of a scope_id or rules_hash; an index has no room for thousands
+RUN_ID = 36  # characters
 
 
 class EventApplier:
@@ -60,11 +60,7 @@ class EventApplier:
 
 
 def _unreadable(event: RunEvent) -> str:
-    """Return why the database could never take an event, however often it is asked to; "" when it can."""
-    try:
-        UUID(event.run_id)
-    except ValueError:
-        return f"run_id {event.run_id!r} is no UUID"
-    if max(len(event.scope_id), len(event.rules_hash)) > MAX_KEY:
-        return f"scope_id or rules_hash is longer than {MAX_KEY} characters"
+    """Return why an event cannot be applied, however often it is tried; "" when it can."""
+    if broken := broken_rules(event):
+        return f"run {event.run_id[:RUN_ID]}: {broken[0].field}: {broken[0].description}"
     return "a field has a NUL character, which PostgreSQL cannot store" if "\0" in event.scope_id else ""

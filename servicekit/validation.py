@@ -38,9 +38,18 @@ def violations_of(message: Message) -> list[Violation]:
     most = MAX_VIOLATIONS + 1
     if too_long := list(islice(_too_long(message, ""), most)):
         return too_long
-    found = [Violation(_path(v), v.proto.message) for v in protovalidate.collect_violations(message)[:most]]
+    found = broken_rules(message, most=most)
     found += islice(_malformed(message, ""), most - len(found))
     return found + list(islice(_unknown(message), most - len(found)))
+
+
+def broken_rules(message: Message, *, most: int = 1) -> list[Violation]:
+    """Return up to `most` violations of the protos' own rules.
+
+    For messages between the services: they are signed, may come from a newer version, with fields that this one does
+    not know, and are too many for a closer look.
+    """
+    return [Violation(_path(v), v.proto.message) for v in protovalidate.collect_violations(message)[:most]]
 
 
 def most_items(field: FieldDescriptor) -> int | None:

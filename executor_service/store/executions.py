@@ -14,7 +14,7 @@ from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, 
 from servicekit.database import Connection, Row
 
 STATE = """
-  run_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,
+  run_id, project_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,
   rules_hash, result, error_code, error_message, started_at, finished_at"""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 # Who does not pass this does not own the run any more.
@@ -34,6 +34,7 @@ def state_of(row: Row) -> State:
     """Return the state in a row of STATE."""
     return State(
         run_id=row.run_id,
+        project_id=row.project_id,
         number=row.event_number,
         status=Status(row.status),
         attempt=row.attempt,

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import kombu
 
 from servicekit.broker.link import (
-    REASON_HEADER,
+    SIGNATURE_HEADER,
     VERSION,
     VERSION_HEADER,
     collapse,
@@ -22,6 +22,8 @@ from servicekit.broker.link import (
     open_connection,
     put_confirmed,
 )
+from servicekit.broker.receiving import body_of, kept_copy, problem_with, receive, take_as_sent
+from servicekit.broker.signing import MessageSigner
 from servicekit.errors import ServiceError
 from servicekit.lifecycle import Worker
 from servicekit.metrics import Metrics
@@ -34,8 +36,9 @@ POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whet
 RENEWAL = 5.0
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
 CONSUMER_BATCH: Final = 100  # messages handled, and acknowledged, together
+BATCH_BYTES: Final = 8 * 1024 * 1024  # of their bodies, and one message more
+LAST_VERSION: Final = 1_000  # of messages; each has a queue of its own
 ATTEMPTS: Final = 3  # at a message whose handling fails by itself; then it is put aside
-REASON_LIMIT: Final = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class DeadLetter:
 
     body: bytes
     reason: str
+    headers: Mapping[str, object] = field(default_factory=dict)  # of the message, when it is whole
 
 
 # Takes what had arrived and returns what of it nobody can ever read. It raises ServiceError or OSError when it
@@ -61,10 +65,23 @@ class Consumer(Worker):
     No message blocks the others: what `handle` says nobody can read, and a message by itself on which it fails in
     any other way several times, goes to `<queue>.dead`. A message of a newer version N goes to `<queue>.vN`, where
     consumers of that version find it.
+
+    With a `signer`, a message that no holder of its secrets signed goes to `<queue>.dead` before it is looked at.
     """
 
-    def __init__(self, url: str, queue: str, handle: Handler, metrics: Metrics, *, version: int = VERSION) -> None:
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        handle: Handler,
+        metrics: Metrics,
+        signer: MessageSigner | None,
+        *,
+        version: int = VERSION,
+    ) -> None:
         super().__init__()
+        self._signer = signer
+        self._refused = metrics.limits_reached.labels("broker_message")
         self._url = url
         self._queue = durable_queue(url, queue)
         self._version = version
@@ -123,7 +140,7 @@ class Consumer(Worker):
         logger.info("consuming %s", self._queue.name)
         heard = time.monotonic()
         while not stopping.is_set():
-            if not arrived and not _receive(connection, POLL):
+            if not arrived and not receive(connection, POLL):
                 connection.heartbeat_check()
                 self._failures = 0
                 if connection.transport.driver_type == "amqp" and time.monotonic() > heard + RENEWAL:
@@ -134,15 +151,15 @@ class Consumer(Worker):
                 batch = arrived[:]
                 arrived.clear()
                 readable = self._sorted_out(batch, connection)
-                dead = self._handled([_body(message) for message in readable], connection, stopping, loop)
+                dead = self._handled([body_of(message) for message in readable], connection, stopping, loop)
                 if dead is None:
                     break
-                self._bury(dead, connection)
+                self._dead_letter(dead, connection)
                 for message in readable:
                     message.ack()
                 self._failures = 0
                 # What came in meanwhile is the next batch: looking for it first would keep a lone message waiting.
-                while len(arrived) < CONSUMER_BATCH and _receive(connection, 0):
+                while len(arrived) < CONSUMER_BATCH and _size(arrived) < BATCH_BYTES and receive(connection, 0):
                     pass
                 heard = time.monotonic()
 
@@ -153,7 +170,8 @@ class Consumer(Worker):
         Redis channel, and one for which there is no consumer any more is lost.
         """
         own = [self._queue, *(self._sibling(f"v{version}") for version in range(2, self._version + 1))]
-        consumer = kombu.Consumer(connection.channel(), own, on_message=arrived.append, prefetch_count=CONSUMER_BATCH)
+        channel = take_as_sent(connection.channel())
+        consumer = kombu.Consumer(channel, own, on_message=arrived.append, prefetch_count=CONSUMER_BATCH)
         consumer.consume()
         return consumer
 
@@ -161,9 +179,10 @@ class Consumer(Worker):
         """Return the messages of versions that we read; each of the others is put where it belongs."""
         readable: list[Any] = []
         for message in messages:
-            version = (message.headers or {}).get(VERSION_HEADER, 1)
-            if not isinstance(version, int) or version < 1:
-                self._bury([DeadLetter(_body(message), f"{VERSION_HEADER} is {version!r}")], connection)
+            version = message.headers.get(VERSION_HEADER, 1)
+            if reason := problem_with(message) or self._forgery(message, version):
+                self._refused.inc()
+                self._dead_letter([DeadLetter(body_of(message), reason, message.headers)], connection)
                 message.ack()
             elif version > self._version:
                 newer = self._sibling(f"v{version}")
@@ -171,11 +190,25 @@ class Consumer(Worker):
                     "a message on %s is of version %d, and we read up to %d: it waits in %s for a newer process",
                     *(self._queue.name, version, self._version, newer.name),
                 )
-                _put_aside(connection, newer, _body(message), {VERSION_HEADER: version})
+                own = {name: message.headers[name] for name in (SIGNATURE_HEADER,) if name in message.headers}
+                _put_aside(connection, newer, body_of(message), {VERSION_HEADER: version} | own)
                 message.ack()
             else:
                 readable.append(message)
         return readable
+
+    def _forgery(self, message: Any, version: object) -> str:
+        """Return why a message is none of ours; "" when it is."""
+        if type(version) is not int or not 1 <= version <= LAST_VERSION:
+            return f"{VERSION_HEADER} is no version"
+        if self._signer is None:
+            return ""
+        signature = message.headers.get(SIGNATURE_HEADER)
+        if signature is None:
+            return "it is not signed"
+        if not self._signer.is_genuine(signature, self._queue.name, version, body_of(message)):
+            return "its signature is not that of a service with our AUTH_JWT_SECRET"
+        return ""
 
     def _handled(
         self,
@@ -227,13 +260,11 @@ class Consumer(Worker):
             dead += found
         return dead
 
-    def _bury(self, dead: Sequence[DeadLetter], connection: kombu.Connection) -> None:
+    def _dead_letter(self, dead: Sequence[DeadLetter], connection: kombu.Connection) -> None:
         for letter in dead:
-            grave = self._sibling("dead")
-            logger.error(
-                "a message on %s cannot be read; it is kept in %s: %s", self._queue.name, grave.name, letter.reason
-            )
-            _put_aside(connection, grave, letter.body, {REASON_HEADER: letter.reason[:REASON_LIMIT]})
+            dlq = self._sibling("dead")
+            logger.error("a message on %s is refused; it is kept in %s: %s", self._queue.name, dlq.name, letter.reason)
+            _put_aside(connection, dlq, *kept_copy(letter.body, letter.reason, letter.headers))
 
     def _sibling(self, suffix: str) -> kombu.Queue:
         return durable_queue(self._url, f"{self._queue.name}.{suffix}")
@@ -248,15 +279,5 @@ def _put_aside(connection: kombu.Connection, queue: kombu.Queue, body: bytes, he
         put_confirmed(kombu.Producer(channel, auto_declare=False), queue, body, headers)
 
 
-def _body(message: Any) -> bytes:
-    body = message.body
-    return body.encode() if isinstance(body, str) else bytes(body)  # py-amqp says "" when there is none
-
-
-def _receive(connection: kombu.Connection, timeout: float) -> bool:
-    """Let one message in, waiting at most `timeout` seconds; tell whether there was one."""
-    try:
-        connection.drain_events(timeout=timeout)
-    except TimeoutError:
-        return False
-    return True
+def _size(messages: Sequence[Any]) -> int:
+    return sum(len(message.body or "") for message in messages)

@@ -20,7 +20,9 @@ NACK_DELAYS: Final = (0.02, 0.08, 0.3)  # seconds; a quorum queue refuses messag
 
 VERSION: Final = 1  # of what is published; a reader leaves newer messages alone
 VERSION_HEADER: Final = "playbook-runs-version"
+SIGNATURE_HEADER: Final = "playbook-runs-signature"
 REASON_HEADER: Final = "playbook-runs-reason"  # why a message is among the dead letters
+MAX_BODY: Final = 4 * 1024 * 1024  # bytes; publishers stay below it, and who sends more is refused
 
 
 class BrokerUnavailable(ConnectionError):

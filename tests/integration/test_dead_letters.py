@@ -27,14 +27,14 @@ NewConsumer = Callable[..., Consumer]
 
 @pytest.fixture
 async def publisher(url: str, queue: str) -> AsyncIterator[Publisher]:
-    publisher = Publisher(url, queue, Metrics())
+    publisher = Publisher(url, queue, Metrics(), None)
     yield publisher
     await publisher.close()
 
 
 @pytest.fixture
 def consumer(url: str, queue: str) -> NewConsumer:
-    return lambda inbox, version=1: Consumer(url, queue, inbox.handle, Metrics(), version=version)
+    return lambda inbox, version=1: Consumer(url, queue, inbox.handle, Metrics(), None, version=version)
 
 
 def publish_raw(url: str, queue: str, body: bytes, headers: dict[str, object]) -> None:
@@ -107,7 +107,7 @@ async def test_a_newer_message_waits_for_a_newer_consumer(
     url: str, queue: str, publisher: Publisher, consumer: NewConsumer
 ) -> None:
     old, new = Inbox(), Inbox()
-    newer = Publisher(url, queue, Metrics(), version=2)
+    newer = Publisher(url, queue, Metrics(), None, version=2)
     async with running(consumer(old)):
         for n in range(3):
             await newer.publish(f"new {n}".encode())
@@ -150,14 +150,14 @@ async def test_a_message_without_a_version_is_read(url: str, queue: str, consume
 
 async def test_rabbitmq_tells_when_no_queue_takes_a_message(amqp_url: str) -> None:
     name = f"test-{uuid4().hex[:12]}"
-    publisher = Publisher(amqp_url, name, Metrics())
+    publisher = Publisher(amqp_url, name, Metrics(), None)
     inbox = Inbox()
     try:
         await publisher.publish(b"one")
         with kombu.Connection(amqp_url) as connection:
             connection.channel().queue_delete(name)  # somebody tidied up: what comes would get lost
         await publisher.publish(b"two")  # noticed; the queue is made again
-        async with running(Consumer(amqp_url, name, inbox.handle, Metrics())):
+        async with running(Consumer(amqp_url, name, inbox.handle, Metrics(), None)):
             await eventually(lambda: inbox.bodies == [b"two"])
     finally:
         await publisher.close()

@@ -49,7 +49,7 @@ class Desk:
 @pytest.fixture
 async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[Desk]:
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
-    publisher = Publisher(url, queue, Metrics())
+    publisher = Publisher(url, queue, Metrics(), None)
     jobs = JobPublisher(publisher, store)
     nothing: Any = None  # neither executes inline nor watches
     dispatcher = Dispatcher(jobs, nothing, fallback=False)

@@ -93,7 +93,7 @@ async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
         environment
         | {"BROKER_URL": valkey_server.url, "BROKER_QUEUE_PREFIX": prefix, "EXECUTOR_GRACE_SECONDS": str(DEADLINE)}
     )
-    publisher = Publisher(valkey_server.url, queue, Metrics())
+    publisher = Publisher(valkey_server.url, queue, Metrics(), None)
 
     def connections(**wanted: str) -> set[str]:
         with redis.Redis.from_url(valkey_server.url) as broker:

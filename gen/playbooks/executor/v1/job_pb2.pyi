@@ -59,7 +59,7 @@ class RunJob(_message.Message):
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """When it was made. Times lie between 2020 and 2100."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
@@ -134,6 +134,7 @@ class RunEvent(_message.Message):
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID of the run."""
     number: _builtins.int
@@ -154,6 +155,8 @@ class RunEvent(_message.Message):
     """One of the documented codes."""
     error_message: _builtins.str
     """For a person."""
+    project_id: _builtins.str
+    """The project (shop) of the run; an event that names another one is ignored."""
     @_builtins.property
     def progress(self) -> _run_pb2.RunProgress:
         """How far it is."""
@@ -187,10 +190,11 @@ class RunEvent(_message.Message):
         error_message: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
+        project_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "progress", b"progress", "result", b"result", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_used", b"ai_used", "attempt", b"attempt", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "number", b"number", "progress", b"progress", "result", b"result", "rules_hash", b"rules_hash", "run_id", b"run_id", "scope_id", b"scope_id", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_used", b"ai_used", "attempt", b"attempt", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "number", b"number", "progress", b"progress", "project_id", b"project_id", "result", b"result", "rules_hash", b"rules_hash", "run_id", b"run_id", "scope_id", b"scope_id", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
