@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import kombu
@@ -154,7 +154,10 @@ class Consumer(Worker):
                 dead = self._handled([body_of(message) for message in readable], connection, stopping, loop)
                 if dead is None:
                     break
-                self._dead_letter(dead, connection)
+                headers = {body_of(message): message.headers for message in readable}
+                self._dead_letter(
+                    [replace(letter, headers=headers.get(letter.body, {})) for letter in dead], connection
+                )
                 for message in readable:
                     message.ack()
                 self._failures = 0

@@ -71,9 +71,8 @@ class Load:
 
     def __init__(self, stack: Stack, run: Run, readers: list[Reader]) -> None:
         assert stack.valkey is not None
-        self._publisher = Publisher(
-            stack.valkey.url, f"playbook-runs.{EVENTS_QUEUE}", Metrics(), MessageSigner([stack.secrets.jwt_secret])
-        )
+        signer = MessageSigner([stack.secrets.jwt_secret])
+        self._publisher = Publisher(stack.valkey.url, f"playbook-runs.{EVENTS_QUEUE}", Metrics(), signer)
         self._server = psutil.Process(stack.runs[0].pid)
         self._run = run
         self._readers = readers

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import kombu
 import pytest
 from playbooks.executor.v1.job_pb2 import RunEvent, RunEventBatch, RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
 from devstack.stack import Stack, StackOptions
-from servicekit.broker import REASON_HEADER, VERSION_HEADER
+from servicekit.broker import REASON_HEADER, VERSION_HEADER, MessageSigner
 from tests.support.audit import audit
-from tests.support.broker import delete_queues, take_all
+from tests.support.broker import delete_queues, publish_raw, signed, take_all
 from tests.support.shop import Channels, Shop
 from tests.support.waiting import eventually
 
@@ -48,6 +47,7 @@ async def test_runs_go_on_while_messages_that_cannot_be_read_are_put_aside(stack
         jobs: {GARBAGE, RunJobBatch(jobs=[strange_job]).SerializeToString()},
         events: {GARBAGE, RunEventBatch(events=[strange_event]).SerializeToString()},
     }
+    signer = MessageSigner([stack.secrets.jwt_secret])
     channels = Channels.to(stack)
     shop = Shop(stack, channels)
     await shop.open()
@@ -58,8 +58,8 @@ async def test_runs_go_on_while_messages_that_cannot_be_read_are_put_aside(stack
     created = [(await shop.create(Run.PREVIEW_GENERATE, idempotency_key=f"before {n}")).run for n in range(5)]
     for queue, bodies in unreadable.items():
         for body in bodies:
-            await asyncio.to_thread(publish, url, queue, body, {VERSION_HEADER: 1})
-        await asyncio.to_thread(publish, url, queue, NEWER, {VERSION_HEADER: 2})
+            await asyncio.to_thread(publish_raw, url, queue, body, signed(signer, queue, 1, body))
+        await asyncio.to_thread(publish_raw, url, queue, NEWER, signed(signer, queue, 2, NEWER))
     created += [(await shop.create(Run.PREVIEW_GENERATE, idempotency_key=f"after {n}")).run for n in range(5)]
     assert {(await shop.ended(run)).status for run in created} == {Run.SUCCEEDED}
 
@@ -80,9 +80,3 @@ async def test_runs_go_on_while_messages_that_cannot_be_read_are_put_aside(stack
     assert all(service.alive for service in (*stack.runs, *stack.executors))
     await audit(stack)
     await channels.close()
-
-
-def publish(url: str, queue: str, body: bytes, headers: dict[str, object]) -> None:
-    """Publish as another program might, to a queue that is there."""
-    with kombu.Connection(url) as connection:
-        connection.Producer().publish(body, routing_key=queue, headers=headers, content_encoding="binary")

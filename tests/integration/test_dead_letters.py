@@ -18,7 +18,7 @@ from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.lifecycle import running
 from servicekit.metrics import Metrics
-from tests.support.broker import Inbox, delete_queues, take_all
+from tests.support.broker import Inbox, delete_queues, publish_raw, take_all
 from tests.support.runs import event, new_run
 from tests.support.waiting import eventually
 
@@ -35,14 +35,6 @@ async def publisher(url: str, queue: str) -> AsyncIterator[Publisher]:
 @pytest.fixture
 def consumer(url: str, queue: str) -> NewConsumer:
     return lambda inbox, version=1: Consumer(url, queue, inbox.handle, Metrics(), None, version=version)
-
-
-def publish_raw(url: str, queue: str, body: bytes, headers: dict[str, object]) -> None:
-    """Publish as another program might."""
-    with kombu.Connection(url) as connection:
-        arguments = {"x-queue-type": "quorum"} if url.startswith("amqp") else None
-        kombu.Queue(queue, routing_key=queue, queue_arguments=arguments)(connection.channel()).declare()
-        connection.Producer().publish(body, routing_key=queue, headers=headers, content_encoding="binary")
 
 
 async def test_what_cannot_be_read_is_kept_with_the_reason_and_the_others_get_through(

@@ -68,6 +68,11 @@ async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
+def new_publisher(environment: dict[str, str]) -> Publisher:
+    queue = f"playbook-runs.{EVENTS_QUEUE}"
+    return Publisher(environment["BROKER_URL"], queue, Metrics(), MessageSigner([SECRET]))
+
+
 def token(role: str = "OWNER") -> str:
     claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
     return jwt.encode(claims, SECRET, algorithm="HS256")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import kombu
 
-from servicekit.broker import DeadLetter
+from servicekit.broker import SIGNATURE_HEADER, VERSION_HEADER, DeadLetter, MessageSigner
+from servicekit.broker.link import CONTENT_TYPE
 from servicekit.errors import database_unavailable
 
 
@@ -39,6 +40,23 @@ class Inbox:
         await self.open.wait()
         self.batches.append([body for body in bodies if body not in self.unreadable])
         return [DeadLetter(body, self.unreadable[body]) for body in bodies if body in self.unreadable]
+
+
+def publish_raw(
+    url: str, queue: str, body: bytes, headers: dict[str, object], *, content_type: str = CONTENT_TYPE
+) -> None:
+    """Publish as another program might."""
+    with kombu.Connection(url) as connection:
+        arguments = {"x-queue-type": "quorum"} if url.startswith("amqp") else None
+        kombu.Queue(queue, routing_key=queue, queue_arguments=arguments)(connection.channel()).declare()
+        connection.Producer().publish(
+            body, routing_key=queue, headers=headers, content_type=content_type, content_encoding="binary"
+        )
+
+
+def signed(signer: MessageSigner, queue: str, version: int, body: bytes) -> dict[str, object]:
+    """Return the headers of a genuine message."""
+    return {VERSION_HEADER: version, SIGNATURE_HEADER: signer.sign(queue, version, body)}
 
 
 def take_all(url: str, queue: str) -> list[tuple[bytes, dict[str, object]]]:
