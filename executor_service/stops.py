@@ -34,13 +34,15 @@ class Stops:
     async def cancel(self, jobs: Sequence[Job]) -> list[State]:
         """Cancel the runs that have not ended, also those that never arrived; return how all of them ended.
 
-        One that is being ended by its own work is waited for. Raises ServiceError.
+        One that is being ended by its own work is waited for. Raises ServiceError: VALIDATION_FAILED, and nothing is
+        cancelled, when one is a run of another project.
         """
         run_ids = [job.run_id for job in jobs]
         pauses = chain(LOCKED_PAUSES, repeat(LOCKED_PAUSES[-1]))
         while True:
             async with self._database.transaction() as connection:
                 await executions.enqueue(connection, jobs)
+                require_own_project(jobs, await executions.states(connection, run_ids))
                 cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
                 states = await executions.states(connection, run_ids)
             self._stopped(cancelled)
