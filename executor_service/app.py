@@ -74,15 +74,15 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
 
     async with AsyncExitStack() as stack:
 
-        def pool(size: int) -> Database:
-            database = Database(settings.database_url, pool_size=size, application_name=NAME)
+        def pool(size: int, beside: Database | None = None) -> Database:
+            database = Database(settings.database_url, pool_size=size, application_name=NAME, beside=beside)
             stack.push_async_callback(database.close)
             return database
 
         # Three pools, so that leases wait neither for callers nor for long work, and work not for callers.
         leases = pool(LEASE_CONNECTIONS)
-        work_database = pool(settings.executor_database_pool_size)
-        callers = pool(settings.caller_connections)
+        work_database = pool(settings.executor_database_pool_size, leases)
+        callers = pool(settings.caller_connections, leases)
         heavy_reads = HeavyReads(at_once=settings.heavy_reads, metrics=metrics)
         stack.push_async_callback(heavy_reads.close)
         provider = _provider(settings)

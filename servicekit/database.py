@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -141,11 +142,18 @@ class Database:
 
     Takes the URL, the largest number of connections, the name they show in pg_stat_activity, and the seconds that
     callers wait, at most, for a free connection and for the answer to a statement. Statements name their schema.
-    Errors of the connection become ServiceError (DATABASE_UNAVAILABLE).
+    Errors of the connection become ServiceError (DATABASE_UNAVAILABLE). `beside` is another pool of the same process
+    and server: when one of them finds a connection lost, neither trusts those that are as old.
     """
 
     def __init__(
-        self, url: str, *, pool_size: int, application_name: str, answer_timeout: float = ANSWER_TIMEOUT
+        self,
+        url: str,
+        *,
+        pool_size: int,
+        application_name: str,
+        answer_timeout: float = ANSWER_TIMEOUT,
+        beside: "Database | None" = None,
     ) -> None:
         # Not create_async_engine: that imports the ORM, a tenth of a second at every start.
         self._engine = create_engine(
@@ -167,7 +175,7 @@ class Database:
                 "keepalives_count": 3,
             },
         )
-        self._lost_at = 0.0  # when a connection was found broken; those that are older are not trusted any more
+        self._loss: _Loss = beside._loss if beside else _Loss()
         event.listen(self._engine, "connect", _note_birth)
         event.listen(self._engine, "checkout", self._refuse_suspects)
 
@@ -203,13 +211,20 @@ class Database:
     def _give_back(self, proxy: PoolProxiedConnection, driver: psycopg.AsyncConnection[Any]) -> None:
         if driver.info.transaction_status is not TransactionStatus.IDLE:  # lost, or nobody knows where it stands
             driver.pgconn.finish()
-            self._lost_at = time.monotonic()
+            self._loss.at = time.monotonic()
         proxy.close()
 
     def _refuse_suspects(self, driver: Any, record: Any, _proxy: object) -> None:
         """Let the pool replace a connection that is lost, or as old as one that was."""
-        if driver.closed or record.info["born"] < self._lost_at:
+        if driver.closed or record.info["born"] < self._loss.at:
             raise exc.DisconnectionError
+
+
+@dataclass
+class _Loss:
+    """When a connection was found broken; those that are older are not trusted any more."""
+
+    at: float = 0.0
 
 
 def _note_birth(_driver: object, record: Any) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.ai.text import clean_line, without_controls
 from executor_service.executor import Effect
+from executor_service.paging import MAX_LIMIT
 from executor_service.playbooks import checks
 from executor_service.playbooks.playbook import Playbook, is_blank
 from executor_service.playbooks.rules import Rules, apply, rules_hash
@@ -32,7 +33,6 @@ from servicekit.database import Connection, Database
 from servicekit.failpoints import FailPoint, reached
 
 DRAFT_LIFETIME = timedelta(days=7)  # from the last write
-WANTED = 250  # products read at once: with the longest descriptions they take the event loop 30 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +80,20 @@ class Generate:
 
     async def _wanted(self, connection: Connection, job: Job) -> Sequence[Wanted]:
         """Return the products to make suggestions for: that they are still the scope's is checked at the end."""
+        depends = {"model": self._provider.model, "prompt_version": self._provider.prompt_version}
+        if job.run_type is RunType.PREVIEW_GENERATE:
+            limit = job.sample_size
+            return await suggestions.sample(connection, job.project_id, job.playbook, **depends, limit=limit)
         wanted: list[Wanted] = []
-        while True:
-            room = WANTED if job.run_type is not RunType.PREVIEW_GENERATE else job.sample_size
-            found = await suggestions.wanted(
-                connection,
-                job.project_id,
-                job.playbook,
-                model=self._provider.model,
-                prompt_version=self._provider.prompt_version,
-                after=wanted[-1].product_id if wanted else "",
-                limit=room,
+        more = True
+        while more:
+            after = wanted[-1].product_id if wanted else ""
+            page = await suggestions.page(
+                connection, job.project_id, job.playbook, **depends, after=after, limit=MAX_LIMIT
             )
-            wanted += found
-            if len(found) < room or job.run_type is RunType.PREVIEW_GENERATE:
-                return wanted
+            wanted += page.rows
+            more = page.more
+        return wanted
 
     async def _rules(self, connection: Connection, job: Job) -> Rules:
         """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""

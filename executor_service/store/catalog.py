@@ -14,7 +14,7 @@ from sqlalchemy import Row, TextClause, text
 from executor_service.models import BLANK
 from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.playbooks.scope import SCOPE_ID_DIGITS
+from executor_service.playbooks.scope import digits, prefix
 from executor_service.records import Plan, Product, Project, Scope
 from executor_service.store.pages import page_of, slice_of
 from servicekit.database import Connection
@@ -151,13 +151,11 @@ async def list_products(
     return slice_of(rows, Product)
 
 
-# The formula of playbooks/scope.py, worked out where the ids are: the 200,000 of a large project would take the event
-# loop 25 ms, and as long on the way. The order of the ids' collation, "C", is that of their code points.
+# scope_id() of playbooks/scope.py, worked out where the ids are: the 200,000 of a large project would keep the event
+# loop for 25 ms, and as long on the way. Their collation is "C", so their order is that of code points.
 _SCOPE = {
     field: text(f"""
-SELECT left(encode(sha256(convert_to(
-         CAST(:project_id AS text) || ':' || CAST(:playbook_id AS text) || ':'
-         || coalesce(string_agg(id, ',' ORDER BY id), ''), 'UTF8')), 'hex'), {SCOPE_ID_DIGITS}) AS id,
+SELECT sha256(convert_to(CAST(:prefix AS text) || coalesce(string_agg(id, ',' ORDER BY id), ''), 'UTF8')) AS digest,
        count(*) AS products
 FROM executor.products WHERE project_id = :project_id AND {blank}""")
     for field, blank in BLANK.items()
@@ -166,8 +164,9 @@ FROM executor.products WHERE project_id = :project_id AND {blank}""")
 
 async def scope(connection: Connection, project_id: str, playbook: Playbook) -> Scope:
     """Return the playbook's current scope."""
-    parameters = {"project_id": project_id, "playbook_id": playbook.id}
-    return Scope._make((await connection.execute(_SCOPE[playbook.field], parameters)).one())
+    parameters = {"project_id": project_id, "prefix": prefix(project_id, playbook.id)}
+    row = (await connection.execute(_SCOPE[playbook.field], parameters)).one()
+    return Scope(digits(row.digest), row.products)
 
 
 _HAVE_AFFECTED = {

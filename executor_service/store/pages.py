@@ -18,14 +18,14 @@ def page_of(select: str, *, columns: str, key: str, texts: Sequence[str]) -> str
     size = " + ".join(f"octet_length({column})" for column in texts)
     return f"""
 SELECT {columns}, more FROM (
-  SELECT {columns}, lead(true, 1, false) OVER page AS more, row_number() OVER page AS number,
-         sum({size}) OVER (page ROWS UNBOUNDED PRECEDING) - ({size}) AS bytes_before
-  FROM ({select} ORDER BY {key} LIMIT CAST(:limit AS bigint) + 1) AS found WINDOW page AS (ORDER BY {key})
-) AS numbered
-WHERE number <= :limit AND bytes_before < {PAGE_BYTES} ORDER BY {key}"""
+  SELECT {columns}, lead(true, 1, false) OVER page AS more, sum(size) OVER page - size AS bytes_before
+  FROM (SELECT *, {size} AS size FROM ({select} ORDER BY {key} LIMIT CAST(:limit AS bigint) + 1) AS found) AS sized
+  WINDOW page AS (ORDER BY {key} ROWS UNBOUNDED PRECEDING)
+) AS summed
+WHERE bytes_before < {PAGE_BYTES} ORDER BY {key} LIMIT :limit"""
 
 
 def slice_of(rows: Iterable[Sequence[Any]], make: Callable[..., Value]) -> Slice[Value]:
     """Return the values that `make` makes of a page's rows."""
     found = list(rows)
-    return Slice([make(*columns) for *columns, _ in found], more=bool(found) and found[-1][-1])
+    return Slice([make(*row[:-1]) for row in found], more=bool(found) and found[-1][-1])

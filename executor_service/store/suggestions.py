@@ -3,12 +3,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from executor_service.models import BLANK
+from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
 from executor_service.records import Lease, LeaseLost, State, Suggested, Wanted
 from executor_service.store.executions import FENCE, STATE, fence, state_of
+from executor_service.store.pages import page_of, slice_of
 from servicekit.database import Connection
 
 # A JSON array, because its text is unambiguous. Whatever else a prompt comes to depend on belongs in here.
@@ -16,20 +18,52 @@ _FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(
   CAST(:field AS text), CAST(:model AS text), CAST(:prompt_version AS text), p.title, p.description
 ) AS text), 'UTF8'))"""
 
-_WANTED = {
-    field: text(f"""
+# LIMIT 1 makes it one step into the index for each product. As a plain join, planned while there were few suggestions,
+# it went through all of the project's for each.
+_STORED = """LEFT JOIN LATERAL (
+  SELECT text FROM executor.suggestions
+  WHERE project_id = :project_id AND fingerprint = p.fingerprint LIMIT 1
+) s ON true"""
+
+_PRODUCT = "id, title, description"
+
+
+def _wanted(products: str) -> TextClause:
+    # OFFSET 0 keeps the planner from writing the fingerprint, which is most of the work, into the statement twice.
+    return text(f"""
 SELECT p.id, p.fingerprint, s.text,
        CASE WHEN s.text IS NULL THEN p.title ELSE '' END AS title,
-       CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description
-FROM (SELECT id, title, description, {_FINGERPRINT} AS fingerprint FROM executor.products p
-      WHERE project_id = :project_id AND id > :after AND {blank} ORDER BY id LIMIT :limit) p
-LEFT JOIN executor.suggestions s ON s.project_id = :project_id AND s.fingerprint = p.fingerprint
+       CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description, p.more
+FROM (SELECT p.*, {_FINGERPRINT} AS fingerprint FROM ({products}) p OFFSET 0) p
+{_STORED}
 ORDER BY p.id""")
+
+
+def _affected(blank: str) -> str:
+    return f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = :project_id AND {blank}"
+
+
+_SAMPLE = {
+    field: _wanted(f"SELECT *, false AS more FROM ({_affected(blank)} ORDER BY id LIMIT :limit) p")
+    for field, blank in BLANK.items()
+}
+_PAGE = {
+    field: _wanted(
+        page_of(f"{_affected(blank)} AND id > :after", columns=_PRODUCT, key="id", texts=["title", "description"])
+    )
     for field, blank in BLANK.items()
 }
 
 
-async def wanted(
+async def sample(
+    connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str, limit: int
+) -> Sequence[Wanted]:
+    """Return the first `limit` affected products by id, with the suggestions that are there."""
+    parameters = _parameters(project_id, playbook, model, prompt_version) | {"limit": limit}
+    return slice_of(await connection.execute(_SAMPLE[playbook.field], parameters), Wanted).rows
+
+
+async def page(
     connection: Connection,
     project_id: str,
     playbook: Playbook,
@@ -38,27 +72,28 @@ async def wanted(
     prompt_version: str,
     after: str,
     limit: int,
-) -> list[Wanted]:
+) -> Slice[Wanted]:
     """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are there."""
-    parameters = {
+    parameters = _parameters(project_id, playbook, model, prompt_version) | {"after": after, "limit": limit}
+    return slice_of(await connection.execute(_PAGE[playbook.field], parameters), Wanted)
+
+
+def _parameters(project_id: str, playbook: Playbook, model: str, prompt_version: str) -> dict[str, object]:
+    return {
         "project_id": project_id,
         "field": playbook.field,
         "model": model,
         "prompt_version": prompt_version,
-        "after": after,
-        "limit": limit,
     }
-    return [Wanted._make(row) for row in await connection.execute(_WANTED[playbook.field], parameters)]
 
 
-# OFFSET 0 keeps the planner from writing the fingerprint, which is most of the work, into the statement twice.
 _MISSING = {
     field: text(f"""
 SELECT count(DISTINCT p.fingerprint)
 FROM (SELECT {_FINGERPRINT} AS fingerprint FROM executor.products p
       WHERE project_id = :project_id AND {blank} OFFSET 0) p
-LEFT JOIN executor.suggestions s ON s.project_id = :project_id AND s.fingerprint = p.fingerprint
-WHERE s.fingerprint IS NULL""")
+{_STORED}
+WHERE s.text IS NULL""")
     for field, blank in BLANK.items()
 }
 
@@ -67,12 +102,7 @@ async def missing(
     connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
 ) -> int:
     """Return how many suggestions have to be asked for; products of the same content share one."""
-    parameters = {
-        "project_id": project_id,
-        "field": playbook.field,
-        "model": model,
-        "prompt_version": prompt_version,
-    }
+    parameters = _parameters(project_id, playbook, model, prompt_version)
     count: int = (await connection.execute(_MISSING[playbook.field], parameters)).scalar_one()
     return count
 

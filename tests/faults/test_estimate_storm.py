@@ -1,4 +1,4 @@
-"""Scenario 14: one project's callers ask for as much as they like. Another project's runs do not feel it."""
+"""Scenario 11: one project's callers ask for as much as they like. Another project's runs do not feel it."""
 
 import asyncio
 import time

@@ -115,6 +115,20 @@ async def test_a_killed_connection_is_told_as_unavailable_and_replaced(
     assert await asyncio.gather(*(one(runs_database) for _ in range(5))) == [1] * 5
 
 
+async def test_what_one_pool_finds_out_about_lost_connections_those_beside_it_know(
+    runs_database: Database, runs_database_url: str
+) -> None:
+    other = Database(runs_database_url, pool_size=5, application_name="test", beside=runs_database)
+    try:
+        for database in (runs_database, other):
+            await asyncio.gather(*(one(database) for _ in range(5)))
+        assert kill_backends(runs_database_url, "test") >= 2
+        await refusal(runs_database)
+        assert await asyncio.gather(*(one(other) for _ in range(5))) == [1] * 5
+    finally:
+        await other.close()
+
+
 async def test_a_connection_killed_within_a_transaction_leaves_nothing(
     runs_database: Database, runs_database_url: str
 ) -> None:
