@@ -48,8 +48,8 @@ async def test_a_draft_of_any_size_is_read_in_pages(shop: Shop) -> None:
 async def test_pages_are_no_larger_than_what_a_client_takes(shop: Shop) -> None:
     """The test's channels say nothing about it, so that is 4 MB."""
     products = [catalog.Product(id=f"p{n:02}", title="T", description="🏔" * 65_536) for n in range(40)]
-    for start in range(0, 40, 10):
-        put = catalog.PutProductsRequest(project_id=shop.project, products=products[start : start + 10])
+    for start in range(0, 40, 3):
+        put = catalog.PutProductsRequest(project_id=shop.project, products=products[start : start + 3])
         await shop.catalog.PutProducts(put, **shop.auth())
     assert list((await shop.products()).values()) == products
     assert list((await shop.products(TITLES)).values()) == products
