@@ -104,7 +104,7 @@ class InterceptedServices(grpc.GenericRpcHandler):
 
         # gRPC asks at every call whether this is a coroutine function; what is no function takes it long.
         async def serve(request: Any, context: Context) -> Message | None:
-            self._admission.received()
+            self._admission.received(len(request))
             return await surrounded(request, context)
 
         async def fail(error: Any, _context: Context) -> Message | None:
@@ -113,7 +113,9 @@ class InterceptedServices(grpc.GenericRpcHandler):
         refusal = rewrap(handler, fail, None)
         for interceptor in reversed(self._answering):
             refusal = interceptor.wrap(refusal, name)
-        return _Method(rewrap(handler, serve, handler.request_deserializer), unwrap(refusal))
+        # A stream of requests has never arrived: each part of it may be as large as a request, and never end.
+        served = surrounded if handler.request_streaming else serve
+        return _Method(rewrap(handler, served, handler.request_deserializer), unwrap(refusal))
 
 
 def unread(behaviour: Callable[[Context], Awaitable[Message | None]]) -> Any:
