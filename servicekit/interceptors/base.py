@@ -107,14 +107,17 @@ class InterceptedServices(grpc.GenericRpcHandler):
             self._admission.received(len(request))
             return await surrounded(request, context)
 
+        # A stream of requests has never arrived: each part of it may be as large as a request, and never end.
+        async def serve_stream(requests: Any, context: Context) -> Message | None:
+            return await surrounded(requests, context)
+
         async def fail(error: Any, _context: Context) -> Message | None:
             raise error
 
         refusal = rewrap(handler, fail, None)
         for interceptor in reversed(self._answering):
             refusal = interceptor.wrap(refusal, name)
-        # A stream of requests has never arrived: each part of it may be as large as a request, and never end.
-        served = surrounded if handler.request_streaming else serve
+        served = serve_stream if handler.request_streaming else serve
         return _Method(rewrap(handler, served, handler.request_deserializer), unwrap(refusal))
 
 
