@@ -56,6 +56,7 @@ class Admission:
         self._held = 0  # bytes
         self._receiving: dict[Task, float] = {}  # since when, by the loop's clock; the oldest first
         self._timer: asyncio.TimerHandle | None = None
+        self._ended: set[Task] = set()  # by us, while their callers still wait
 
     def admit(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
         """Let the call of this task in, in the name of its principal.
@@ -90,6 +91,21 @@ class Admission:
             self._held += size - call.size
             call.caller.held += size - call.size
             call.size = size
+
+    def ending(self) -> ServiceError | None:
+        """Return what to answer the cancelled call of this task with; None: its caller has cancelled it.
+
+        Without an answer gRPC goes on receiving what comes on a stream of requests.
+        """
+        task = asyncio.current_task()
+        if task not in self._ended or task.uncancel():
+            return None
+        return self._too_many("ended", "calls or requests are under way for too long")
+
+    def _cancel(self, task: Task) -> None:
+        self._ended.add(task)
+        task.add_done_callback(self._ended.discard)
+        task.cancel()
 
     def _require_room(self, caller: _Caller) -> None:
         if self._has_too_many_calls(caller):
@@ -137,7 +153,7 @@ class Admission:
                 return
             if not task.cancelling():
                 self._limits_reached.labels("receive_timeout").inc()
-                task.cancel()
+                self._cancel(task)
 
 
 class OpenAdmission(Admission):
@@ -158,7 +174,7 @@ class OpenAdmission(Admission):
 
     def _end(self, task: Task) -> None:
         self._limits_reached.labels("open_calls").inc()
-        task.cancel()
+        self._cancel(task)
         self._left(task)
 
 
