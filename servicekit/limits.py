@@ -12,8 +12,8 @@ class Limits:
     `request_bytes` is the size of the largest request, unpacked. `streams` bounds the calls under way on one
     connection, `connections` the connections, `calls` the calls under way on all of them. `receiving_bytes` is what
     requests may hold together: `request_bytes` each until they have arrived, which takes `receive_seconds` at most, and
-    their own size until they are answered. Of `calls` and `receiving_bytes` one caller gets half at most, so that no one
-    can keep all others out.
+    their own size until they are answered. Of `calls` and `receiving_bytes` one caller gets half at most, so that no
+    one can keep all others out.
     """
 
     request_bytes: int

@@ -1,15 +1,13 @@
 """What strangers can do to the services that are open to everyone, health and reflection: real processes, real HTTP/2."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.conftest import RUNS_TEMPLATE, new_database
 from tests.support.http2 import DATA, Connection, frame, message
 from tests.support.service import ServiceProcess, memory_of
 
@@ -72,7 +70,6 @@ async def test_streams_of_requests_hold_no_more_than_requests(_executor_schema: 
                 stream, opening = connection.call(REFLECT)
                 connection.send(opening)
                 streams[stream] = message(b"x" * (size - 1), announced=size)
-            sent = await asyncio.to_thread(connection.upload, streams, patience=1.0)
+            await asyncio.to_thread(connection.upload, streams, patience=1.0)
             growth.sample()
-            print("sent", sent, "growth", growth.most)
         assert growth.most < 150 * MB
