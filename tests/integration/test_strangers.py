@@ -1,8 +1,7 @@
-"""What strangers can do to the services that are open to everyone, health and reflection: real processes, real HTTP/2."""
+"""What strangers can do to the services that are open to everyone, health and reflection: real processes."""
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import pytest
@@ -60,8 +59,10 @@ async def test_watchers_of_health_keep_no_probe_and_no_watcher_out(executor: Ser
             watch.cancel()
 
 
-async def test_streams_of_requests_hold_no_more_than_requests(_executor_schema: str, tmp_path_factory: Any) -> None:
-    environment = {"EXECUTOR_DATABASE_URL": _executor_schema}
+async def test_streams_of_requests_hold_no_more_than_requests(
+    executor_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database}
     size = 1_000_000
     with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as executor:
         with memory_of(executor) as growth, Connection(executor.target) as connection:
