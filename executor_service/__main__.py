@@ -49,7 +49,7 @@ environment variables (default):
   AUTH_JWT_MAX_LIFETIME_SECONDS   tokens that are valid for longer are refused (2592000: 30 days)
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   MAX_REQUEST_BYTES         size of the largest request, unpacked (1048576)
-  MAX_RECEIVING_BYTES       what requests that have not arrived completely may hold together (67108864)
+  MAX_RECEIVING_BYTES       what requests that arrive or are not answered yet may hold together (67108864)
   MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
   MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls under way on a connection (1000), connections
                             (10000), calls under way in a process, of which one caller gets half (10000)

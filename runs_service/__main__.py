@@ -41,7 +41,7 @@ environment variables (default):
   TLS_CA_FILE               certificates to trust when calling the other service; unset: TLS_CLIENT_CA_FILE,
                             else our own certificate
   MAX_REQUEST_BYTES         size of the largest request, unpacked (131072)
-  MAX_RECEIVING_BYTES       what requests that have not arrived completely may hold together (67108864)
+  MAX_RECEIVING_BYTES       what requests that arrive or are not answered yet may hold together (67108864)
   MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
   MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls under way on a connection (1000), connections
                             (10000), calls under way in a process, of which one caller gets half (10000)

@@ -7,10 +7,9 @@ stream, however large their requests are or claim to be.
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
-from servicekit.auth import Authenticator, Principal, Role, set_principal
+from servicekit.auth import Authenticator, NoAuthentication, Principal, Role, set_principal
 from servicekit.errors import Reason, ServiceError
 from servicekit.limits import Limits
 from servicekit.metrics import Metrics
@@ -23,11 +22,22 @@ Task = asyncio.Task[Any]
 class _Caller:
     """What one caller has under way."""
 
-    __slots__ = ("calls", "receiving")
+    __slots__ = ("calls", "held", "user_id")
 
-    def __init__(self) -> None:
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
         self.calls = 0
-        self.receiving = 0
+        self.held = 0  # bytes
+
+
+class _Call:
+    """A call under way, and how many bytes its request may take: the most there are until it has arrived."""
+
+    __slots__ = ("caller", "size")
+
+    def __init__(self, caller: _Caller, size: int) -> None:
+        self.caller = caller
+        self.size = size
 
 
 class Admission:
@@ -42,9 +52,11 @@ class Admission:
         self._limits = limits
         self._limits_reached = metrics.limits_reached
         self._callers: dict[str, _Caller] = {}  # by user id
-        self._calls = 0
-        self._receiving: dict[Task, tuple[_Caller, float]] = {}  # since when, by the loop's clock; the oldest first
+        self._calls: dict[Task, _Call] = {}  # the oldest first
+        self._held = 0  # bytes
+        self._receiving: dict[Task, float] = {}  # since when, by the loop's clock; the oldest first
         self._timer: asyncio.TimerHandle | None = None
+        self._ended: set[Task] = set()  # by us, while their callers still wait
 
     def admit(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
         """Let the call of this task in, in the name of its principal.
@@ -55,29 +67,59 @@ class Admission:
         set_principal(principal)
         task = asyncio.current_task()
         assert task is not None, "gRPC serves each call in a task"
-        caller = self._callers.setdefault(principal.user_id, _Caller())
+        caller = self._callers.get(principal.user_id) or _Caller(principal.user_id)
         if not _is_service(principal):
             self._require_room(caller)
-        self._calls += 1
+        self._callers[principal.user_id] = caller
+        size = self._limits.request_bytes
+        self._calls[task] = _Call(caller, size)
+        self._held += size
         caller.calls += 1
-        caller.receiving += 1
-        self._receiving[task] = caller, asyncio.get_running_loop().time()
+        caller.held += size
+        loop = asyncio.get_running_loop()
+        self._receiving[task] = loop.time()
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._limits.receive_seconds, self._give_up)
-        task.add_done_callback(partial(self._left, principal.user_id, caller))
+            self._timer = loop.call_later(self._limits.receive_seconds, self._give_up)
+        task.add_done_callback(self._left)
 
-    def received(self) -> None:
-        """Note that the request of this task's call has arrived."""
+    def received(self, size: int) -> None:
+        """Note that the request of this task's call has arrived, and has `size` bytes. They are held until it ends."""
         task = asyncio.current_task()
         assert task is not None, "gRPC serves each call in a task"
-        self._arrived(task)
+        self._receiving.pop(task, None)
+        if call := self._calls.get(task):
+            self._held += size - call.size
+            call.caller.held += size - call.size
+            call.size = size
+
+    def ending(self) -> ServiceError | None:
+        """Return what to answer the cancelled call of this task with; None: its caller has cancelled it.
+
+        Without an answer gRPC goes on receiving what comes on a stream of requests.
+        """
+        task = asyncio.current_task()
+        if task not in self._ended or task.uncancel():
+            return None
+        return self._too_many("ended", "calls or requests are under way for too long")
+
+    def _cancel(self, task: Task) -> None:
+        self._ended.add(task)
+        task.add_done_callback(self._ended.discard)
+        task.cancel()
 
     def _require_room(self, caller: _Caller) -> None:
-        limits = self._limits
-        if self._calls >= limits.calls or caller.calls >= limits.calls // 2:
+        if self._has_too_many_calls(caller):
             raise self._too_many("calls", "calls are under way")
-        if len(self._receiving) >= limits.receiving or caller.receiving >= limits.receiving // 2:
-            raise self._too_many("receiving", "requests are being received")
+        if self._holds_too_much(caller):
+            raise self._too_many("receiving", "requests are being received, or are large and not answered yet")
+
+    def _has_too_many_calls(self, caller: _Caller) -> bool:
+        most = self._limits.calls
+        return len(self._calls) >= most or caller.calls >= most // 2
+
+    def _holds_too_much(self, caller: _Caller) -> bool:
+        most, one_more = self._limits.held_bytes, self._limits.request_bytes
+        return self._held + one_more > most or caller.held + one_more > most // 2
 
     def _too_many(self, limit: str, what: str) -> ServiceError:
         self._limits_reached.labels(limit).inc()
@@ -88,29 +130,52 @@ class Admission:
             retry_after=RETRY_AFTER,
         )
 
-    def _arrived(self, task: Task) -> None:
-        if entry := self._receiving.pop(task, None):
-            entry[0].receiving -= 1
-
-    def _left(self, user_id: str, caller: _Caller, task: Task) -> None:
-        self._arrived(task)
-        self._calls -= 1
+    def _left(self, task: Task) -> None:
+        call = self._calls.pop(task, None)
+        if call is None:
+            return  # it was ended, and counts no longer
+        self._receiving.pop(task, None)
+        caller = call.caller
+        self._held -= call.size
         caller.calls -= 1
-        if not caller.calls and self._callers.get(user_id) is caller:
-            del self._callers[user_id]
+        caller.held -= call.size
+        if not caller.calls:
+            del self._callers[caller.user_id]
 
     def _give_up(self) -> None:
         """End the calls whose requests have been on their way for too long, and look again when the next is due."""
         loop = asyncio.get_running_loop()
         self._timer = None
-        for task, (_, since) in self._receiving.items():
+        for task, since in self._receiving.items():
             due = since + self._limits.receive_seconds
             if due > loop.time():
                 self._timer = loop.call_at(due, self._give_up)
                 return
             if not task.cancelling():
                 self._limits_reached.labels("receive_timeout").inc()
-                task.cancel()
+                self._cancel(task)
+
+
+class OpenAdmission(Admission):
+    """Lets calls of strangers in, who count as one caller.
+
+    They cannot be told apart, so a refusal would hit the probe that asks whether this server lives while somebody else
+    keeps all places. Instead the oldest call ends: a probe has its answer within milliseconds.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        super().__init__(NoAuthentication(), limits, metrics)
+
+    def _require_room(self, caller: _Caller) -> None:
+        while self._has_too_many_calls(caller):
+            self._end(next(iter(self._calls)))
+        while self._holds_too_much(caller):
+            self._end(next(iter(self._receiving or self._calls)))
+
+    def _end(self, task: Task) -> None:
+        self._limits_reached.labels("open_calls").inc()
+        self._cancel(task)
+        self._left(task)
 
 
 def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:

@@ -11,8 +11,9 @@ class Limits:
 
     `request_bytes` is the size of the largest request, unpacked. `streams` bounds the calls under way on one
     connection, `connections` the connections, `calls` the calls under way on all of them. `receiving_bytes` is what
-    requests that have not arrived completely may hold together, for `receive_seconds` each. Of `calls` and
-    `receiving_bytes` one caller gets half at most, so that no one can keep all others out.
+    requests may hold together: `request_bytes` each until they have arrived, which takes `receive_seconds` at most, and
+    their own size until they are answered. Of `calls` and `receiving_bytes` one caller gets half at most, so that no
+    one can keep all others out.
     """
 
     request_bytes: int
@@ -23,9 +24,9 @@ class Limits:
     receive_seconds: float
 
     @property
-    def receiving(self) -> int:
-        """How many requests may be received at once; the length of each is known only when it is there."""
-        return max(2, self.receiving_bytes // self.request_bytes)
+    def held_bytes(self) -> int:
+        """What requests may hold: half of it is room for one request at least."""
+        return max(2 * self.request_bytes, self.receiving_bytes)
 
     def options(self) -> tuple[tuple[str, int], ...]:
         """Return the options of the gRPC server that keep these limits below Python.

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from servicekit import reflection
-from servicekit.admission import Admission
+from servicekit.admission import Admission, OpenAdmission
 from servicekit.auth import Authenticator, NoAuthentication
 from servicekit.interceptors.access_log import AccessLog
 from servicekit.interceptors.authorization import Authorization, Permissions
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 LAST_WORDS = 0.1  # seconds until gRPC has written what we gave it last; it does not tell
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+OPEN_REQUEST_BYTES = 4_096  # of requests to health and reflection: a name; watchers of health hold theirs for long
 
 
 def ping_timeout(seconds: int) -> tuple[tuple[str, int], ...]:
@@ -88,7 +89,7 @@ class Server:
         answering = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
         # Health and reflection are open to everyone, and have limits of their own: strangers keep no caller out.
         open_services = InterceptedServices(
-            answering, [Decoding()], admission=Admission(NoAuthentication(), settings.limits, metrics)
+            answering, [Decoding(OPEN_REQUEST_BYTES)], admission=OpenAdmission(settings.limits, metrics)
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, open_services)

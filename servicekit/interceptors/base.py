@@ -1,5 +1,6 @@
 """The shape of an interceptor: it surrounds a call as a coroutine, unary or streaming alike."""
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -104,8 +105,22 @@ class InterceptedServices(grpc.GenericRpcHandler):
 
         # gRPC asks at every call whether this is a coroutine function; what is no function takes it long.
         async def serve(request: Any, context: Context) -> Message | None:
-            self._admission.received()
-            return await surrounded(request, context)
+            self._admission.received(len(request))
+            try:
+                return await surrounded(request, context)
+            except asyncio.CancelledError:
+                if error := self._admission.ending():
+                    return await refuse(error, context)
+                raise
+
+        # A stream of requests has never arrived: each part of it may be as large as a request, and never end.
+        async def serve_stream(requests: Any, context: Context) -> Message | None:
+            try:
+                return await surrounded(requests, context)
+            except asyncio.CancelledError:
+                if error := self._admission.ending():
+                    return await refuse(error, context)
+                raise
 
         async def fail(error: Any, _context: Context) -> Message | None:
             raise error
@@ -113,7 +128,9 @@ class InterceptedServices(grpc.GenericRpcHandler):
         refusal = rewrap(handler, fail, None)
         for interceptor in reversed(self._answering):
             refusal = interceptor.wrap(refusal, name)
-        return _Method(rewrap(handler, serve, handler.request_deserializer), unwrap(refusal))
+        served = serve_stream if handler.request_streaming else serve
+        refuse = unwrap(refusal)
+        return _Method(rewrap(handler, served, handler.request_deserializer), refuse)
 
 
 def unread(behaviour: Callable[[Context], Awaitable[Message | None]]) -> Any:

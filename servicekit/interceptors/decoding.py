@@ -19,8 +19,11 @@ class Decoding(CallInterceptor):
     """Turns bytes into a message; refuses those that are none, with VALIDATION_FAILED.
 
     An empty submessage takes two bytes and becomes an object of a hundred: lists of messages are counted before they
-    are made.
+    are made. Messages of more than `most_bytes`, if given, are refused.
     """
+
+    def __init__(self, most_bytes: int | None = None) -> None:
+        self._most_bytes = most_bytes
 
     async def surround(self, call: Call, method: str, request: Any, context: Context) -> Message | None:
         """Serve the call; its request is decoded already."""
@@ -31,7 +34,13 @@ class Decoding(CallInterceptor):
         serve = unwrap(handler)
         decode = handler.request_deserializer
 
+        most_bytes = self._most_bytes
+
         def decoded(body: bytes) -> Message:
+            if most_bytes is not None and len(body) > most_bytes:
+                raise ServiceError(
+                    Reason.VALIDATION_FAILED, f"the request has more than {most_bytes:,} bytes", field="request"
+                )
             try:
                 message: Message = decode(body)
             except DecodeError:

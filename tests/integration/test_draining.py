@@ -14,6 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 from servicekit.admission import Admission
 from servicekit.auth import NoAuthentication
 from servicekit.interceptors.base import InterceptedServices
+from servicekit.interceptors.decoding import Decoding
 from servicekit.interceptors.draining import Draining
 from servicekit.interceptors.errors import ErrorTranslation
 from servicekit.interceptors.unknown_methods import refusal
@@ -41,7 +42,9 @@ class Waiter:
             "Stream": grpc.unary_stream_rpc_method_handler(self.stream, Empty.FromString, Empty.SerializeToString),
         }
         admission = Admission(NoAuthentication(), LIMITS, Metrics())
-        services = InterceptedServices([ErrorTranslation()], [self.calls], admission=admission, unknown=refusal)
+        services = InterceptedServices(
+            [ErrorTranslation()], [self.calls, Decoding()], admission=admission, unknown=refusal
+        )
         services.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Waiter", handlers)])
         self.server.add_generic_rpc_handlers([services])
         self.port = self.server.add_insecure_port("127.0.0.1:0")

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from playbooks.executor.v1.catalog_service_pb2 import GetProjectRequest, PutProductsRequest
 from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
@@ -215,13 +215,16 @@ async def test_connections_and_calls_under_way_are_bounded(
             connection.close()
         assert 10 < len(taken) <= 20
 
-        async with grpc.aio.insecure_channel(service.target) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch
-            calls = [watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE) for _ in range(5)]
-            answers = await asyncio.gather(*(call.read() for call in calls), return_exceptions=True)
-            for call in calls:
-                call.cancel()
-        (told,) = [refusal(answer) for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+        with Connection(service.target) as connection:
+            for _ in range(4):
+                _, opening = connection.call(PUT, *metadata())
+                connection.send(opening)
+            connection.listen(0.3)
+            async with grpc.aio.insecure_channel(service.target) as channel:
+                get = CatalogServiceStub(channel).GetProject(
+                    GetProjectRequest(project_id="p"), metadata=metadata(), timeout=DEADLINE
+                )
+                told = await refused(get)
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
         assert told.metadata == {"limit": "calls"}
         assert await counted(service, "calls") == 1
