@@ -220,7 +220,11 @@ def test_a_link_that_is_turned_elsewhere_is_followed(tmp_path: Path) -> None:
     assert rotation.accepted() == {"new"}
 
 
-@pytest.mark.parametrize("broken", [b"", b"half a k", public_pem(NEW)[:60], b'{"keys": [', private_pem(NEW)])
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"half a k", public_pem(NEW)[:60], b'{"keys": [', private_pem(NEW)],
+    ids=["empty", "no key", "half a key", "half a key set", "private"],
+)
 def test_a_file_that_is_broken_keeps_the_keys_and_is_logged_once(
     broken: bytes, rotation: Rotation, caplog: pytest.LogCaptureFixture
 ) -> None:
