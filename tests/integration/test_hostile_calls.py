@@ -30,6 +30,8 @@ from tests.support.shop import Refusal, refusal
 from tests.support.tokens import hs256
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.alone
+
 MB = 1_000_000
 BOUND = 150 * MB  # that an attack may raise a process's memory by
 LARGEST = 1024 * 1024  # bytes; executor_service's MAX_REQUEST_BYTES
