@@ -218,6 +218,7 @@ async def test_connections_and_calls_under_way_are_bounded(
         assert 10 < len(taken) <= 20
 
         async with grpc.aio.insecure_channel(service.target) as channel:
+            await asyncio.wait_for(channel.channel_ready(), DEADLINE)  # once the service has noticed that those are gone
             watch = health_pb2_grpc.HealthStub(channel).Watch
             calls = [watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE) for _ in range(5)]
             answers = await asyncio.gather(*(call.read() for call in calls), return_exceptions=True)
