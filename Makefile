@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Workers of `make test`. Each has servers of its own, and waits more than it works.
+WORKERS ?= 4
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults soak bench check lint-protos gen lock clean
+.PHONY: help setup demo test test-faults test-faults-full soak bench check lint-protos gen lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +25,14 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## all tests
-	$(BIN)/pytest -q
+test: setup ## all tests but the fault suite (3 minutes on two cores)
+	$(BIN)/pytest -q -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -m alone
 
-test-faults: setup ## the fault suite at full size: everything that may break is broken
+test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (8 minutes)
+	$(BIN)/pytest -q tests/faults
+
+test-faults-full: setup ## the fault suite at full size (half an hour)
 	FAULTS=full $(BIN)/pytest -q tests/faults
 
 soak: setup ## ten minutes of load (SOAK_SECONDS), a fault every 20 s, then an audit and a table

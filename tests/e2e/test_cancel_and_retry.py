@@ -1,7 +1,7 @@
 """CancelRun, RetryRun and deadlines, on the real stack."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 import psycopg
@@ -69,23 +69,22 @@ async def test_an_apply_is_cancelled_by_its_owner_only(shop: Shop) -> None:
     await shop.ended(run)
 
 
+@pytest.fixture(scope="module")
+def lonely_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> Iterator[Stack]:
+    with Stack(StackOptions(data_dir=tmp_path_factory.mktemp("lonely"), durable=False, env=stack_env)) as stack:
+        yield stack
+
+
 @pytest.fixture
-async def lonely(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str], request: pytest.FixtureRequest
-) -> AsyncIterator[Shop]:
-    """A shop on a stack of its own, whose executor may be killed."""
-    options = StackOptions(
-        data_dir=tmp_path_factory.mktemp("lonely"), durable=False, env=stack_env, broker=getattr(request, "param", True)
-    )
-    with Stack(options) as stack:
-        channels = Channels.to(stack)
-        shop = Shop(stack, channels)
-        await shop.open()
-        yield shop
-        await channels.close()
+async def lonely(lonely_stack: Stack) -> AsyncIterator[Shop]:
+    """A shop on a stack whose only executor may be killed; the test starts it again."""
+    channels = Channels.to(lonely_stack)
+    shop = Shop(lonely_stack, channels)
+    await shop.open()
+    yield shop
+    await channels.close()
 
 
-@pytest.mark.parametrize("lonely", [True], indirect=True)
 async def test_a_cancel_works_while_no_executor_lives_and_has_no_effects(lonely: Shop, openai: OpenAIServer) -> None:
     shop = lonely
     ids = await shop.stock(3)

@@ -30,6 +30,8 @@ from tests.support.shop import Refusal, refusal
 from tests.support.tokens import hs256
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.alone
+
 MB = 1_000_000
 BOUND = 150 * MB  # that an attack may raise a process's memory by
 LARGEST = 1024 * 1024  # bytes; executor_service's MAX_REQUEST_BYTES
@@ -215,12 +217,15 @@ async def test_connections_and_calls_under_way_are_bounded(
             connection.close()
         assert 10 < len(taken) <= 20
 
-        with Connection(service.target) as connection:
-            for _ in range(4):
-                _, opening = connection.call(PUT, *metadata())
-                connection.send(opening)
-            connection.listen(0.3)
-            async with grpc.aio.insecure_channel(service.target) as channel:
+        async with grpc.aio.insecure_channel(service.target) as channel:
+            await asyncio.wait_for(
+                channel.channel_ready(), DEADLINE
+            )  # once the service has noticed that those are gone
+            with Connection(service.target) as connection:
+                for _ in range(4):
+                    _, opening = connection.call(PUT, *metadata())
+                    connection.send(opening)
+                connection.listen(0.3)
                 get = CatalogServiceStub(channel).GetProject(
                     GetProjectRequest(project_id="p"), metadata=metadata(), timeout=DEADLINE
                 )

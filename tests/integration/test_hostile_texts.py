@@ -169,6 +169,7 @@ def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> It
         process.wait(DEADLINE)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_answer_makes_the_executor_grow(executor: ExecutorProcess, openai: OpenAIServer, bench: Bench) -> None:
     await bench.stock(40)

@@ -13,6 +13,8 @@ from tests.support.crowd import insert_products, longest_hold
 from tests.support.executor import Bench
 from tests.support.shop import TITLES, scope_of
 
+pytestmark = pytest.mark.alone  # it measures time or memory
+
 LARGE = 200_000
 LARGEST = 400_000
 # Seconds. What an estimate does on the loop does not depend on the project; 400,000 ids alone would take 50 ms.

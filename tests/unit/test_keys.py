@@ -106,7 +106,7 @@ def test_keys_of_a_set_that_are_for_something_else_are_passed_over(tmp_path: Pat
         (public_pem(ec.generate_private_key(ec.SECP384R1())), "secp384r1; ES256 needs P-256"),
         (public_pem(ec.generate_private_key(ec.SECP256K1())), "secp256k1; ES256 needs P-256"),
         (public_pem(ed448.Ed448PrivateKey.generate()), "neither RSA nor EC on P-256 nor Ed25519"),
-        (public_pem(dsa.generate_private_key(2048)), "neither RSA nor EC on P-256 nor Ed25519"),
+        (public_pem(dsa.generate_private_key(1024)), "neither RSA nor EC on P-256 nor Ed25519"),
         (private_pem(KEYS["ES256"]), "has a private key"),
         (public_pem(NEW) + private_pem(NEW), "has a private key"),
         (
@@ -220,7 +220,11 @@ def test_a_link_that_is_turned_elsewhere_is_followed(tmp_path: Path) -> None:
     assert rotation.accepted() == {"new"}
 
 
-@pytest.mark.parametrize("broken", [b"", b"half a k", public_pem(NEW)[:60], b'{"keys": [', private_pem(NEW)])
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"half a k", public_pem(NEW)[:60], b'{"keys": [', private_pem(NEW)],
+    ids=["empty", "no key", "half a key", "half a key set", "private"],
+)
 def test_a_file_that_is_broken_keeps_the_keys_and_is_logged_once(
     broken: bytes, rotation: Rotation, caplog: pytest.LogCaptureFixture
 ) -> None:
