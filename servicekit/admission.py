@@ -80,7 +80,6 @@ class Admission:
         self._receiving[task] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._limits.receive_seconds, self._give_up)
-        task.add_done_callback(self._left)
 
     def received(self, size: int) -> None:
         """Note that the request of this task's call has arrived, and has `size` bytes. They are held until it ends."""
@@ -91,6 +90,16 @@ class Admission:
             self._held += size - call.size
             call.caller.held += size - call.size
             call.size = size
+
+    def left(self) -> None:
+        """Note that this task's call has been answered.
+
+        Not by a callback of the task: each would cost every call another turn of the event loop. A call whose request
+        never arrives does not come here; it is forgotten when places are short, or its time is up.
+        """
+        task = asyncio.current_task()
+        assert task is not None, "gRPC serves each call in a task"
+        self._forget(task)
 
     def ending(self) -> ServiceError | None:
         """Return what to answer the cancelled call of this task with; None: its caller has cancelled it.
@@ -105,9 +114,12 @@ class Admission:
     def _cancel(self, task: Task) -> None:
         self._ended.add(task)
         task.add_done_callback(self._ended.discard)
+        task.add_done_callback(self._forget)
         task.cancel()
 
     def _require_room(self, caller: _Caller) -> None:
+        if self._has_too_many_calls(caller) or self._holds_too_much(caller):
+            self._forget_gone()
         if self._has_too_many_calls(caller):
             raise self._too_many("calls", "calls are under way")
         if self._holds_too_much(caller):
@@ -130,7 +142,12 @@ class Admission:
             retry_after=RETRY_AFTER,
         )
 
-    def _left(self, task: Task) -> None:
+    def _forget_gone(self) -> None:
+        """Forget calls whose callers left before their requests had arrived."""
+        for task in [task for task in self._receiving if task.done()]:
+            self._forget(task)
+
+    def _forget(self, task: Task) -> None:
         call = self._calls.pop(task, None)
         if call is None:
             return  # it was ended, and counts no longer
@@ -146,6 +163,7 @@ class Admission:
         """End the calls whose requests have been on their way for too long, and look again when the next is due."""
         loop = asyncio.get_running_loop()
         self._timer = None
+        self._forget_gone()
         for task, since in self._receiving.items():
             due = since + self._limits.receive_seconds
             if due > loop.time():
@@ -167,6 +185,8 @@ class OpenAdmission(Admission):
         super().__init__(NoAuthentication(), limits, metrics)
 
     def _require_room(self, caller: _Caller) -> None:
+        if self._has_too_many_calls(caller) or self._holds_too_much(caller):
+            self._forget_gone()
         while self._has_too_many_calls(caller):
             self._end(next(iter(self._calls)))
         while self._holds_too_much(caller):
@@ -175,7 +195,7 @@ class OpenAdmission(Admission):
     def _end(self, task: Task) -> None:
         self._limits_reached.labels("open_calls").inc()
         self._cancel(task)
-        self._left(task)
+        self._forget(task)
 
 
 def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:

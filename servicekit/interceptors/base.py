@@ -112,6 +112,8 @@ class InterceptedServices(grpc.GenericRpcHandler):
                 if error := self._admission.ending():
                     return await refuse(error, context)
                 raise
+            finally:
+                self._admission.left()
 
         # A stream of requests has never arrived: each part of it may be as large as a request, and never end.
         async def serve_stream(requests: Any, context: Context) -> Message | None:
@@ -121,6 +123,8 @@ class InterceptedServices(grpc.GenericRpcHandler):
                 if error := self._admission.ending():
                     return await refuse(error, context)
                 raise
+            finally:
+                self._admission.left()
 
         async def fail(error: Any, _context: Context) -> Message | None:
             raise error
