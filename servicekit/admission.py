@@ -50,6 +50,8 @@ class Admission:
     def __init__(self, authenticator: Authenticator, limits: Limits, metrics: Metrics) -> None:
         self._authenticator = authenticator
         self._limits = limits
+        self._largest = limits.request_bytes
+        self._held_most = limits.held_bytes
         self._limits_reached = metrics.limits_reached
         self._callers: dict[str, _Caller] = {}  # by user id
         self._calls: dict[Task, _Call] = {}  # the oldest first
@@ -68,10 +70,11 @@ class Admission:
         task = asyncio.current_task()
         assert task is not None, "gRPC serves each call in a task"
         caller = self._callers.get(principal.user_id) or _Caller(principal.user_id)
-        if not _is_service(principal):
+        if self._is_crowded(caller) and not _is_service(principal):
+            self._forget_gone()
             self._require_room(caller)
         self._callers[principal.user_id] = caller
-        size = self._limits.request_bytes
+        size = self._largest
         self._calls[task] = _Call(caller, size)
         self._held += size
         caller.calls += 1
@@ -117,9 +120,10 @@ class Admission:
         task.add_done_callback(self._forget)
         task.cancel()
 
+    def _is_crowded(self, caller: _Caller) -> bool:
+        return self._has_too_many_calls(caller) or self._holds_too_much(caller)
+
     def _require_room(self, caller: _Caller) -> None:
-        if self._has_too_many_calls(caller) or self._holds_too_much(caller):
-            self._forget_gone()
         if self._has_too_many_calls(caller):
             raise self._too_many("calls", "calls are under way")
         if self._holds_too_much(caller):
@@ -130,7 +134,7 @@ class Admission:
         return len(self._calls) >= most or caller.calls >= most // 2
 
     def _holds_too_much(self, caller: _Caller) -> bool:
-        most, one_more = self._limits.held_bytes, self._limits.request_bytes
+        most, one_more = self._held_most, self._largest
         return self._held + one_more > most or caller.held + one_more > most // 2
 
     def _too_many(self, limit: str, what: str) -> ServiceError:
@@ -185,8 +189,6 @@ class OpenAdmission(Admission):
         super().__init__(NoAuthentication(), limits, metrics)
 
     def _require_room(self, caller: _Caller) -> None:
-        if self._has_too_many_calls(caller) or self._holds_too_much(caller):
-            self._forget_gone()
         while self._has_too_many_calls(caller):
             self._end(next(iter(self._calls)))
         while self._holds_too_much(caller):
