@@ -32,13 +32,17 @@ class UnreadableJob(ValueError):
 
 
 def job(message: RunJob) -> Job:
-    """Read a job. Raises UnreadableJob."""
-    if message.run_type not in RUN_TYPES:
-        raise UnreadableJob(f"run type {message.run_type} is not known here")
+    """Check and read a job that came in. Raises UnreadableJob."""
     if broken := broken_rules(message):
         raise UnreadableJob(f"{broken[0].field}: {broken[0].description}")
     if "\0" in message.project_id + message.scope_id + message.rules_hash:
         raise UnreadableJob("a field has a NUL character, which PostgreSQL cannot store")
+    return _read(message, message.SerializeToString())
+
+
+def _read(message: RunJob, body: bytes) -> Job:
+    if message.run_type not in RUN_TYPES:
+        raise UnreadableJob(f"run type {message.run_type} is not known here")
     try:
         run_id = UUID(message.run_id)
         target = playbook(message.playbook_id)
@@ -59,14 +63,14 @@ def job(message: RunJob) -> Job:
         request_id=message.request_id,
         created_at=created_at,
         deadline=deadline,
-        body=message.SerializeToString(),
+        body=body,
     )
 
 
 def job_from(body: bytes) -> Job:
-    """Read a job as the inbox keeps it. Raises UnreadableJob."""
+    """Read a job as the inbox keeps it; it was checked when it came in. Raises UnreadableJob."""
     try:
-        return job(RunJob.FromString(body))
+        return _read(RunJob.FromString(body), body)
     except DecodeError as error:
         raise UnreadableJob(str(error)) from error
 
