@@ -30,7 +30,7 @@ from executor_service.stops import DeadlineKeeper, Stops
 from executor_service.store.due import due
 from executor_service.suggestions import Suggestions
 from servicekit import migrations
-from servicekit.broker import Consumer, Publisher
+from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
 from servicekit.lifecycle import LAST_STEPS, Ticker, end_within, running, stop_signal
@@ -78,8 +78,10 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         stack.push_async_callback(database.close)
         provider = _provider(settings)
         stack.push_async_callback(provider.close)
-        publisher = Publisher(settings.queue_url, settings.queue(EVENTS_QUEUE), metrics) if settings.queue_url else None
-        if publisher:
+        signer = MessageSigner(settings.jwt_secrets)
+        publisher = None
+        if settings.queue_url:
+            publisher = Publisher(settings.queue_url, settings.queue(EVENTS_QUEUE), metrics, signer)
             stack.push_async_callback(publisher.close)
 
         reporter = Reporter(database, publisher)
@@ -155,7 +157,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         await server.start()
         consumers: list[Consumer] = []
         if settings.queue_url:
-            consumers.append(Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics))
+            consumers.append(Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics, signer))
         await stack.enter_async_context(running(*consumers))
 
         async def end_work() -> None:

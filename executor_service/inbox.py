@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from google.protobuf.message import DecodeError
-from playbooks.executor.v1.job_pb2 import RunJobBatch
+from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 
 from executor_service import messages
 from executor_service.executor import Executor
@@ -11,10 +10,13 @@ from executor_service.messages import UnreadableJob
 from executor_service.records import Execution, Job
 from executor_service.store import executions
 from servicekit.broker import DeadLetter
+from servicekit.broker.batches import BatchReader
 from servicekit.database import Database
 from servicekit.failpoints import FailPoint, reached
 
 JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
+MAX_JOBS = 500  # in one broker message, as in the proto
+FOREIGN = "a run of this id is here as another project's; nothing was done"
 
 
 class Inbox:
@@ -23,25 +25,34 @@ class Inbox:
     def __init__(self, database: Database, executor: Executor) -> None:
         self._database = database
         self._executor = executor
+        self._reader: BatchReader[RunJob] = BatchReader(
+            RunJobBatch, limit=MAX_JOBS, name=lambda job: f"run {job.run_id[:40]!r}"
+        )
 
-    async def accept(self, jobs: Sequence[Job]) -> None:
+    async def accept(self, jobs: Sequence[Job]) -> list[Job]:
         """Store `jobs`; they are safe when this returns. Raises ServiceError.
 
+        Returns those that are not stored because their run is here as another project's.
         Where nothing waits before them and there is room for all, they are stored as claimed and start at once.
         """
         if not jobs:
-            return
+            return []
         with self._executor.places(len(jobs)) as places:
             async with self._database.autocommit() as connection:
                 if places is None:
-                    await executions.enqueue(connection, jobs)
+                    stored = await executions.enqueue(connection, jobs)
                     started: Sequence[Execution] = ()
                 else:
                     started = await executions.enqueue_claimed(
                         connection, jobs, owner=places.owner, lease_seconds=places.lease_seconds
                     )
+                    stored = len(started)
         reached(FailPoint.EXECUTOR_AFTER_INSERT)
         self._executor.begin(started)
+        if stored == len(jobs):
+            return []
+        async with self._database.autocommit() as connection:
+            return await executions.foreign(connection, jobs)
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Store the jobs in broker messages, all with one statement; return what cannot be read.
@@ -50,20 +61,14 @@ class Inbox:
         about it and finds that it never arrived.
         """
         reached(FailPoint.EXECUTOR_AFTER_TAKE)
+        good, dead = await self._reader.read(bodies)
         jobs: list[Job] = []
-        dead: list[DeadLetter] = []
-        for body in bodies:
+        refused: list[tuple[RunJob, str]] = []
+        for message in good:
             try:
-                batch = RunJobBatch.FromString(body).jobs
-            except DecodeError as error:
-                dead.append(DeadLetter(body, str(error)))
-                continue
-            for message in batch:
-                try:
-                    jobs.append(messages.job(message))
-                except UnreadableJob as error:
-                    reason = f"run {message.run_id}: {error}"
-                    dead.append(DeadLetter(RunJobBatch(jobs=[message]).SerializeToString(), reason))
-        await self.accept(jobs)
+                jobs.append(messages.job(message))
+            except UnreadableJob as error:
+                refused.append((message, str(error)))
+        refused += [(RunJob.FromString(job.body), FOREIGN) for job in await self.accept(jobs)]
         reached(FailPoint.EXECUTOR_BEFORE_ACK)
-        return dead
+        return dead + self._reader.refused(refused)

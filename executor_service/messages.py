@@ -16,7 +16,7 @@ from executor_service import records
 from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
 from executor_service.playbooks.rules import Rules
 from executor_service.quota import Allowance
-from executor_service.records import Job, RunType, State, Status
+from executor_service.records import MAX_ERROR_MESSAGE, Job, RunType, State, Status
 
 DEFAULT_SAMPLE_SIZE = 3  # products
 # Characters, as in the protos, which nobody has checked when a job comes over the broker; an index has no room for
@@ -80,6 +80,7 @@ def event(state: State) -> RunEvent:
     """Return what runs_service is told of an execution."""
     return RunEvent(
         run_id=str(state.run_id),
+        project_id=state.project_id,
         number=state.number,
         status=STATUSES[state.status],
         attempt=state.attempt,
@@ -90,7 +91,7 @@ def event(state: State) -> RunEvent:
         rules_hash=state.rules_hash,
         result=None if state.result is None else RunResult(**state.result),
         error_code=state.error_code,
-        error_message=state.error_message,
+        error_message=state.error_message[:MAX_ERROR_MESSAGE],
         started_at=_timestamp(state.started_at),
         finished_at=_timestamp(state.finished_at),
     )

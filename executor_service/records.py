@@ -13,6 +13,8 @@ from uuid import UUID
 from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.rules import Rules
 
+MAX_ERROR_MESSAGE = 1_500  # characters of what a run ends with, as in RunEvent
+
 
 class Plan(StrEnum):
     """What a project pays for."""
@@ -96,6 +98,7 @@ class State(NamedTuple):
     """An execution after its change number `number`, as runs_service is told."""
 
     run_id: UUID
+    project_id: str
     number: int
     status: Status
     attempt: int

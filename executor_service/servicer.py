@@ -14,7 +14,7 @@ from executor_service import messages, records
 from executor_service.catalog import Catalog
 from executor_service.estimate import Estimator
 from executor_service.follow import Follower
-from executor_service.inbox import Inbox
+from executor_service.inbox import FOREIGN, Inbox
 from executor_service.library import Library
 from executor_service.messages import UnreadableJob
 from executor_service.playbooks.playbook import playbook
@@ -54,7 +54,8 @@ class ExecutorServicer(ExecutorServiceServicer):
         async def tell(state: State) -> None:
             await context.write(executor_pb.ExecuteRunResponse(event=messages.event(state)))
 
-        await self._inbox.accept([job])
+        if await self._inbox.accept([job]):
+            raise ServiceError(Reason.VALIDATION_FAILED, FOREIGN, field="job.run_id")
         await self._follower.follow(job.run_id, tell)
 
     async def ReconcileRuns(

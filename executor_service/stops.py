@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from executor_service.failures import outcome_of, overdue
+from executor_service.inbox import FOREIGN
 from executor_service.records import Job, Outcome, State, Status
 from executor_service.reporter import Reporter
 from executor_service.store import executions
 from servicekit.database import Database
+from servicekit.errors import Reason, ServiceError
 from servicekit.lifecycle import Ticker
 
 logger = logging.getLogger(__name__)
@@ -30,11 +32,14 @@ class Stops:
     async def cancel(self, jobs: Sequence[Job]) -> list[State]:
         """Cancel the runs that have not ended, also those that never arrived; return how all of them ended.
 
-        Raises ServiceError.
+        Raises ServiceError, and nothing is cancelled; VALIDATION_FAILED when a run is here as another project's.
         """
         run_ids = [job.run_id for job in jobs]
         async with self._database.transaction() as connection:
-            await executions.enqueue(connection, jobs)
+            stored = await executions.enqueue(connection, jobs)
+            if stored < len(jobs) and (foreign := await executions.foreign(connection, jobs)):
+                first = jobs.index(foreign[0])
+                raise ServiceError(Reason.VALIDATION_FAILED, FOREIGN, field=f"jobs[{first}].run_id")
             cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
             states = await executions.states(connection, run_ids)
         self._stopped(cancelled)

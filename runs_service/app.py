@@ -24,7 +24,7 @@ from runs_service.stream import RunStream
 from runs_service.watch import Watchers, hints
 from servicekit import lifecycle, migrations
 from servicekit.auth import ServiceTokens
-from servicekit.broker import Consumer, Publisher
+from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.channel import open_channel
 from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
@@ -88,12 +88,13 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     ]
     publisher = jobs = None
     if settings.queue_url:
-        publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics)
+        signer = MessageSigner(settings.jwt_secrets)
+        publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
         jobs = JobPublisher(publisher, store)
         workers += [
             jobs.marks,
             jobs.batcher,
-            Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics),
+            Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics, signer),
         ]
     else:
         logger.warning("no queue is configured: runs execute inline, CreateRun answers when they have ended")

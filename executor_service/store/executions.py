@@ -14,7 +14,7 @@ from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, 
 from servicekit.database import Connection, Row
 
 STATE = """
-  run_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,
+  run_id, project_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,
   rules_hash, result, error_code, error_message, started_at, finished_at"""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 # Who does not pass this does not own the run any more.
@@ -34,6 +34,7 @@ def state_of(row: Row) -> State:
     """Return the state in a row of STATE."""
     return State(
         run_id=row.run_id,
+        project_id=row.project_id,
         number=row.event_number,
         status=Status(row.status),
         attempt=row.attempt,
@@ -92,6 +93,19 @@ async def enqueue_claimed(
     """Insert the jobs that are not here yet, under a lease already; return their executions."""
     parameters = {**_columns(jobs), "owner": owner, "lease_seconds": lease_seconds}
     return [_execution(row) for row in await connection.execute(_ENQUEUE_CLAIMED, parameters)]
+
+
+_FOREIGN = text("""
+SELECT wanted.run_id, wanted.project_id
+FROM unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[])) AS wanted (run_id, project_id)
+JOIN executor.executions e USING (run_id) WHERE e.project_id <> wanted.project_id""")
+
+
+async def foreign(connection: Connection, jobs: Sequence[Job]) -> list[Job]:
+    """Return those of `jobs` whose run is here as another project's."""
+    parameters = {"run_ids": [job.run_id for job in jobs], "project_ids": [job.project_id for job in jobs]}
+    found = {(row.run_id, row.project_id) for row in await connection.execute(_FOREIGN, parameters)}
+    return [job for job in jobs if (job.run_id, job.project_id) in found]
 
 
 # Claims

@@ -4,17 +4,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
 import kombu
 
+from servicekit.broker.arrival import Arrival, arrival
 from servicekit.broker.link import (
-    REASON_HEADER,
     VERSION,
-    VERSION_HEADER,
     collapse,
     durable_queue,
     establish,
@@ -22,6 +21,8 @@ from servicekit.broker.link import (
     open_connection,
     put_confirmed,
 )
+from servicekit.broker.signing import MessageSigner
+from servicekit.broker.wrapping import REASON_HEADER, take_as_sent
 from servicekit.errors import ServiceError
 from servicekit.lifecycle import Worker
 from servicekit.metrics import Metrics
@@ -34,6 +35,7 @@ POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whet
 RENEWAL = 5.0
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
 CONSUMER_BATCH: Final = 100  # messages handled, and acknowledged, together
+BATCH_BYTES: Final = 8_000_000  # of messages after which a batch takes in no more; it has one message more at most
 ATTEMPTS: Final = 3  # at a message whose handling fails by itself; then it is put aside
 REASON_LIMIT: Final = 500  # characters
 
@@ -50,6 +52,8 @@ class DeadLetter:
 # cannot work now.
 Handler = Callable[[Sequence[bytes]], Awaitable[Sequence[DeadLetter]]]
 
+Letter = tuple[bytes, dict[str, object]]  # body and headers
+
 
 class Consumer(Worker):
     """Takes message bodies from one queue, from a thread of its own, and hands them on in batches.
@@ -58,14 +62,26 @@ class Consumer(Worker):
     acknowledged. While it raises ServiceError or OSError it is given the same messages again; when it never
     succeeds, the broker keeps them for the next consumer. So `handle` must be idempotent.
 
-    No message blocks the others: what `handle` says nobody can read, and a message by itself on which it fails in
-    any other way several times, goes to `<queue>.dead`. A message of a newer version N goes to `<queue>.vN`, where
-    consumers of that version find it.
+    No message blocks the others: what is not ours (see `arrival`), what `handle` says nobody can read, and a message
+    by itself on which it fails in any other way several times, goes to `<queue>.dead`. A message of a newer version N
+    goes to `<queue>.vN`, where consumers of that version find it. Only what `signer` verifies is looked into, or moved
+    to anything but the dead letters.
     """
 
-    def __init__(self, url: str, queue: str, handle: Handler, metrics: Metrics, *, version: int = VERSION) -> None:
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        handle: Handler,
+        metrics: Metrics,
+        signer: MessageSigner,
+        *,
+        version: int = VERSION,
+    ) -> None:
         super().__init__()
         self._url = url
+        self._signer = signer
+        self._refused = metrics.broker_messages_refused
         self._queue = durable_queue(url, queue)
         self._version = version
         self._handle = handle
@@ -117,7 +133,7 @@ class Consumer(Worker):
                     collapse(connection)
 
     def _drain(self, connection: kombu.Connection, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
-        arrived: list[Any] = []
+        arrived: list[Arrival] = []
         consumer = self._subscribe(connection, arrived)
         self._connected.set(1)
         logger.info("consuming %s", self._queue.name)
@@ -134,48 +150,67 @@ class Consumer(Worker):
                 batch = arrived[:]
                 arrived.clear()
                 readable = self._sorted_out(batch, connection)
-                dead = self._handled([_body(message) for message in readable], connection, stopping, loop)
+                dead = self._handled([one.body for one in readable], connection, stopping, loop)
                 if dead is None:
                     break
-                self._bury(dead, connection)
-                for message in readable:
-                    message.ack()
+                self._bury_unreadable(dead, connection)
+                for one in readable:
+                    one.message.ack()
                 self._failures = 0
                 # What came in meanwhile is the next batch: looking for it first would keep a lone message waiting.
-                while len(arrived) < CONSUMER_BATCH and _receive(connection, 0):
+                while _has_room(arrived) and _receive(connection, 0):
                     pass
                 heard = time.monotonic()
 
-    def _subscribe(self, connection: kombu.Connection, arrived: list[Any]) -> kombu.Consumer:
+    def _subscribe(self, connection: kombu.Connection, arrived: list[Arrival]) -> kombu.Consumer:
         """Have what comes in put into `arrived`. Declares the queues.
 
         Not to be cancelled on Redis, only closed with its connection: Kombu still reads a message when it closes a
         Redis channel, and one for which there is no consumer any more is lost.
         """
         own = [self._queue, *(self._sibling(f"v{version}") for version in range(2, self._version + 1))]
-        consumer = kombu.Consumer(connection.channel(), own, on_message=arrived.append, prefetch_count=CONSUMER_BATCH)
+
+        def take_in(message: Any) -> None:
+            arrived.append(arrival(message, self._queue.name, self._signer))
+
+        channel = connection.channel()
+        take_as_sent(channel)
+        consumer = kombu.Consumer(channel, own, on_message=take_in, prefetch_count=CONSUMER_BATCH)
         consumer.consume()
         return consumer
 
-    def _sorted_out(self, messages: Sequence[Any], connection: kombu.Connection) -> list[Any]:
-        """Return the messages of versions that we read; each of the others is put where it belongs."""
-        readable: list[Any] = []
-        for message in messages:
-            version = (message.headers or {}).get(VERSION_HEADER, 1)
-            if not isinstance(version, int) or version < 1:
-                self._bury([DeadLetter(_body(message), f"{VERSION_HEADER} is {version!r}")], connection)
-                message.ack()
-            elif version > self._version:
-                newer = self._sibling(f"v{version}")
-                logger.error(
-                    "a message on %s is of version %d, and we read up to %d: it waits in %s for a newer process",
-                    *(self._queue.name, version, self._version, newer.name),
-                )
-                _put_aside(connection, newer, _body(message), {VERSION_HEADER: version})
-                message.ack()
-            else:
-                readable.append(message)
-        return readable
+    def _sorted_out(self, arrived: Sequence[Arrival], connection: kombu.Connection) -> list[Arrival]:
+        """Return the messages that we read; each of the others is put where it belongs."""
+        self._bury_refused([one for one in arrived if one.refusal], connection)
+        for version in sorted({one.version for one in arrived if one.version > self._version}):
+            newer = self._sibling(f"v{version}")
+            waiting = [one for one in arrived if one.version == version]
+            logger.error(
+                "%d messages on %s are of version %d, and we read up to %d: they wait in %s for a newer process",
+                *(len(waiting), self._queue.name, version, self._version, newer.name),
+            )
+            _put_aside(connection, newer, [(one.body, one.headers) for one in waiting])
+            for one in waiting:
+                one.message.ack()
+        return [one for one in arrived if not one.refusal and one.version <= self._version]
+
+    def _bury_refused(self, refused: Sequence[Arrival], connection: kombu.Connection) -> None:
+        if not refused:
+            return
+        grave = self._sibling("dead")
+        letters = [(one, one.refusal) for one in refused if one.refusal]
+        logger.error(
+            "%d messages on %s are refused and kept in %s; the first one: %s",
+            *(len(refused), self._queue.name, grave.name, letters[0][1].reason),
+        )
+        _put_aside(
+            connection,
+            grave,
+            [(one.body, {**one.headers, REASON_HEADER: refusal.reason}) for one, refusal in letters],
+        )
+        for one, refusal in letters:
+            self._refused.labels(self._queue.name, refusal.cause).inc()
+            one.message.ack()
 
     def _handled(
         self,
@@ -227,13 +262,31 @@ class Consumer(Worker):
             dead += found
         return dead
 
-    def _bury(self, dead: Sequence[DeadLetter], connection: kombu.Connection) -> None:
+    def _bury_unreadable(self, dead: Sequence[DeadLetter], connection: kombu.Connection) -> None:
+        if not dead:
+            return
+        grave = self._sibling("dead")
         for letter in dead:
-            grave = self._sibling("dead")
+            self._refused.labels(self._queue.name, "content").inc()
             logger.error(
-                "a message on %s cannot be read; it is kept in %s: %s", self._queue.name, grave.name, letter.reason
+                "a message on %s cannot be read; it is kept in %s: %s",
+                *(self._queue.name, grave.name, letter.reason[:REASON_LIMIT]),
             )
-            _put_aside(connection, grave, letter.body, {REASON_HEADER: letter.reason[:REASON_LIMIT]})
+        # Signed, for what they say came signed: they can be put back when there is a process that reads them.
+        _put_aside(
+            connection,
+            grave,
+            [
+                (
+                    letter.body,
+                    {
+                        **self._signer.headers(self._queue.name, self._version, letter.body),
+                        REASON_HEADER: letter.reason[:REASON_LIMIT],
+                    },
+                )
+                for letter in dead
+            ],
+        )
 
     def _sibling(self, suffix: str) -> kombu.Queue:
         return durable_queue(self._url, f"{self._queue.name}.{suffix}")
@@ -242,15 +295,16 @@ class Consumer(Worker):
         return await self._handle(bodies)
 
 
-def _put_aside(connection: kombu.Connection, queue: kombu.Queue, body: bytes, headers: Mapping[str, object]) -> None:
+def _put_aside(connection: kombu.Connection, queue: kombu.Queue, letters: Sequence[Letter]) -> None:
     with connection.channel() as channel:
         queue(channel).declare()
-        put_confirmed(kombu.Producer(channel, auto_declare=False), queue, body, headers)
+        producer = kombu.Producer(channel, auto_declare=False)
+        for body, headers in letters:
+            put_confirmed(producer, queue, body, headers)
 
 
-def _body(message: Any) -> bytes:
-    body = message.body
-    return body.encode() if isinstance(body, str) else bytes(body)  # py-amqp says "" when there is none
+def _has_room(arrived: Sequence[Arrival]) -> bool:
+    return len(arrived) < CONSUMER_BATCH and sum(len(one.body) for one in arrived) < BATCH_BYTES
 
 
 def _receive(connection: kombu.Connection, timeout: float) -> bool:

@@ -9,7 +9,6 @@ from servicekit.broker.link import (
     CONNECT_TIMEOUT,
     PUBLISH_TIMEOUT,
     VERSION,
-    VERSION_HEADER,
     BrokerUnavailable,
     collapse,
     durable_queue,
@@ -18,15 +17,19 @@ from servicekit.broker.link import (
     open_connection,
     put_confirmed,
 )
+from servicekit.broker.signing import MessageSigner
 from servicekit.metrics import Metrics
 
 
 class Publisher:
-    """Publishes message bodies to one queue, from a thread of its own. `close` may be called twice."""
+    """Publishes message bodies to one queue, signed, from a thread of its own. `close` may be called twice."""
 
-    def __init__(self, url: str, queue: str, metrics: Metrics, *, version: int = VERSION) -> None:
+    def __init__(
+        self, url: str, queue: str, metrics: Metrics, signer: MessageSigner, *, version: int = VERSION
+    ) -> None:
         self._url = url
-        self._headers = {VERSION_HEADER: version}
+        self._signer = signer
+        self._version = version
         self._queue = durable_queue(url, queue)
         self._connected = metrics.broker_connected.labels(f"publish {queue}")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publish-{queue}")
@@ -68,7 +71,8 @@ class Publisher:
         try:
             if self._producer is None:
                 self._producer = self._connect()
-            put_confirmed(self._producer, self._queue, body, self._headers)
+            headers = self._signer.headers(self._queue.name, self._version, body)
+            put_confirmed(self._producer, self._queue, body, headers)
         except Exception:
             # Whatever went wrong, this connection is not to be trusted any more.
             if self._producer is not None:

@@ -19,7 +19,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 from devstack.stack import Stack
 from runs_service.events import EVENTS_QUEUE
 from runs_service.stream import WRITE_TIMEOUT
-from servicekit.broker import Publisher
+from servicekit.broker import MessageSigner, Publisher
 from servicekit.metrics import Metrics
 from tests.faults.sizes import FULL, size
 from tests.support.audit import audit
@@ -71,7 +71,8 @@ class Load:
 
     def __init__(self, stack: Stack, run: Run, readers: list[Reader]) -> None:
         assert stack.valkey is not None
-        self._publisher = Publisher(stack.valkey.url, f"playbook-runs.{EVENTS_QUEUE}", Metrics())
+        signer = MessageSigner([stack.secrets.jwt_secret])
+        self._publisher = Publisher(stack.valkey.url, f"playbook-runs.{EVENTS_QUEUE}", Metrics(), signer)
         self._server = psutil.Process(stack.runs[0].pid)
         self._run = run
         self._readers = readers
@@ -86,7 +87,8 @@ class Load:
         for step in range(count):
             await asyncio.sleep(began + step / PACE - time.monotonic())
             self.sequence += 1
-            told = event(self._run.id, FIRST + self.sequence, Run.RUNNING, completed=self.sequence)
+            number, project_id = FIRST + self.sequence, self._run.project_id
+            told = event(self._run.id, number, Run.RUNNING, completed=self.sequence, project_id=project_id)
             await self._publisher.publish(RunEventBatch(events=[told]).SerializeToString())
             self.memory = max(self.memory, self._server.memory_info().rss)
         await eventually(lambda: all(reader.position == self.sequence for reader in self._readers), timeout=60)

@@ -37,7 +37,7 @@ from runs_client.errors import ServiceCallError
 from runs_client.failures import explain
 from runs_service import stream
 from runs_service.events import EVENTS_QUEUE
-from servicekit.broker import Publisher
+from servicekit.broker import MessageSigner, Publisher
 from servicekit.metrics import Metrics
 from tests.conftest import RUNS_TEMPLATE, new_database
 from tests.support.certificates import Authority
@@ -76,6 +76,10 @@ class Service:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+def events_publisher(broker_url: str) -> Publisher:
+    return Publisher(broker_url, f"playbook-runs.{EVENTS_QUEUE}", Metrics(), MessageSigner([SECRET]))
 
 
 async def serving(channel: grpc.aio.Channel) -> bool:
@@ -235,7 +239,7 @@ async def test_a_run_can_be_named_in_capitals(channel: grpc.aio.Channel, environ
     watching = WatchRunRequest(project_id="p", run_id=run.id.upper())
     call = stub.WatchRun(watching, metadata=metadata(), timeout=10)
     assert (await call.read()).run.sequence == 1
-    publisher = Publisher(environment["BROKER_URL"], f"playbook-runs.{EVENTS_QUEUE}", Metrics())
+    publisher = events_publisher(environment["BROKER_URL"])
     await publisher.publish(RunEventBatch(events=[event(run.id, 1, Run.CANCELLED, attempt=0)]).SerializeToString())
     await publisher.close()
     assert (await call.read()).run.sequence == 2
@@ -365,7 +369,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(
     call = stub.WatchRun(watching, metadata=metadata(), timeout=60)
     assert (await call.read()).run.sequence == 1
     count = 400
-    publisher = Publisher(environment["BROKER_URL"], f"playbook-runs.{EVENTS_QUEUE}", Metrics())
+    publisher = events_publisher(environment["BROKER_URL"])
     for first in range(1, count, 100):
         events = [event(run.id, n, Run.RUNNING, completed=n) for n in range(first, first + 100)]
         await publisher.publish(RunEventBatch(events=events).SerializeToString())

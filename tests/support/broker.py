@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import kombu
 
-from servicekit.broker import DeadLetter
+from servicekit.broker import DeadLetter, MessageSigner
+from servicekit.broker.link import CONTENT_TYPE, durable_queue
 from servicekit.errors import database_unavailable
+
+SIGNER = MessageSigner(["the secret of a test, of 32 characters"])
 
 
 class Inbox:
@@ -39,6 +43,17 @@ class Inbox:
         await self.open.wait()
         self.batches.append([body for body in bodies if body not in self.unreadable])
         return [DeadLetter(body, self.unreadable[body]) for body in bodies if body in self.unreadable]
+
+
+def publish_raw(
+    url: str, queue: str, body: bytes, headers: dict[str, object], *, content_type: str = CONTENT_TYPE, **more: Any
+) -> None:
+    """Publish as another program might, with Kombu. RabbitMQ makes the queue if need be."""
+    with kombu.Connection(url) as connection:
+        durable_queue(url, queue)(connection.channel()).declare()
+        connection.Producer().publish(
+            body, routing_key=queue, headers=headers, content_type=content_type, content_encoding="binary", **more
+        )
 
 
 def take_all(url: str, queue: str) -> list[tuple[bytes, dict[str, object]]]:

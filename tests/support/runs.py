@@ -34,9 +34,9 @@ def new_run(now: datetime = NOW, **fields: Any) -> NewRun:
 
 
 def event(run_id: str, number: int, status: Run.Status.ValueType, **fields: Any) -> RunEvent:
-    """Return an event of a first attempt, unless `fields` say otherwise. `completed` is its progress."""
+    """Return an event of a first attempt in project p, unless `fields` say otherwise. `completed` is its progress."""
     completed = fields.pop("completed", 0)
-    values = {"attempt": 0 if status == Run.QUEUED else 1} | fields
+    values = {"attempt": 0 if status == Run.QUEUED else 1, "project_id": "p"} | fields
     return RunEvent(
         run_id=run_id, number=number, status=status, progress=RunProgress(completed=completed, total=100), **values
     )
