@@ -45,7 +45,7 @@ from tests.support.runs import event, request
 from tests.support.shop import log_lines
 from tests.support.waiting import eventually
 
-SECRET = "a secret of the services, 32 or more"
+SECRET = "a secret of the services: 32 or more"
 NOBODY = "0198f0a0-0000-7000-8000-000000000000"
 
 

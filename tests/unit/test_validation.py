@@ -14,7 +14,9 @@ from tests.support.runs import request
 
 
 def job_with(**fields: Any) -> ExecuteRunRequest:
-    job = RunJob(run_id=str(uuid.uuid4()), project_id="p", playbook_id="x", run_type=Run.APPLY, **fields)
+    job = RunJob(
+        run_id=str(uuid.uuid4()), project_id="p", playbook_id="missing_seo_title", run_type=Run.APPLY, **fields
+    )
     return ExecuteRunRequest(job=job)
 
 
