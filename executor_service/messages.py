@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project
 from playbooks.executor.v1.executor_service_pb2 import AiDailyLimit
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
-from playbooks.runs.v1.run_pb2 import Draft, DraftItem, Run, RunItem, RunProgress, RunResult
+from playbooks.runs.v1.run_pb2 import Draft, DraftItem, PlaybookRules, Run, RunItem, RunProgress, RunResult
 
 from executor_service import records
 from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
@@ -41,6 +41,8 @@ def job(message: RunJob) -> Job:
         raise UnreadableJob("project_id is missing")
     if "\0" in message.project_id + message.scope_id + message.rules_hash:
         raise UnreadableJob("a field has a NUL character, which PostgreSQL cannot store")
+    if message.meta.HasField("rules") and "\0" in _texts(message.meta.rules):
+        raise UnreadableJob("the rules have a NUL character, which PostgreSQL cannot store")
     for field, limit in MAX_LENGTHS.items():
         if len(getattr(message, field)) > limit:
             raise UnreadableJob(f"{field} is longer than {limit} characters")
@@ -183,6 +185,13 @@ def run_item(record: records.RunItem) -> RunItem:
     """Return what an APPLY did with a product."""
     return RunItem(
         product_id=record.product_id, status=RunItem.Status.Value(record.status.value), message=record.message
+    )
+
+
+def _texts(rules: PlaybookRules) -> str:
+    replacement = rules.find_replace
+    return "".join(
+        (replacement.find, replacement.replace, rules.prefix, rules.suffix, rules.mode, *rules.forbidden_phrases)
     )
 
 
