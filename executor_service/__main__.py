@@ -34,7 +34,8 @@ environment variables (default):
   AI_BATCH_SIZE             products a request (10)
   AI_TIMEOUT_SECONDS        time a request may take (60)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
-  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same as runs-service's
+  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same as runs-service's, for it
+                            signs the messages at the broker, too
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; with several workers each takes the next port

@@ -29,7 +29,7 @@ environment variables (default):
   RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL of each process (8)
   RUNS_WORKERS              processes at RUNS_LISTEN, for machines with more cores (1)
   AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
-  AUTH_JWT_SECRET           HS256 secret, 32 characters or more
+  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; it signs the messages at the broker, too
   AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256, ES256 or EdDSA
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   TLS_CA_FILE               certificates to trust when calling the other service; unset: TLS_CLIENT_CA_FILE,

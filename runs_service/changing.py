@@ -24,7 +24,7 @@ class Changing:
     def apply(self, events: Sequence[RunEvent], changes: Changes) -> None:
         """Let events happen, in order.
 
-        A number that was passed already tells nothing new, but for a terminal event of a run that has not ended: an
+        An event whose number was passed already is ignored, except for a terminal event of a run that has not ended: an
         execution that has ended changes no more. So whatever number was accepted before, a run learns of its end.
         """
         for event in events:

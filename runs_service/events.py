@@ -53,9 +53,9 @@ class EventApplier:
 
     async def _applied(self, events: Sequence[RunEvent]) -> list[tuple[RunEvent, str]]:
         """Apply events that keep the rules in their proto; return those that are refused, and why."""
-        refused = [(event, ODD_TIME) for event in events if not _times_can_be_told(event)]
+        refused = [(event, ODD_TIME) for event in events if not _times_are_valid(event)]
         if refused:
-            events = [event for event in events if _times_can_be_told(event)]
+            events = [event for event in events if _times_are_valid(event)]
         changed, foreign = await self._store.change(events, self._changes)
         self._announce(changed)
         for run in changed:
@@ -67,6 +67,6 @@ class EventApplier:
         return transitions.changes(run, event, self._clock.now())
 
 
-def _times_can_be_told(event: RunEvent) -> bool:
-    """Tell whether JSON can say an event's times; protovalidate looks at their seconds only."""
+def _times_are_valid(event: RunEvent) -> bool:
+    """Return whether JSON can hold the times of `event`: protovalidate checks their seconds only."""
     return 0 <= event.started_at.nanos < 1_000_000_000 and 0 <= event.finished_at.nanos < 1_000_000_000

@@ -189,7 +189,7 @@ class RunStore:
         """Apply `events`, in order; return each change of a run that they made, and the events of another project.
 
         `changes` says what an event makes of a run. Every run changes in one transaction and under its row's lock, so
-        sequences have no gaps; see Changing.apply for what is ignored.
+        sequences have no gaps; Changing.apply says what is ignored.
         """
         known = {run_id: v for run_id in {e.run_id for e in events} if (v := self._recent.get(run_id)) is not None}
         written = await self._change_known(known, [event for event in events if event.run_id in known], changes)

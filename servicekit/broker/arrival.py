@@ -1,4 +1,4 @@
-"""What has arrived from the broker: checked before anybody parses it."""
+"""What has arrived from the broker: checked before it is parsed."""
 
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -58,7 +58,7 @@ def _refusal(message: Any, body: bytes, version: object, queue: str, signer: Mes
 
 
 def _foreign(message: Any, body: bytes) -> Refusal | None:
-    """Return what no message of ours is, whoever signed it."""
+    """Return why a message cannot be ours, signed or not."""
     if message.content_type == UNREADABLE:
         return Refusal("unreadable", _shown(message.headers.get(REASON_HEADER)))
     if message.content_type != CONTENT_TYPE:
@@ -71,7 +71,7 @@ def _foreign(message: Any, body: bytes) -> Refusal | None:
 
 
 def _is_ours(value: object) -> bool:
-    """Tell whether a header can have been written by us: what is not is not passed on."""
+    """Return whether a header may have been written by us; others are not passed on."""
     if isinstance(value, str):
         return value.isascii() and len(value) <= _SIGNATURE
     return type(value) is int and 0 <= value < 2**32

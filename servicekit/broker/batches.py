@@ -1,4 +1,4 @@
-"""Messages whose body is a batch: what of it is good, and what nobody can read."""
+"""Messages whose body is a batch: its good items, and what cannot be read."""
 
 import asyncio
 from collections.abc import Callable, Sequence

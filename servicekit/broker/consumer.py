@@ -62,7 +62,7 @@ class Consumer(Worker):
     acknowledged. While it raises ServiceError or OSError it is given the same messages again; when it never
     succeeds, the broker keeps them for the next consumer. So `handle` must be idempotent.
 
-    No message blocks the others: what is not ours (see `arrival`), what `handle` says nobody can read, and a message
+    No message blocks the others: what is not ours (see `arrival`), what `handle` returns as unreadable, and a message
     by itself on which it fails in any other way several times, goes to `<queue>.dead`. A message of a newer version N
     goes to `<queue>.vN`, where consumers of that version find it. Only what `signer` verifies is looked into, or moved
     to anything but the dead letters.

@@ -34,7 +34,7 @@ class MessageSigner:
         return {VERSION_HEADER: version, **signature}
 
     def verifies(self, signature: object, queue: str, version: int, body: bytes) -> bool:
-        """Tell whether `signature`, whatever it is, was made for this message."""
+        """Return whether `signature`, which may be any value, was made for this message."""
         if not self._keys:
             return True
         if not isinstance(signature, str) or not signature.isascii():

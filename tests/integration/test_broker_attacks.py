@@ -1,4 +1,4 @@
-"""Who reaches the broker and does not know the services' secret: what he sends is put aside, and the queue goes on."""
+"""Messages of clients that reach the broker without the secret: they are put aside, and the queue goes on."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Jobs and events that break a rule, whoever signed them: nothing comes of them, and of the others everything does."""
+"""Jobs and events that break a rule, signed or not: they change nothing, and the others are applied."""
 
 from collections.abc import Sequence
 from datetime import timedelta
