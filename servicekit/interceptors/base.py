@@ -103,22 +103,15 @@ class InterceptedServices(grpc.GenericRpcHandler):
             handler = interceptor.wrap(handler, name)
         surrounded = unwrap(handler)
 
+        # A stream of requests has never arrived: each part of it may be as large as a request, and it may never end.
+        arrives_whole = not handler.request_streaming
+
         # gRPC asks at every call whether this is a coroutine function; what is no function takes it long.
         async def serve(request: Any, context: Context) -> Message | None:
-            self._admission.received(len(request))
+            if arrives_whole:
+                self._admission.received(len(request))
             try:
                 return await surrounded(request, context)
-            except asyncio.CancelledError:
-                if error := self._admission.ending():
-                    return await refuse(error, context)
-                raise
-            finally:
-                self._admission.left()
-
-        # A stream of requests has never arrived: each part of it may be as large as a request, and never end.
-        async def serve_stream(requests: Any, context: Context) -> Message | None:
-            try:
-                return await surrounded(requests, context)
             except asyncio.CancelledError:
                 if error := self._admission.ending():
                     return await refuse(error, context)
@@ -132,9 +125,8 @@ class InterceptedServices(grpc.GenericRpcHandler):
         refusal = rewrap(handler, fail, None)
         for interceptor in reversed(self._answering):
             refusal = interceptor.wrap(refusal, name)
-        served = serve_stream if handler.request_streaming else serve
         refuse = unwrap(refusal)
-        return _Method(rewrap(handler, served, handler.request_deserializer), refuse)
+        return _Method(rewrap(handler, serve, handler.request_deserializer), refuse)
 
 
 def unread(behaviour: Callable[[Context], Awaitable[Message | None]]) -> Any:
