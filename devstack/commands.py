@@ -12,7 +12,7 @@ import typer
 
 from devstack.datadir import DataDir, Secrets, default_data_dir
 from devstack.errors import StackError
-from servicekit.printable import has_control_characters, printable, printable_lines
+from servicekit.telemetry.printable import has_control_characters, printable, printable_lines
 
 LONGEST_HOURS = 100 * 365 * 24  # a century; calendars end
 FROM_ENVIRONMENT = "-"
@@ -164,7 +164,7 @@ def token(
 
 def _check_lifetime(hours: float) -> None:
     """Refuse a lifetime that the services would refuse in the token."""
-    from servicekit.tokens import MAX_LIFETIME
+    from servicekit.auth.tokens import MAX_LIFETIME
 
     configured = os.environ.get("AUTH_JWT_MAX_LIFETIME_SECONDS", "")
     seconds = float(configured) if configured.isdecimal() else MAX_LIFETIME.total_seconds()
@@ -179,7 +179,7 @@ def _check_lifetime(hours: float) -> None:
 
 def _secrets_with(secret: str) -> Secrets:
     """Return secrets that sign as services do that have `secret` as AUTH_JWT_SECRET. Raises StackError."""
-    from servicekit.keys import secrets_in
+    from servicekit.auth.keys import secrets_in
 
     if secret == FROM_ENVIRONMENT:
         secret = os.environ.get("AUTH_JWT_SECRET", "")

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from servicekit.printable import printable_lines
+from servicekit.telemetry.printable import printable_lines
 
 DATABASE = "playbook_runs"
 SCHEMAS: Mapping[str, str] = {"runs_service": "runs", "executor_service": "executor"}  # role: what it owns

@@ -78,7 +78,7 @@ class Service(Process):
 
     def is_migrated(self, database_url: str) -> bool:
         """Tell whether its schema is up to date, in much less time than its `migrate` needs to see that."""
-        from servicekit.revisions import is_current
+        from servicekit.postgres.revisions import is_current
 
         package = importlib.util.find_spec(f"{self.kind}_service")
         assert package is not None

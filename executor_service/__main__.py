@@ -5,10 +5,13 @@ import sys
 
 import uvloop
 
-import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
+import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
 from executor_service.settings import ExecutorSettings
-from servicekit import lifecycle, logs, settings, workers
+from servicekit import prefork as workers
+from servicekit.background import tasks as lifecycle
+from servicekit.config import settings
+from servicekit.telemetry import logs
 
 DESCRIPTION = """\
 Serve ExecutorService and CatalogService: execute runs, keep projects, products, drafts and AI usage.

@@ -10,34 +10,34 @@ from uuid import uuid4
 from playbooks.executor.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 from playbooks.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
-from executor_service.affected import AffectedLookup
 from executor_service.ai.factory import build_provider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.catalog import Catalog
-from executor_service.estimate import Estimator
-from executor_service.executor import Executor, Heartbeat, Work
-from executor_service.follow import Follower
-from executor_service.heavy_reads import HeavyReads
-from executor_service.inbox import JOBS_QUEUE, Inbox
-from executor_service.library import Library
+from executor_service.execution.cancellation import DeadlineKeeper, Stops
+from executor_service.execution.event_publisher import EVENTS_QUEUE, SWEEP_AGE, OutboxSweeper, Reporter
+from executor_service.execution.executor import Executor, Heartbeat, Work
+from executor_service.execution.follower import Follower
+from executor_service.execution.inbox import JOBS_QUEUE, Inbox
 from executor_service.permissions import PERMISSIONS
-from executor_service.playbooks.apply import Apply
-from executor_service.playbooks.generate import Generate
+from executor_service.queries import Library
 from executor_service.records import Job, RunType
-from executor_service.reporter import EVENTS_QUEUE, SWEEP_AGE, OutboxSweeper, Reporter
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import LEASE_CONNECTIONS, ExecutorSettings
-from executor_service.stops import DeadlineKeeper, Stops
 from executor_service.store.due import due
-from executor_service.suggestions import Suggestions
-from servicekit import migrations
+from executor_service.work.affected import AffectedLookup
+from executor_service.work.apply import Apply
+from executor_service.work.estimate import Estimator
+from executor_service.work.generate import Generate
+from executor_service.work.heavy_reads import HeavyReads
+from executor_service.work.suggestion_fetcher import Suggestions
+from servicekit.background.sweep import Sweep
+from servicekit.background.tasks import LAST_STEPS, Ticker, end_within, running, stop_signal
 from servicekit.broker import Consumer, Publisher, signer_of
 from servicekit.clock import Clock, SystemClock
-from servicekit.database import Database
-from servicekit.lifecycle import LAST_STEPS, Ticker, end_within, running, stop_signal
-from servicekit.metrics import Metrics
-from servicekit.server import Registration, Server
-from servicekit.sweep import Sweep
+from servicekit.postgres import migrations
+from servicekit.postgres.database import Database
+from servicekit.rpc.server import Registration, Server
+from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from executor_service import quota
 from executor_service.paging import Page, PageRequest
+from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import playbook
-from executor_service.quota import Allowance
+from executor_service.playbooks.quota import Allowance
 from executor_service.records import Plan, Product, Project
 from executor_service.store import catalog as store
 from executor_service.store import usage
 from executor_service.store.catalog import PutCounts
-from servicekit.auth import Role
+from servicekit.auth.principals import Role
 from servicekit.clock import Clock
-from servicekit.database import Database
 from servicekit.errors import Reason, ServiceError
+from servicekit.postgres.database import Database
 
 
 def project_not_found(project_id: str) -> ServiceError:

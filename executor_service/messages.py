@@ -14,10 +14,10 @@ from playbooks.runs.v1.run_pb2 import Draft, DraftItem, Run, RunItem, RunProgres
 
 from executor_service import records
 from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
+from executor_service.playbooks.quota import Allowance
 from executor_service.playbooks.rules import Rules
-from executor_service.quota import Allowance
 from executor_service.records import Job, RunType, State, Status
-from servicekit.validation import broken_rules
+from servicekit.rpc.validation import broken_rules
 
 DEFAULT_SAMPLE_SIZE = 3  # products
 RUN_TYPES: Mapping[int, RunType] = {Run.Type.Value(kind.value): kind for kind in RunType}

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from servicekit import page_tokens
 from servicekit.errors import Reason, ServiceError
+from servicekit.rpc import page_tokens
 
 DEFAULT_LIMIT = 100  # rows
 MAX_LIMIT = 1_000  # rows

@@ -2,8 +2,8 @@
 
 from playbooks.executor.v1.catalog_service_pb2 import PutProjectRequest
 
-from servicekit.auth import Principal, Role, current_principal
-from servicekit.interceptors.authorization import Permissions
+from servicekit.auth.principals import Principal, Role, current_principal
+from servicekit.rpc.interceptors.authorization import Permissions
 
 _EXECUTOR = "/playbooks.executor.v1.ExecutorService"
 _CATALOG = "/playbooks.executor.v1.CatalogService"

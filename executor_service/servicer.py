@@ -12,17 +12,17 @@ from playbooks.executor.v1.job_pb2 import RunJob
 
 from executor_service import messages, records
 from executor_service.catalog import Catalog
-from executor_service.estimate import Estimator
-from executor_service.follow import Follower
-from executor_service.inbox import Inbox
-from executor_service.library import Library
+from executor_service.execution.cancellation import Stops, require_own_project
+from executor_service.execution.follower import Follower
+from executor_service.execution.inbox import Inbox
 from executor_service.messages import UnreadableJob
 from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
 from executor_service.playbooks.rules import Rules
+from executor_service.queries import Library
 from executor_service.records import Plan, State
-from executor_service.stops import Stops, require_own_project
-from servicekit.auth import current_principal
+from executor_service.work.estimate import Estimator
+from servicekit.auth.principals import current_principal
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field, SecretStr
 
 from executor_service.records import Plan
-from servicekit.addresses import Address, DatabaseUrl
-from servicekit.settings import ServiceSettings
+from servicekit.config.addresses import Address, DatabaseUrl
+from servicekit.config.settings import ServiceSettings
 
 LEASE_CONNECTIONS = 4  # every statement over them is short, and most are made for many runs at once
 

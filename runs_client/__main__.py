@@ -5,11 +5,11 @@ import traceback
 
 import typer
 
-import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
+import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_client.errors import ServiceCallError
 from runs_client.failures import CommandError, explain
 from runs_client.shopify import CatalogFileError
-from servicekit.printable import printable_lines
+from servicekit.telemetry.printable import printable_lines
 
 
 def build_app() -> typer.Typer:

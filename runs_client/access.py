@@ -77,7 +77,7 @@ def find_access(
 
 
 def _check_certificates(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:
-    from servicekit.certificates import named, require_certificates, require_key
+    from servicekit.config.certificates import named, require_certificates, require_key
 
     if bool(cert_file) != bool(key_file):
         raise CommandError("--cert-file and --key-file go together: give both, or none")

@@ -5,7 +5,7 @@ import re
 import grpc
 
 from runs_client.errors import ServiceCallError
-from servicekit.printable import printable
+from servicekit.telemetry.printable import printable
 
 _TLS = re.compile(r"handshake|ssl|certificate", re.IGNORECASE)
 _HANGS_UP = re.compile(r"socket closed|reset by peer|broken pipe", re.IGNORECASE)

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from servicekit.printable import printable, printable_json
+from servicekit.telemetry.printable import printable, printable_json
 
 
 def console() -> Console:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from runs_client.csv_rows import CsvRow, CsvSyntaxError, is_quoted, join_rows, parse_rows, raw_cell
-from servicekit.printable import has_control_characters, printable
+from servicekit.telemetry.printable import has_control_characters, printable
 
 SEO_TITLE, SEO_DESCRIPTION = "SEO Title", "SEO Description"
 MINIMAL_HEADER = ("Handle", "Title", "Body (HTML)", SEO_TITLE, SEO_DESCRIPTION)

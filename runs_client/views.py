@@ -13,7 +13,7 @@ from rich.text import Text
 
 from runs_client.printing import say, say_json, shown
 from runs_client.render import COLOURS, NOUNS, VERBS, status_name
-from servicekit.printable import printable
+from servicekit.telemetry.printable import printable
 
 
 class View(Protocol):

@@ -5,10 +5,13 @@ import sys
 
 import uvloop
 
-import servicekit.grpc_log  # noqa: F401  # before all that imports gRPC
+import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_service import app
 from runs_service.settings import RunsSettings
-from servicekit import lifecycle, logs, settings, workers
+from servicekit import prefork as workers
+from servicekit.background import tasks as lifecycle
+from servicekit.config import settings
+from servicekit.telemetry import logs
 
 DESCRIPTION = """\
 Serve RunsService: accept runs of automation playbooks, keep their history, let anyone watch.

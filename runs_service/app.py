@@ -9,30 +9,31 @@ from pathlib import Path
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import add_RunsServiceServicer_to_server
 
-from runs_service.dispatch import JOBS_QUEUE, SWEEP_AGE, Dispatcher, JobPublisher, OutboxSweeper
-from runs_service.events import EVENTS_QUEUE, EventApplier
+from runs_service.delivery.cancellation import DEADLINE_MARGIN, DeadlineKeeper, Stopper
+from runs_service.delivery.dispatcher import JOBS_QUEUE, SWEEP_AGE, Dispatcher, JobPublisher, OutboxSweeper
+from runs_service.delivery.event_applier import EVENTS_QUEUE, EventApplier
+from runs_service.delivery.inline import InlineExecution
+from runs_service.delivery.reconciler import Reconciler
 from runs_service.executor_client import ExecutorClient
-from runs_service.inline import InlineExecution
 from runs_service.permissions import PERMISSIONS
-from runs_service.reconcile import Reconciler
 from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
 from runs_service.settings import RunsSettings
-from runs_service.stop import DEADLINE_MARGIN, DeadlineKeeper, Stopper
 from runs_service.store import RunStore
-from runs_service.stream import RunStream
-from runs_service.watch import Watchers, hints
-from servicekit import lifecycle, migrations
+from runs_service.watching.hub import Watchers, hints
+from runs_service.watching.stream import RunStream
+from servicekit.auth.tokens import ServiceTokens
+from servicekit.background import tasks as lifecycle
+from servicekit.background.sweep import INTERVAL, Sweep
 from servicekit.broker import Consumer, Publisher, signer_of
-from servicekit.channel import open_channel
 from servicekit.clock import Clock, SystemClock
-from servicekit.database import Database
 from servicekit.errors import Reason, ServiceError
-from servicekit.metrics import Metrics
-from servicekit.notifications import Listener, Notifier
-from servicekit.server import Registration, Server
-from servicekit.sweep import INTERVAL, Sweep
-from servicekit.tokens import ServiceTokens
+from servicekit.postgres import migrations
+from servicekit.postgres.database import Database
+from servicekit.postgres.notifications import Listener, Notifier
+from servicekit.rpc.channel import open_channel
+from servicekit.rpc.server import Registration, Server
+from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
 from playbooks.runs.v1.run_pb2 import Draft, Run, RunItem
 
+from servicekit.auth.tokens import ServiceTokens
 from servicekit.errors import Reason, ServiceError, error_info
-from servicekit.interceptors.request_ids import HEADER, current_request_id
-from servicekit.tokens import ServiceTokens
+from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
 logger = logging.getLogger(__name__)
 

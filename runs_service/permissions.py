@@ -3,8 +3,8 @@
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
-from servicekit.auth import Role
-from servicekit.interceptors.authorization import Permissions
+from servicekit.auth.principals import Role
+from servicekit.rpc.interceptors.authorization import Permissions
 
 
 def role_for(run_type: int) -> Role:

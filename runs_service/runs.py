@@ -10,17 +10,17 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
 from runs_service import messages, transitions
-from runs_service.dispatch import Dispatcher
+from runs_service.delivery.cancellation import Stopper
+from runs_service.delivery.dispatcher import Dispatcher
 from runs_service.messages import NewRun
-from runs_service.stop import Stopper
 from runs_service.store import Dispatchable, Filters, RunStore, Stored
-from runs_service.watch import Watchers
-from servicekit import page_tokens
-from servicekit.batcher import Batcher
+from runs_service.watching.hub import Watchers
+from servicekit.background.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.ids import uuid7
+from servicekit.rpc import page_tokens
 
 logger = logging.getLogger(__name__)
 

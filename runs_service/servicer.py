@@ -11,10 +11,10 @@ from runs_service.executor_client import ExecutorClient
 from runs_service.permissions import role_for
 from runs_service.runs import Runs
 from runs_service.store import Filters
-from runs_service.stream import RunStream
-from servicekit.auth import current_principal
-from servicekit.interceptors.base import Context
-from servicekit.interceptors.request_ids import current_request_id
+from runs_service.watching.stream import RunStream
+from servicekit.auth.principals import current_principal
+from servicekit.rpc.interceptors.base import Context
+from servicekit.rpc.interceptors.request_ids import current_request_id
 
 
 class _NamesRun(Protocol):

@@ -2,8 +2,8 @@
 
 from pydantic import AliasChoices, Field
 
-from servicekit.addresses import Address, DatabaseUrl
-from servicekit.settings import ServiceSettings
+from servicekit.config.addresses import Address, DatabaseUrl
+from servicekit.config.settings import ServiceSettings
 
 
 class RunsSettings(ServiceSettings):

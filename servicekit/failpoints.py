@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from servicekit import logs
+from servicekit.telemetry import logs
 
 VARIABLE: Final = "PLAYBOOK_FAIL_POINT"
 

@@ -33,7 +33,8 @@ def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelC
 def main() -> None:
     """Exit with 0 if the service serves, 1 if not, 2 if it is not said which."""
     parser = argparse.ArgumentParser(
-        prog="python -m servicekit.health_probe", description="Exit with 0 if a service serves, and 1 if it does not."
+        prog="python -m servicekit.health_probe",
+        description="Exit with 0 if a service serves, and 1 if it does not.",
     )
     parser.add_argument("target", metavar="HOST:PORT")
     parser.add_argument("--ca-file", metavar="PEM", type=Path, help="use TLS, and trust these certificates")

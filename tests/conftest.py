@@ -16,8 +16,8 @@ from devstack.ports import free_ports
 from devstack.postgres import Postgres
 from devstack.valkey import Valkey
 from runs_service.app import MIGRATIONS
-from servicekit import migrations
-from servicekit.database import Database
+from servicekit.postgres import migrations
+from servicekit.postgres.database import Database
 
 RUNS_TEMPLATE = "runs_template"
 

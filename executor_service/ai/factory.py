@@ -10,7 +10,7 @@ from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.offline import OfflineProvider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.ai.retry import RetryPolicy
-from servicekit.settings import is_loopback
+from servicekit.config.settings import is_loopback
 
 logger = logging.getLogger(__name__)
 

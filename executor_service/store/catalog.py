@@ -17,7 +17,7 @@ from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.scope import digits, prefix
 from executor_service.records import Plan, Product, Project, Scope
 from executor_service.store.pages import page_of, slice_of
-from servicekit.database import Connection
+from servicekit.postgres.database import Connection
 
 _PRODUCT = "id, external_id, title, description, seo_title, seo_description"
 

@@ -12,7 +12,7 @@ from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
 from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem
 from executor_service.store.pages import page_of, slice_of
-from servicekit.database import Connection, Row
+from servicekit.postgres.database import Connection, Row
 
 _DRAFT = """
   id, project_id, playbook_id, scope_id, rules_hash, rules, status, affected_total, draft_generated,

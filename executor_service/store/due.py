@@ -5,7 +5,7 @@ from sqlalchemy import text
 
 from executor_service.store.executions import OVERDUE
 from executor_service.store.outbox import LEFT
-from servicekit.database import Connection
+from servicekit.postgres.database import Connection
 
 # Each is found by a partial index.
 _DUE = text(f"""

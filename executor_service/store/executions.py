@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
-from servicekit.database import Connection, Row
+from servicekit.postgres.database import Connection, Row
 
 STATE = """
   run_id, project_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,

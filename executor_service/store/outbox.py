@@ -8,7 +8,7 @@ from sqlalchemy import text
 from executor_service.models import UNPUBLISHED
 from executor_service.records import State
 from executor_service.store.executions import STATE, state_of
-from servicekit.database import Connection
+from servicekit.postgres.database import Connection
 
 LEFT = f"{UNPUBLISHED} AND updated_at < now() - make_interval(secs => :age)"
 _UNPUBLISHED = text(f"SELECT {STATE} FROM executor.executions WHERE {LEFT} ORDER BY updated_at LIMIT :limit")

@@ -11,7 +11,7 @@ from executor_service.playbooks.playbook import Playbook
 from executor_service.records import Lease, LeaseLost, State, Suggested, Wanted
 from executor_service.store.executions import FENCE, STATE, fence, state_of
 from executor_service.store.pages import page_of, slice_of
-from servicekit.database import Connection
+from servicekit.postgres.database import Connection
 
 # A JSON array, because its text is unambiguous. Whatever else a prompt comes to depend on belongs in here.
 _FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(

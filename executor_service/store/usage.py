@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from executor_service.records import Lease
 from executor_service.store.executions import FENCE, fence
-from servicekit.database import Connection
+from servicekit.postgres.database import Connection
 
 _USED = text("SELECT used FROM executor.ai_usage WHERE project_id = :project_id AND day = :day")
 

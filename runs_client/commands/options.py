@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from servicekit.printable import has_control_characters, printable
+from servicekit.telemetry.printable import has_control_characters, printable
 
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # what the fields of the protos hold
 

@@ -9,15 +9,15 @@ from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy import text
 
-from runs_service.changing import Changes, Changing
 from runs_service.messages import NewRun
 from runs_service.models import PLAYBOOKS, RUN_TYPES, STATUSES
-from runs_service.recent import RecentRuns, Version
 from runs_service.store import statements
+from runs_service.store.change_set import Changes, Changing
 from runs_service.store.records import Dispatchable, Filters, Stored
+from runs_service.store.version_cache import RecentRuns, Version
 from runs_service.transitions import is_terminal
-from servicekit.database import Connection, Database
 from servicekit.failpoints import FailPoint, reached
+from servicekit.postgres.database import Connection, Database
 
 CREATE_ROUNDS = 10  # how often a key may be freed and taken again while we look
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import kombu
 
+from servicekit.background.tasks import Worker
 from servicekit.broker.link import (
     SIGNATURE_HEADER,
     VERSION,
@@ -25,8 +26,7 @@ from servicekit.broker.link import (
 from servicekit.broker.receiving import body_of, kept_copy, problem_with, receive, take_as_sent
 from servicekit.broker.signing import MessageSigner
 from servicekit.errors import ServiceError
-from servicekit.lifecycle import Worker
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from servicekit.broker.link import (
     put_confirmed,
 )
 from servicekit.broker.signing import MessageSigner
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 
 
 class Publisher:

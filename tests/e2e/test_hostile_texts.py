@@ -30,7 +30,7 @@ from playbooks.runs.v1.runs_service_pb2 import (
 
 from devstack.ports import free_ports
 from devstack.stack import Stack
-from servicekit.printable import CONTINUED, printable
+from servicekit.telemetry.printable import CONTINUED, printable
 from tests.e2e.test_cli import Cli
 from tests.support.http2 import SETTINGS, frame, goaway, say_good_bye
 

@@ -15,9 +15,9 @@ from playbooks.runs.v1.runs_service_pb2 import PreviewPlaybookRequest
 from devstack.services import Service
 from devstack.stack import Stack, StackOptions
 from runs_service.executor_client import CANCEL_TIMEOUT, READ_TIMEOUTS
-from servicekit.channel import PING_INTERVAL, PING_TIMEOUT
-from servicekit.database import IDLE_TIMEOUT
 from servicekit.failpoints import VARIABLE, FailPoint
+from servicekit.postgres.database import IDLE_TIMEOUT
+from servicekit.rpc.channel import PING_INTERVAL, PING_TIMEOUT
 from tests.faults.sizes import FULL, size
 from tests.faults.test_kill_anywhere import AT_ONCE, BATCH, PRODUCTS, answers, asked, prepared, restart, suggestions
 from tests.support.audit import audit

@@ -17,10 +17,10 @@ from playbooks.runs.v1.runs_service_pb2 import WatchRunRequest, WatchRunResponse
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.stack import Stack
-from runs_service.events import EVENTS_QUEUE
-from runs_service.stream import WRITE_TIMEOUT
+from runs_service.delivery.event_applier import EVENTS_QUEUE
+from runs_service.watching.stream import WRITE_TIMEOUT
 from servicekit.broker import MessageSigner, Publisher
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 from tests.faults.sizes import FULL, size
 from tests.support.audit import audit
 from tests.support.openai_protocol import Behaviour

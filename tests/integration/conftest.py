@@ -9,7 +9,7 @@ import pytest
 from devstack.postgres import Postgres
 from executor_service import app
 from executor_service.models import SCHEMA, metadata
-from servicekit import migrations
+from servicekit.postgres import migrations
 from tests.support.broker import delete_queues
 from tests.support.executor import Bench
 

@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from devstack.valkey import Valkey
+from servicekit.background.tasks import running
 from servicekit.broker import BrokerUnavailable, Consumer, Publisher
 from servicekit.broker import consumer as consuming
 from servicekit.broker.consumer import CONSUMER_BATCH
 from servicekit.broker.link import CONNECT_TIMEOUT, PUBLISH_TIMEOUT
-from servicekit.lifecycle import running
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 from tests.conftest import start_valkey
 from tests.support.broker import Inbox, delete_queues
 from tests.support.waiting import eventually

@@ -22,11 +22,11 @@ from executor_service import app as executor_app
 from executor_service.models import metadata as executor_metadata
 from runs_service import app as runs_app
 from runs_service.models import metadata as runs_metadata
-from servicekit import migrations, revisions
-from servicekit.database import CONNECT_TIMEOUT, Connection, Database
+from servicekit.background.tasks import running
 from servicekit.errors import Reason, ServiceError
-from servicekit.lifecycle import running
-from servicekit.notifications import Listener, Notifier
+from servicekit.postgres import migrations, revisions
+from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
+from servicekit.postgres.notifications import Listener, Notifier
 from tests.conftest import start_postgres
 from tests.support.waiting import eventually
 
@@ -302,7 +302,7 @@ async def test_a_listener_leaves_a_server_that_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may never go on: behind the same address another one may have taken its place."""
-    monkeypatch.setattr("servicekit.notifications.IDLE_CHECK", 0.05)
+    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.05)
     with start_postgres(tmp_path) as server:
         ears = Ears(server.url(), answer_timeout=0.3)
         async with running(ears.listener):
@@ -315,7 +315,7 @@ async def test_a_listener_leaves_a_server_that_stands_still(
 async def test_a_hint_that_comes_between_two_waits_is_heard(
     runs_database: Database, runs_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("servicekit.notifications.IDLE_CHECK", 0.005)
+    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.005)
     ears = Ears(runs_database_url)
     notifier = Notifier(runs_database, "changes")
     words = [str(n) for n in range(200)]

@@ -10,14 +10,14 @@ import pytest
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service.events import EventApplier
+from runs_service.delivery.event_applier import EventApplier
 from runs_service.store import RunStore
+from servicekit.background.tasks import running
 from servicekit.broker import REASON_HEADER, VERSION_HEADER, Consumer, Publisher
 from servicekit.broker.consumer import ATTEMPTS
 from servicekit.clock import SystemClock
-from servicekit.database import Database
-from servicekit.lifecycle import running
-from servicekit.metrics import Metrics
+from servicekit.postgres.database import Database
+from servicekit.telemetry.metrics import Metrics
 from tests.support.broker import Inbox, delete_queues, publish_raw, take_all
 from tests.support.runs import event, new_run
 from tests.support.waiting import eventually

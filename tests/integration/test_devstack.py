@@ -26,7 +26,7 @@ from devstack.provision import DATABASE, provision
 from devstack.services import Service, migrate
 from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
-from servicekit.tokens import Demands, TokenAuthenticator
+from servicekit.auth.tokens import Demands, TokenAuthenticator
 
 PASSWORDS = {"runs_service": "runs'secret", "executor_service": "executor:secret"}
 DEADLINE = 20.0  # seconds

@@ -11,15 +11,15 @@ from playbooks.executor.v1.job_pb2 import RunJobBatch
 from playbooks.runs.v1.run_pb2 import RunMeta
 from sqlalchemy import text
 
-from runs_service.dispatch import BATCH, SWEEP_AGE, SWEEP_LIMIT, Dispatcher, JobPublisher
+from runs_service.delivery.dispatcher import BATCH, SWEEP_AGE, SWEEP_LIMIT, Dispatcher, JobPublisher
 from runs_service.messages import JOB_BYTES
 from runs_service.runs import Runs
 from runs_service.store import Dispatchable, RunStore
+from servicekit.background.tasks import running
 from servicekit.broker import Publisher
 from servicekit.clock import SystemClock
-from servicekit.database import Database
-from servicekit.lifecycle import running
-from servicekit.metrics import Metrics
+from servicekit.postgres.database import Database
+from servicekit.telemetry.metrics import Metrics
 from tests.support.broker import take_all
 from tests.support.runs import large_rules, new_run, request
 from tests.support.waiting import eventually

@@ -11,16 +11,16 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
-from servicekit.admission import Admission
-from servicekit.auth import NoAuthentication
-from servicekit.interceptors.base import InterceptedServices
-from servicekit.interceptors.decoding import Decoding
-from servicekit.interceptors.draining import Draining
-from servicekit.interceptors.errors import ErrorTranslation
-from servicekit.interceptors.unknown_methods import refusal
-from servicekit.limits import Limits
-from servicekit.metrics import Metrics
-from servicekit.sockets import hang_up
+from servicekit.auth.principals import NoAuthentication
+from servicekit.rpc.admission import Admission
+from servicekit.rpc.interceptors.base import InterceptedServices
+from servicekit.rpc.interceptors.decoding import Decoding
+from servicekit.rpc.interceptors.draining import Draining
+from servicekit.rpc.interceptors.errors import ErrorTranslation
+from servicekit.rpc.interceptors.unknown_methods import refusal
+from servicekit.rpc.limits import Limits
+from servicekit.rpc.sockets import hang_up
+from servicekit.telemetry.metrics import Metrics
 from tests.support.stopping import assert_shutting_down
 
 LIMITS = Limits(

@@ -9,11 +9,11 @@ import pytest
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
-from executor_service.executor import MAX_CRASHES, Effect
+from executor_service.execution.executor import MAX_CRASHES, Effect
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
 from executor_service.store import executions, outbox
-from servicekit.database import Connection
-from servicekit.lifecycle import running
+from servicekit.background.tasks import running
+from servicekit.postgres.database import Connection
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
 

@@ -7,8 +7,8 @@ from hashlib import sha256
 import pytest
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 
+from executor_service.execution.event_publisher import OutboxSweeper
 from executor_service.records import Lease, Status, Suggested
-from executor_service.reporter import OutboxSweeper
 from executor_service.store import executions, suggestions
 from executor_service.store.due import due
 from servicekit.broker import BrokerUnavailable
@@ -129,7 +129,7 @@ async def test_a_sweep_leaves_alone_what_is_on_its_way(bench: Bench, broker: Bro
 async def test_a_full_outbox_is_published_without_a_pause(
     bench: Bench, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("executor_service.reporter.BATCH", 2)
+    monkeypatch.setattr("executor_service.execution.event_publisher.BATCH", 2)
     await bench.stock(0)
     broker.away = True
     async with bench.working():

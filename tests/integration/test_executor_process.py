@@ -19,9 +19,9 @@ from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 
 from devstack.ports import HOST, free_ports
 from devstack.valkey import Valkey
-from executor_service.inbox import JOBS_QUEUE
+from executor_service.execution.inbox import JOBS_QUEUE
 from servicekit.broker import Publisher
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 from tests.support.broker import take_all
 from tests.support.executor import Bench, job
 from tests.support.openai_protocol import Behaviour

@@ -14,7 +14,7 @@ from devstack.postgres import Postgres
 from executor_service import app
 from executor_service.models import BLANK, shows_nothing
 from executor_service.playbooks.playbook import BLANKS, is_blank
-from servicekit import migrations
+from servicekit.postgres import migrations
 
 
 def test_the_migrations_lead_to_the_models(executor_database: str) -> None:

@@ -14,11 +14,11 @@ import pytest
 import redis
 
 from devstack.valkey import Valkey
+from servicekit.background.tasks import running
 from servicekit.broker import REASON_HEADER, SIGNATURE_HEADER, VERSION_HEADER, Consumer, MessageSigner, Publisher
 from servicekit.broker.link import MAX_BODY
 from servicekit.broker.receiving import COPY_LIMIT, DIGEST_HEADER, SIZE_HEADER
-from servicekit.lifecycle import running
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 from tests.support.broker import Inbox, delete_queues, publish_raw, signed, take_all
 from tests.support.waiting import eventually
 

@@ -10,19 +10,20 @@ from playbooks.executor.v1.job_pb2 import RunEvent, RunEventBatch, RunJob, RunJo
 from playbooks.runs.v1.run_pb2 import Run
 
 from executor_service import messages as executor_messages
-from executor_service import reporter
-from executor_service.failures import MAX_MESSAGE, FailedRun, outcome_of
+from executor_service.execution import event_publisher as reporter
+from executor_service.execution.cancellation import Stops
+from executor_service.execution.outcomes import MAX_MESSAGE, FailedRun, outcome_of
 from executor_service.records import State, Status
-from executor_service.stops import Stops
-from runs_service import dispatch, messages
-from runs_service.events import EventApplier
+from runs_service import messages
+from runs_service.delivery import dispatcher as dispatch
+from runs_service.delivery.event_applier import EventApplier
 from runs_service.store import Filters, RunStore
 from servicekit.broker.link import MAX_BODY
 from servicekit.clock import SystemClock
-from servicekit.database import Database
 from servicekit.errors import ServiceError
 from servicekit.ids import uuid7
-from servicekit.validation import broken_rules
+from servicekit.postgres.database import Database
+from servicekit.rpc.validation import broken_rules
 from tests.support.executor import Bench, job
 from tests.support.runs import event, large_rules, new_run
 

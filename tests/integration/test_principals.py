@@ -6,14 +6,14 @@ from typing import Any
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from servicekit.admission import Admission
-from servicekit.auth import current_principal
-from servicekit.interceptors.base import InterceptedServices
-from servicekit.interceptors.decoding import Decoding
-from servicekit.interceptors.errors import ErrorTranslation
-from servicekit.limits import Limits
-from servicekit.metrics import Metrics
-from servicekit.tokens import TokenAuthenticator
+from servicekit.auth.principals import current_principal
+from servicekit.auth.tokens import TokenAuthenticator
+from servicekit.rpc.admission import Admission
+from servicekit.rpc.interceptors.base import InterceptedServices
+from servicekit.rpc.interceptors.decoding import Decoding
+from servicekit.rpc.interceptors.errors import ErrorTranslation
+from servicekit.rpc.limits import Limits
+from servicekit.telemetry.metrics import Metrics
 from tests.support.service import metadata
 from tests.support.tokens import SECRET
 

@@ -20,10 +20,10 @@ from runs_service import transitions
 from runs_service.models import PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.runs import Runs
 from runs_service.store import Filters, RunStore
+from servicekit.background.tasks import running
 from servicekit.clock import SystemClock
-from servicekit.database import Database
 from servicekit.errors import Reason, ServiceError
-from servicekit.lifecycle import running
+from servicekit.postgres.database import Database
 from tests.support.runs import NOW, TERMINAL, event, new_run
 
 LATER = timedelta(hours=1)
@@ -320,7 +320,7 @@ async def test_the_last_page_has_no_token_even_when_it_is_full(store: RunStore, 
 
 
 async def test_a_made_up_position_in_a_page_token_is_refused(runs: Runs) -> None:
-    from servicekit import page_tokens
+    from servicekit.rpc import page_tokens
 
     query = ["ListRuns", "p", "", "", "", ""]
     time, run_id = "2026-05-04T00:00:00Z", "0198f0a0-0000-7000-8000-000000000000"

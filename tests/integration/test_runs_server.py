@@ -32,10 +32,10 @@ from devstack.valkey import Valkey
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.failures import explain
-from runs_service import stream
-from runs_service.events import EVENTS_QUEUE
+from runs_service.delivery.event_applier import EVENTS_QUEUE
+from runs_service.watching import stream
 from servicekit.broker import MessageSigner, Publisher
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 from tests.conftest import RUNS_TEMPLATE, new_database
 from tests.support.certificates import Authority
 from tests.support.runs import event, request

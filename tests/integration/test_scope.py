@@ -10,7 +10,7 @@ from executor_service.playbooks.playbook import PLAYBOOKS
 from executor_service.playbooks.scope import scope_id
 from executor_service.records import Plan, Product, Project, Scope
 from executor_service.store import catalog
-from servicekit.database import Database
+from servicekit.postgres.database import Database
 from tests.integration.conftest import EMPTY
 
 # Whatever the API takes; PostgreSQL has no NUL, UTF-8 no lone surrogate.

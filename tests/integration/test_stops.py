@@ -14,19 +14,20 @@ from sqlalchemy import text
 from devstack.ports import HOST, free_ports
 from executor_service import app as executor_app
 from executor_service.settings import ExecutorSettings
-from runs_service import messages, stop
-from runs_service.dispatch import Dispatcher
-from runs_service.events import EventApplier
+from runs_service import messages
+from runs_service.delivery import cancellation as stop
+from runs_service.delivery.cancellation import DeadlineKeeper, Stopper
+from runs_service.delivery.dispatcher import Dispatcher
+from runs_service.delivery.event_applier import EventApplier
+from runs_service.delivery.inline import InlineExecution
+from runs_service.delivery.reconciler import Reconciler
 from runs_service.executor_client import ExecutorClient, ExecutorRefused
-from runs_service.inline import InlineExecution
 from runs_service.messages import DEFAULT_DEADLINE
-from runs_service.reconcile import Reconciler
-from runs_service.stop import DeadlineKeeper, Stopper
 from runs_service.store import Dispatchable, RunStore
-from servicekit.channel import open_channel
+from servicekit.auth.tokens import ServiceTokens
 from servicekit.clock import SystemClock
-from servicekit.database import Database
-from servicekit.tokens import ServiceTokens
+from servicekit.postgres.database import Database
+from servicekit.rpc.channel import open_channel
 from tests.support.runs import large_rules, new_run
 
 LONG_AGO = timedelta(hours=1)

@@ -9,15 +9,17 @@ import pytest
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
 
-from runs_service import stream, transitions, watch
+from runs_service import transitions
 from runs_service.runs import Runs
 from runs_service.store import RunStore
-from runs_service.stream import RunStream
-from runs_service.watch import Watchers
+from runs_service.watching import hub as watch
+from runs_service.watching import stream
+from runs_service.watching.hub import Watchers
+from runs_service.watching.stream import RunStream
+from servicekit.background.tasks import running
 from servicekit.clock import SystemClock
-from servicekit.database import Database
 from servicekit.errors import Reason, ServiceError
-from servicekit.lifecycle import running
+from servicekit.postgres.database import Database
 from tests.support.runs import NOW, event, new_run
 from tests.support.waiting import eventually
 

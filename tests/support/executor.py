@@ -13,24 +13,24 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from sqlalchemy import text
 
 from executor_service import messages
-from executor_service.affected import AffectedLookup
 from executor_service.ai.errors import AIError
 from executor_service.ai.provider import SuggestionRequest
 from executor_service.catalog import Catalog
-from executor_service.estimate import Estimator
-from executor_service.executor import Executor, Heartbeat, Work
-from executor_service.follow import Follower
-from executor_service.heavy_reads import HeavyReads
-from executor_service.inbox import Inbox
-from executor_service.library import Library
-from executor_service.playbooks.apply import Apply
-from executor_service.playbooks.generate import Generate
+from executor_service.execution.event_publisher import Reporter
+from executor_service.execution.executor import Executor, Heartbeat, Work
+from executor_service.execution.follower import Follower
+from executor_service.execution.inbox import Inbox
+from executor_service.queries import Library
 from executor_service.records import DraftPage, Job, Plan, Product, RunType, State, Status
-from executor_service.reporter import Reporter
-from executor_service.suggestions import Suggestions
-from servicekit.database import Database
-from servicekit.lifecycle import running
-from servicekit.metrics import Metrics
+from executor_service.work.affected import AffectedLookup
+from executor_service.work.apply import Apply
+from executor_service.work.estimate import Estimator
+from executor_service.work.generate import Generate
+from executor_service.work.heavy_reads import HeavyReads
+from executor_service.work.suggestion_fetcher import Suggestions
+from servicekit.background.tasks import running
+from servicekit.postgres.database import Database
+from servicekit.telemetry.metrics import Metrics
 
 TITLES = "missing_seo_title"
 DESCRIPTIONS = "missing_seo_description"

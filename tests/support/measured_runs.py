@@ -21,8 +21,9 @@ from devstack.process import Process
 from devstack.services import Service
 from runs_service import app
 from runs_service.settings import RunsSettings
-from runs_service.watch import Watchers
-from servicekit import logs, settings
+from runs_service.watching.hub import Watchers
+from servicekit.config import settings
+from servicekit.telemetry import logs
 
 PORT = "MEASURES_PORT"
 COLLECT, LOOK = b"collect\n", b"look\n"

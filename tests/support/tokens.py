@@ -12,8 +12,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from servicekit.keys import PublicKeyFile
-from servicekit.tokens import Demands, TokenAuthenticator
+from servicekit.auth.keys import PublicKeyFile
+from servicekit.auth.tokens import Demands, TokenAuthenticator
 
 SECRET = "a secret of the services: 32 or more"
 KEYS: dict[str, Any] = {

@@ -1,6 +1,6 @@
 import pytest
 
-from servicekit.auth import NoAuthentication, Principal, Role
+from servicekit.auth.principals import NoAuthentication, Principal, Role
 from servicekit.errors import Reason, ServiceError
 
 

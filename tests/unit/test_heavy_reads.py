@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 import pytest
 
-from executor_service.heavy_reads import LIMIT, MAX_WAITING, HeavyReads
+from executor_service.work.heavy_reads import LIMIT, MAX_WAITING, HeavyReads
 from servicekit.errors import Reason, ServiceError
-from servicekit.metrics import Metrics
+from servicekit.telemetry.metrics import Metrics
 from tests.support.waiting import eventually
 
 

@@ -19,10 +19,10 @@ from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 from executor_service.settings import ExecutorSettings
 from runs_service.settings import RunsSettings
 from servicekit.errors import ServiceError
-from servicekit.interceptors.base import unwrap
-from servicekit.interceptors.decoding import Decoding
-from servicekit.interceptors.validation import Validation
-from servicekit.validation import violations_of
+from servicekit.rpc.interceptors.base import unwrap
+from servicekit.rpc.interceptors.decoding import Decoding
+from servicekit.rpc.interceptors.validation import Validation
+from servicekit.rpc.validation import violations_of
 
 LOOP = 0.05  # seconds
 RUNS = RunsSettings.model_fields["max_request_bytes"].default

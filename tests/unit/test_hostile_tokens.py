@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servicekit.auth import Principal
+from servicekit.auth.principals import Principal
+from servicekit.auth.tokens import Demands, TokenAuthenticator
 from servicekit.errors import Reason, ServiceError
-from servicekit.tokens import Demands, TokenAuthenticator
 from tests.support.tokens import KEYS, SECRET, by_hand, claims, hs256, jwk, raw, with_file
 
 SOON = int(time.time()) + 3_600

@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from servicekit.auth.keys import MAX_FILE_BYTES, PublicKeyFile, load_public_keys, secrets_in
+from servicekit.auth.tokens import ServiceTokens, TokenAuthenticator
 from servicekit.errors import Reason, ServiceError
-from servicekit.keys import MAX_FILE_BYTES, PublicKeyFile, load_public_keys, secrets_in
-from servicekit.tokens import ServiceTokens, TokenAuthenticator
 from tests.support.tokens import KEYS, SECRET, claims, jwk, public_pem
 from tests.unit.test_tokens import StandingClock
 

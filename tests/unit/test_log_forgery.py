@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from servicekit import logs
-from servicekit.printable import CONTINUED, printable
+from servicekit.telemetry import logs
+from servicekit.telemetry.printable import CONTINUED, printable
 
 FORGED = "2026-01-01 00:00:00.000 INFO    forged  logger=x"
 HOSTILE = f"shop\n{FORGED}\r\n{FORGED}\u2028{FORGED}\x85{FORGED}\x1b]52;c;cHduZWQ=\x07\x9d0;x\x9c\x7f\u202e\ud800"

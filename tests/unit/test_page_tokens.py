@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicekit import page_tokens
 from servicekit.errors import Reason, ServiceError
+from servicekit.rpc import page_tokens
 
 QUERY = ["ListRuns", "p", "", "", "", ""]
 

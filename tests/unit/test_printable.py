@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicekit.printable import CONTINUED, has_control_characters, printable, printable_json, printable_lines
+from servicekit.telemetry.printable import CONTINUED, has_control_characters, printable, printable_json, printable_lines
 
 # Every character: hypothesis rarely draws those that matter, so they are drawn on purpose too.
 SPECIAL = (

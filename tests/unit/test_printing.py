@@ -8,7 +8,7 @@ from google.rpc import status_pb2
 from runs_client import __main__ as command
 from runs_client.failures import CommandError
 from runs_client.printing import ValueTable, json_line, shown
-from servicekit.printable import CONTINUED
+from servicekit.telemetry.printable import CONTINUED
 
 OSC_52 = "\x1b]52;c;cHduZWQ=\x07"
 

@@ -21,12 +21,12 @@ from playbooks.runs.v1 import runs_service_pb2
 from executor_service.permissions import PERMISSIONS as EXECUTOR_PERMISSIONS
 from runs_service.permissions import PERMISSIONS as RUNS_PERMISSIONS
 from runs_service.permissions import role_for
-from servicekit import logs
-from servicekit.auth import Role
+from servicekit.auth.principals import Role
 from servicekit.errors import DOMAIN, STATUS_CODES, Reason, ServiceError, Violation
 from servicekit.ids import uuid7
-from servicekit.metrics import Metrics
-from servicekit.notifications import PAYLOAD_LIMIT, payloads
+from servicekit.postgres.notifications import PAYLOAD_LIMIT, payloads
+from servicekit.telemetry import logs
+from servicekit.telemetry.metrics import Metrics
 
 # Ids
 

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from devstack.ports import HOST
 from runs_service.settings import RunsSettings
-from servicekit import settings
-from servicekit import workers as processes
-from servicekit.metrics import Metrics
-from servicekit.server import Server
-from servicekit.tokens import Demands
+from servicekit import prefork as processes
+from servicekit.auth.tokens import Demands
+from servicekit.config import settings
+from servicekit.rpc.server import Server
+from servicekit.telemetry.metrics import Metrics
 from tests.support.certificates import Authority
 from tests.support.tokens import public_pem
 

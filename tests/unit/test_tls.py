@@ -12,10 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from devstack.ports import HOST
 from executor_service.settings import ExecutorSettings
 from runs_service.settings import RunsSettings
-from servicekit.channel import open_channel
-from servicekit.metrics import Metrics
-from servicekit.server import Server
-from servicekit.settings import ServiceSettings
+from servicekit.config.settings import ServiceSettings
+from servicekit.rpc.channel import open_channel
+from servicekit.rpc.server import Server
+from servicekit.telemetry.metrics import Metrics
 from tests.support.certificates import Authority
 
 OTHERS = {"database_url": "postgresql://h/d", "auth_jwt_secret": "a secret of the services: 32 or more"}

@@ -8,9 +8,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from servicekit.auth import Role
+from servicekit.auth.principals import Role
+from servicekit.auth.tokens import LEEWAY, MAX_CHARACTERS, MAX_LIFETIME, Demands, ServiceTokens, TokenAuthenticator
 from servicekit.errors import Reason, ServiceError
-from servicekit.tokens import LEEWAY, MAX_CHARACTERS, MAX_LIFETIME, Demands, ServiceTokens, TokenAuthenticator
 from tests.support.tokens import KEYS, SECRET, claims, hs256, jwk, public_pem, raw, with_file
 
 

@@ -9,7 +9,7 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, GetRunRequest, ListRunsRequest, WatchRunRequest
 
-from servicekit.validation import violations_of
+from servicekit.rpc.validation import violations_of
 from tests.support.runs import request
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from servicekit import batcher as batching
-from servicekit.batcher import TURNS, Batcher, Conflator, packed
-from servicekit.lifecycle import Ticker, Worker, running
-from servicekit.sweep import Sweep
+from servicekit.background import batching
+from servicekit.background.batching import TURNS, Batcher, Conflator, packed
+from servicekit.background.sweep import Sweep
+from servicekit.background.tasks import Ticker, Worker, running
 from tests.support.waiting import eventually
 
 CROWD = 8

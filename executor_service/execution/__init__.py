@@ -1,0 +1,1 @@
+"""The life of an execution: claimed, kept under a lease, worked on, ended, reported."""

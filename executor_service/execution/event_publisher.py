@@ -1,0 +1,128 @@
+"""Telling runs_service how executions stand. The row is the outbox: what is not told now is found again later."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from playbooks.executor.v1.job_pb2 import RunEventBatch
+
+from executor_service import messages
+from executor_service.records import State
+from executor_service.store import outbox
+from servicekit.background.batching import Conflator
+from servicekit.background.tasks import Ticker
+from servicekit.broker import BrokerUnavailable, Publisher
+from servicekit.failpoints import FailPoint, reached
+from servicekit.postgres.database import Database
+
+logger = logging.getLogger(__name__)
+
+EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
+BATCH = 500  # events in one broker message
+FIRST_WORD = 0.01  # seconds
+MARKS = 5_000  # rows marked with one statement
+MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
+SWEEP_AGE = 2.0  # seconds; younger changes are on their way already
+
+
+class Reporter(Conflator[UUID, State]):
+    """Publishes changes after their commit, and notes in their rows that it did.
+
+    A change is the whole state of its execution, so of those that wait for the same publish the newest says it all.
+    Without a publisher (no broker) only those who subscribed in this process hear of changes; runs_service reads the
+    rest by ExecuteRun and ReconcileRuns.
+    """
+
+    def __init__(self, database: Database, publisher: Publisher | None) -> None:
+        super().__init__(limit=BATCH)
+        self.marks = _Marks(database)
+        self._publisher = publisher
+        self._subscribers: defaultdict[UUID, set[asyncio.Queue[State]]] = defaultdict(set)
+        self._soon: dict[UUID, asyncio.TimerHandle] = {}
+        self._reachable = True
+
+    def report_soon(self, state: State) -> None:
+        """Tell of a change, unless there is a newer one to tell of within a moment: a short run starts and ends with
+        one word."""
+        self._soon[state.run_id] = asyncio.get_running_loop().call_later(FIRST_WORD, self.report, state)
+
+    def report(self, state: State) -> None:
+        """Tell of a change that has been committed: subscribers at once, the broker soon."""
+        if soon := self._soon.pop(state.run_id, None):
+            soon.cancel()
+        for queue in self._subscribers.get(state.run_id, ()):
+            queue.put_nowait(state)
+        waiting = self.waiting(state.run_id)
+        if waiting is None or waiting.number < state.number:  # two commits are not always heard of in their order
+            self.put({state.run_id: state})
+
+    @contextmanager
+    def subscription(self, run_id: UUID) -> Iterator[asyncio.Queue[State]]:
+        """Enter a queue of the changes of one run that this process makes."""
+        queue: asyncio.Queue[State] = asyncio.Queue()
+        self._subscribers[run_id].add(queue)
+        try:
+            yield queue
+        finally:
+            self._subscribers[run_id].discard(queue)
+            if not self._subscribers[run_id]:
+                del self._subscribers[run_id]
+
+    async def handle(self, batch: Mapping[UUID, State]) -> None:
+        """Publish one batch, and note it when there is time."""
+        if await self.publish(list(batch.values())):
+            self.marks.put(batch)
+
+    async def publish(self, batch: Sequence[State]) -> bool:
+        """Publish changes now; return whether the broker took them."""
+        if self._publisher is None:
+            return True
+        reached(FailPoint.EXECUTOR_BEFORE_PUBLISH)
+        body = RunEventBatch(events=[messages.event(state) for state in batch]).SerializeToString()
+        try:
+            await self._publisher.publish(body)
+        except BrokerUnavailable as error:
+            log = logger.warning if self._reachable else logger.debug
+            log("%d events stay in the outbox: %s", len(batch), error)
+            self._reachable = False
+            return False
+        self._reachable = True
+        reached(FailPoint.EXECUTOR_AFTER_PUBLISH)
+        return True
+
+
+class _Marks(Conflator[UUID, State]):
+    """Notes what was published. Nothing waits for that: at worst it is published a second time."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(limit=MARKS, pause=MARK_PAUSE)
+        self._database = database
+
+    async def handle(self, batch: Mapping[UUID, State]) -> None:
+        """Note one batch."""
+        async with self._database.autocommit() as connection:
+            await outbox.mark_published(connection, list(batch.values()))
+
+
+class OutboxSweeper(Ticker):
+    """Publishes changes that were committed and never published."""
+
+    def __init__(self, database: Database, reporter: Reporter) -> None:
+        super().__init__()
+        self._database = database
+        self._reporter = reporter
+
+    async def tick(self) -> None:
+        """Publish what lies around."""
+        more = True
+        while more:
+            async with self._database.autocommit() as connection:
+                states = await outbox.unpublished(connection, age=SWEEP_AGE, limit=BATCH)
+            if not states or not await self._reporter.publish(states):
+                return
+            async with self._database.autocommit() as connection:
+                await outbox.mark_published(connection, states)
+            more = len(states) == BATCH

@@ -1,0 +1,158 @@
+"""PREVIEW_GENERATE and DRAFT_GENERATE: suggestions for affected products, kept as a draft."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+from executor_service.ai.provider import SuggestionProvider
+from executor_service.ai.text import clean_line, without_controls
+from executor_service.execution.executor import Effect
+from executor_service.paging import MAX_LIMIT
+from executor_service.playbooks.playbook import Playbook, is_blank
+from executor_service.playbooks.rules import Rules, apply, rules_hash
+from executor_service.records import (
+    Draft,
+    DraftItem,
+    DraftKey,
+    DraftStatus,
+    Job,
+    Lease,
+    Outcome,
+    Project,
+    RunType,
+    Status,
+    Wanted,
+)
+from executor_service.store import catalog, drafts, suggestions
+from executor_service.work import preconditions as checks
+from executor_service.work.suggestion_fetcher import Suggestions
+from servicekit.background.breathing import breathing
+from servicekit.clock import Clock
+from servicekit.failpoints import FailPoint, reached
+from servicekit.postgres.database import Connection, Database
+
+DRAFT_LIFETIME = timedelta(days=7)  # from the last write
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a run is about to do, as checked."""
+
+    project: Project
+    scope_id: str
+    rules: Rules
+    wanted: Sequence[Wanted]
+
+
+class Generate:
+    """Work of the runs that make drafts."""
+
+    def __init__(self, database: Database, provider: SuggestionProvider, asker: Suggestions, clock: Clock) -> None:
+        self._database = database
+        self._provider = provider
+        self._asker = asker
+        self._clock = clock
+
+    async def perform(self, lease: Lease, job: Job) -> Effect:
+        """Get the suggestions that are missing; then the draft can be written at once."""
+        plan = await self._plan(job)
+        texts = await self._asker.get(lease, job, plan.project, plan.wanted)
+
+        items = [
+            _item(plan.rules, job.playbook, one.product_id, texts.get(one.product_id, ""))
+            async for one in breathing(plan.wanted)
+        ]
+
+        async def write_draft(connection: Connection) -> Outcome:
+            return await self._write_draft(connection, job, plan, items)
+
+        return write_draft
+
+    async def _plan(self, job: Job) -> _Plan:
+        async with self._database.autocommit() as connection:
+            project = await checks.find_project(connection, job)
+            checks.require_plan(project)
+            scope = await checks.current_scope(connection, job, expected=_stated_scope(job))
+            rules = await self._rules(connection, job)
+            wanted = await self._wanted(connection, job)
+        return _Plan(project, scope.id, rules, wanted)
+
+    async def _wanted(self, connection: Connection, job: Job) -> Sequence[Wanted]:
+        """Return the products to make suggestions for: that they are still the scope's is checked at the end."""
+        depends = {"model": self._provider.model, "prompt_version": self._provider.prompt_version}
+        if job.run_type is RunType.PREVIEW_GENERATE:
+            limit = job.sample_size
+            return await suggestions.sample(connection, job.project_id, job.playbook, **depends, limit=limit)
+        wanted: list[Wanted] = []
+        more = True
+        while more:
+            after = wanted[-1].product_id if wanted else ""
+            page = await suggestions.page(
+                connection, job.project_id, job.playbook, **depends, after=after, limit=MAX_LIMIT
+            )
+            wanted += page.rows
+            more = page.more
+        return wanted
+
+    async def _rules(self, connection: Connection, job: Job) -> Rules:
+        """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""
+        if job.rules is not None or job.run_type is RunType.PREVIEW_GENERATE:
+            checks.require_rules(job, job.rules or Rules())
+        if job.run_type is RunType.PREVIEW_GENERATE:
+            return job.rules or Rules()
+        of_scope = await drafts.of_scope(connection, job.project_id, job.playbook, job.scope_id)
+        return Rules.from_json(checks.draft_to_complete(job, of_scope, self._clock.now()).rules)
+
+    async def _write_draft(self, connection: Connection, job: Job, plan: _Plan, items: Sequence[DraftItem]) -> Outcome:
+        await catalog.lock_project(connection, job.project_id)
+        scope = await checks.current_scope(connection, job, expected=plan.scope_id)
+        usable = sum(not is_blank(item.final_suggestion) for item in items)
+        now = self._clock.now()
+        draft = Draft(
+            id=uuid4(),
+            key=DraftKey(job.project_id, job.playbook.id, plan.scope_id, rules_hash(plan.rules)),
+            rules=plan.rules.normalized(),
+            run_id=job.run_id,
+            status=_status(job, asked=len(items), usable=usable),
+            affected_total=scope.products,
+            draft_generated=usable,
+            no_suggestion_count=len(items) - usable,
+            model=self._provider.model,
+            created_at=now,
+            updated_at=now,
+            expires_at=now + DRAFT_LIFETIME,
+        )
+        draft_id = await drafts.put(connection, draft, items)
+        reached(FailPoint.EXECUTOR_IN_DRAFT)
+        return Outcome(
+            Status.SUCCEEDED,
+            draft_id=draft_id,
+            scope_id=draft.key.scope_id,
+            rules_hash=draft.key.rules_hash,
+            result={
+                "affected_total": draft.affected_total,
+                "draft_generated": draft.draft_generated,
+                "no_suggestion_count": draft.no_suggestion_count,
+            },
+            total=len(items),
+        )
+
+
+def _stated_scope(job: Job) -> str | None:
+    # A preview may leave it out: then any scope will do.
+    return None if job.run_type is RunType.PREVIEW_GENERATE and not job.scope_id else job.scope_id
+
+
+def _item(rules: Rules, playbook: Playbook, product_id: str, raw: str) -> DraftItem:
+    # An executor of an older version stored what the provider wrote as it was.
+    raw = clean_line(raw)
+    ruled = apply(rules, raw, field_limit=playbook.field_limit)
+    # Prefix, suffix and replacement are the shop's own words: markup in them is meant, what nobody sees is not.
+    return DraftItem(product_id, raw, without_controls(ruled.text), ruled.warnings)
+
+
+def _status(job: Job, *, asked: int, usable: int) -> DraftStatus:
+    if asked and not usable:
+        return DraftStatus.FAILED
+    return DraftStatus.PARTIAL if job.run_type is RunType.PREVIEW_GENERATE else DraftStatus.READY

@@ -1,0 +1,41 @@
+"""Execution without a broker: runs_service calls the executor and applies the events as they stream back."""
+
+import logging
+from contextlib import aclosing
+
+from runs_service import messages
+from runs_service.delivery.event_applier import EventApplier
+from runs_service.executor_client import ExecutorClient
+from runs_service.store import Dispatchable, RunStore
+from servicekit.errors import ServiceError
+from servicekit.telemetry import logs
+
+logger = logging.getLogger(__name__)
+
+
+class InlineExecution:
+    """Executes runs by calling the executor, which makes sure that none is executed twice."""
+
+    def __init__(self, executor: ExecutorClient, store: RunStore, events: EventApplier) -> None:
+        self._executor = executor
+        self._store = store
+        self._events = events
+
+    async def execute(self, item: Dispatchable) -> None:
+        """Execute one run to its end.
+
+        When the executor or the database is lost on the way, the run stays as far as it got: the sweeper or
+        the reconciler asks again.
+        """
+        logs.bind(request_id=item.request_id)
+        logger.info("[AutomationPlaybookRunsService] Queue not available, executing inline")
+        arrived = False
+        try:
+            async with aclosing(self._executor.execute(messages.job(item.run, item.request_id))) as events:
+                async for event in events:
+                    if not arrived:
+                        arrived = True
+                        await self._store.mark_dispatched({item.run.id: 0.0})
+                    await self._events.apply([event])
+        except ServiceError as error:
+            logger.warning("run %s goes on later: %s", item.run.id, error)

@@ -1,0 +1,49 @@
+"""Closing every loop: asks the executor about runs that have been silent for too long."""
+
+import logging
+
+from runs_service.delivery.dispatcher import Dispatcher
+from runs_service.delivery.event_applier import EventApplier
+from runs_service.executor_client import ExecutorClient
+from runs_service.store import RunStore
+from servicekit.background.tasks import Ticker
+from servicekit.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500  # runs in one question
+
+
+class Reconciler(Ticker):
+    """Unknown to the executor → dispatched again; known → what was missed is applied."""
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        executor: ExecutorClient,
+        events: EventApplier,
+        dispatcher: Dispatcher,
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._executor = executor
+        self._events = events
+        self._dispatcher = dispatcher
+
+    async def tick(self) -> None:
+        """Ask about one batch of silent runs."""
+        silent = {item.run.id: item for item in await self._store.take_silent(limit=BATCH)}
+        if not silent:
+            return
+        try:
+            answer = await self._executor.reconcile(list(silent))
+        except ServiceError as error:
+            logger.warning("%d silent runs: %s", len(silent), error)
+            return
+        await self._events.apply(answer.events)
+        if answer.unknown_run_ids:
+            logger.warning("%d runs never arrived at the executor; dispatching again", len(answer.unknown_run_ids))
+            self._dispatcher.dispatch([silent[run_id] for run_id in answer.unknown_run_ids])
+        if len(silent) == BATCH:
+            self.wake()

@@ -1,0 +1,1 @@
+"""Changes of runs on their way to watchers."""

@@ -1,0 +1,169 @@
+"""Settings both services have: environment variables, read once into a frozen, validated object."""
+
+import sys
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from servicekit.auth.keys import load_public_keys, secrets_in
+from servicekit.auth.tokens import MAX_LIFETIME, SERVICE_TOKEN_LIFETIME, Demands
+from servicekit.config.addresses import Address, BrokerUrl
+from servicekit.config.certificates import named, require_certificates, require_key
+from servicekit.rpc.limits import Limits
+
+Settings = TypeVar("Settings", bound="ServiceSettings")
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether HOST:PORT can be reached from this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ServiceSettings(BaseSettings):
+    """What every service reads. A subclass adds its own and names its listener in `listen` and `workers`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    listen: Address
+    workers: int  # processes at that address
+
+    broker_url: BrokerUrl | None = None
+    # Queues and exchanges are named after it. Both services need the same; stacks that share a broker, one each.
+    broker_queue_prefix: str = Field(default="playbook-runs", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    enable_queue_processors: bool = True
+
+    auth_mode: Literal["jwt", "disabled"] = "jwt"
+    auth_jwt_secret: SecretStr | None = None  # one, or several separated by commas: see `jwt_secrets`
+    auth_jwt_public_key_file: Path | None = None
+    auth_jwt_audience: str | None = None
+    auth_jwt_issuer: str | None = None
+    # Below the services' own tokens' lifetime they would refuse each other.
+    auth_jwt_max_lifetime_seconds: int = Field(
+        default=int(MAX_LIFETIME.total_seconds()), ge=int(SERVICE_TOKEN_LIFETIME.total_seconds()), le=100 * 365 * 86_400
+    )
+
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    # Whom to trust when calling the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
+    tls_ca_file: Path | None = None
+
+    # What callers can make a process hold. A service names its largest valid request.
+    max_request_bytes: int = Field(ge=1_024, le=64 * 1024 * 1024)
+    max_receiving_bytes: int = Field(default=64 * 1024 * 1024, ge=1_024)
+    max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
+    max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_calls: int = Field(default=10_000, ge=2, le=1_000_000)
+
+    reflection: bool = True
+    metrics_listen: Address | None = None
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("auth_jwt_secret")
+    @classmethod
+    def _secrets_are_good(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secrets_in(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.auth_mode == "disabled" and not is_loopback(self.listen):
+            raise ValueError(
+                f"AUTH_MODE=disabled is accepted only with a loopback listener, and {self.listen} is none; "
+                "set AUTH_MODE=jwt, or listen on 127.0.0.1"
+            )
+        if self.auth_mode == "jwt" and self.auth_jwt_secret is None:
+            raise ValueError(
+                "AUTH_MODE=jwt needs AUTH_JWT_SECRET (32 characters or more): the services' own tokens are signed "
+                "with it, and the users' too unless AUTH_JWT_PUBLIC_KEY_FILE is set"
+            )
+        if self.workers > 1 and self.listen.endswith(":0"):
+            raise ValueError(f"several workers need one port to share, and {self.listen} gives each its own")
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
+        if self.tls_client_ca_file and not self.tls_cert_file:
+            raise ValueError("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_good(self) -> Self:
+        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file"):
+            file: Path | None = getattr(self, name)
+            if file is None:
+                continue
+            with named(name.upper(), file):
+                if name == "auth_jwt_public_key_file":
+                    load_public_keys(file)
+                elif name == "tls_key_file" and self.tls_cert_file:
+                    require_key(file, self.tls_cert_file)
+                else:
+                    require_certificates(file)
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """What callers can make a process hold."""
+        return Limits(
+            request_bytes=self.max_request_bytes,
+            receiving_bytes=self.max_receiving_bytes,
+            receive_seconds=self.max_receive_seconds,
+            streams=self.max_streams_per_connection,
+            connections=self.max_connections,
+            calls=self.max_calls,
+        )
+
+    @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The secrets in AUTH_JWT_SECRET, separated by commas: the first one signs, each verifies. Empty: none."""
+        return secrets_in(self.auth_jwt_secret.get_secret_value()) if self.auth_jwt_secret else ()
+
+    @property
+    def token_demands(self) -> Demands:
+        """What tokens must say."""
+        longest = timedelta(seconds=self.auth_jwt_max_lifetime_seconds)
+        return Demands(self.auth_jwt_audience, self.auth_jwt_issuer, longest)
+
+    @property
+    def listen_variable(self) -> str:
+        """The name of the environment variable that `listen` comes from."""
+        alias = type(self).model_fields["listen"].validation_alias
+        return str(alias.choices[0]) if isinstance(alias, AliasChoices) else "LISTEN"
+
+    @property
+    def queue_url(self) -> str | None:
+        """The broker to use, or None when runs execute inline."""
+        return self.broker_url if self.enable_queue_processors else None
+
+    def of_worker(self, number: int) -> Self:
+        """Return the settings of one of the processes: its measurements have a port of their own."""
+        if self.metrics_listen is None or number == 0:
+            return self
+        host, _, port = self.metrics_listen.rpartition(":")
+        return self.model_copy(update={"metrics_listen": f"{host}:{int(port) + number}"})
+
+    def queue(self, name: str) -> str:
+        """Return what the queue `name` is called at the broker."""
+        return f"{self.broker_queue_prefix}.{name}"
+
+
+def load(kind: type[Settings]) -> Settings:
+    """Read the settings from the environment. A bad value ends the process with its name and what is allowed."""
+    try:
+        return kind()  # type: ignore[call-arg]  # every argument comes from the environment
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"{name}: {message}" if name else message, file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None

@@ -1,2 +1,0 @@
-"""What surrounds every call, outermost first: request ids, access log, errors, draining, decoding, authorization,
-validation. One concern a file. Whether a call is let in at all is servicekit.admission's to decide."""

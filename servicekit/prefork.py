@@ -1,0 +1,114 @@
+"""Several processes of one service at one port, for machines with more cores than one process can use.
+
+The kernel spreads new connections over them (SO_REUSEPORT). To everybody else they are replicas like those on other
+machines: they share nothing but the database and the broker.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from servicekit.rpc.sockets import obstacle
+
+logger = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+EARLY = 3.0  # seconds; what ends sooner after its start will end again, so nobody starts it again
+
+Serve = Callable[[int], None]
+
+
+def run(count: int, listen: str, serve: Serve, *, variable: str) -> int:
+    """Run `serve(number)` in `count` processes at HOST:PORT until told to stop, and return the exit code.
+
+    One that dies is replaced. SIGTERM and SIGINT are handed on to all of them. Raises SystemExit, naming the
+    `variable` the address is from, when nobody can listen there.
+    """
+    if count == 1:
+        serve(0)
+        return 0
+    with _reserved(listen, variable):
+        return _Workers(serve).run(count)
+
+
+def _reserved(listen: str, variable: str) -> socket.socket:
+    """Return a socket that holds the port, which nobody else may listen at."""
+    host, _, port = listen.rpartition(":")
+    address = (host.strip("[]"), int(port))
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    try:
+        with socket.socket(family) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+        reserved = socket.socket(family)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise SystemExit(f"cannot listen on {listen} ({variable}): {obstacle(listen)}") from error
+    return reserved
+
+
+class _Workers:
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+        self._running: dict[int, tuple[int, float]] = {}  # by process id: number, start
+        self._stopping = False
+
+    def run(self, count: int) -> int:
+        """Start `count` processes, and return the first exit code other than 0 when all have ended for good."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._stop)
+        for number in range(count):
+            self._start(number)
+        exit_code = 0
+        while self._running:
+            pid, status = os.wait()
+            number, started = self._running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            if self._stopping:
+                exit_code = exit_code or max(code, 0)
+            elif time.monotonic() - started < EARLY:
+                logger.error("worker %d ended with %d soon after its start; the others are stopped", number, code)
+                exit_code = code if code > 0 else 1
+                self._stop(signal.SIGTERM, None)
+            else:
+                logger.error("worker %d ended with %d; another one takes its place", number, code)
+                self._start(number)
+        return exit_code
+
+    def _start(self, number: int) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._running[pid] = number, time.monotonic()
+            if self._stopping:  # told so while we were starting it
+                os.kill(pid, signal.SIGTERM)
+            return
+        # The child, which never returns from here.
+        code = 1
+        try:
+            for name in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(name, signal.SIG_DFL)
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() == parent:
+                self._serve(number)
+                code = 0
+        except SystemExit as end:
+            print(end, file=sys.stderr)  # noqa: T201
+        except BaseException:
+            logger.exception("worker %d failed", number)
+        finally:
+            logging.shutdown()
+            os._exit(code)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        for pid in self._running:
+            os.kill(pid, signal.SIGTERM)

@@ -1,0 +1,61 @@
+"""The channel one service calls the other on."""
+
+import json
+
+import grpc
+
+from servicekit.config.settings import ServiceSettings
+from servicekit.rpc.server import MAX_RESPONSE_BYTES, ping_timeout
+
+PING_INTERVAL = 5  # seconds
+PING_TIMEOUT = 5  # seconds
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        # Every replica that the target names gets its share, and none that says it is stopping: who stuck to one would
+        # wait for it to wake up when it stands still.
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+
+
+def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
+    """Return a channel to HOST:PORT: over TLS when this service has a certificate or is told whom to trust
+    (TLS_CA_FILE), with its certificate as client certificate under mutual TLS."""
+    options = (
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+        # A replica that stands still gets no more of our calls after interval and timeout. Without the 0 gRPC pings
+        # once a minute when nothing else is said.
+        ("grpc.keepalive_time_ms", PING_INTERVAL * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        *ping_timeout(PING_TIMEOUT),
+        # The other side is down for moments, not for hours, and what we have to tell it is waited for.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 500),
+    )
+    trusted = settings.tls_ca_file or settings.tls_client_ca_file or settings.tls_cert_file
+    if not trusted:
+        return grpc.aio.insecure_channel(target, options=options)
+    key, certificate = settings.tls_key_file, settings.tls_cert_file
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=trusted.read_bytes(),
+        # Sent only to a service that asks for it.
+        private_key=key.read_bytes() if key else None,
+        certificate_chain=certificate.read_bytes() if certificate else None,
+    )
+    return grpc.aio.secure_channel(target, credentials, options=options)

@@ -1,0 +1,26 @@
+"""Checks every request against the rules in its proto before a handler sees it."""
+
+from google.protobuf.message import Message
+
+from servicekit.errors import Reason, ServiceError
+from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.validation import MAX_VIOLATIONS, violations_of
+
+
+class Validation(CallInterceptor):
+    """Refuses requests that break a rule, with the name of each field that does."""
+
+    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call if its request is valid."""
+        if violations := violations_of(request):
+            shown = tuple(violations[:MAX_VIOLATIONS])
+            names = ", ".join(dict.fromkeys(violation.field for violation in shown))
+            more = f", and more: only the first {MAX_VIOLATIONS} are listed" if len(violations) > len(shown) else ""
+            raise ServiceError(
+                Reason.VALIDATION_FAILED,
+                f"{shown[0].field or 'request'}: {shown[0].description}"
+                if len(violations) == 1
+                else f"these fields are not valid: {names}{more}",
+                violations=shown,
+            )
+        return await call(request, context)

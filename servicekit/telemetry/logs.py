@@ -1,0 +1,141 @@
+"""Log lines: JSON for machines, plain lines for a console; each with the id of the request it belongs to.
+
+Every run writes several lines, so a line is made in one step from its record.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from servicekit.telemetry.printable import CONTINUED, printable, printable_json, printable_lines
+
+_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never changed, only replaced
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each line
+# What every record has; the rest came with `extra`.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def fields(self, record: logging.LogRecord) -> dict[str, object]:
+        """Return what a line says besides its message, level and time."""
+        return {
+            "logger": record.name,
+            "service": self._service,
+            **_bound.get(),
+            **{name: getattr(record, name) for name in sorted(vars(record).keys() - _STANDARD)},
+        }
+
+    def exception(self, record: logging.LogRecord) -> str:
+        """Return the trace that belongs to the line, or ""."""
+        return self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+
+
+class _Json(_Formatter):
+    _second = 0
+    _second_as_text = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._second_as_text = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
+        line = {
+            "message": record.getMessage(),
+            "level": record.levelname.lower(),
+            "timestamp": f"{self._second_as_text}.{int((record.created - second) * 1e6):06}Z",
+            **self.fields(record),
+        }
+        if trace := self.exception(record):
+            line["exception"] = trace
+        return printable_json(_encode(line))
+
+
+class _Console(_Formatter):
+    """One line a record, whatever is in it; the lines of a trace follow it, each marked as a continuation."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
+        fields = " ".join(f"{name}={value}" for name, value in self.fields(record).items())
+        line = printable(f"{time} {record.levelname:<7} {record.getMessage()}  {fields}")
+        trace = self.exception(record)
+        return f"{line}\n{CONTINUED}{printable_lines(trace)}" if trace else line
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes what was logged in one turn of the event loop together, when the turn is over.
+
+    Each write lets other threads have the interpreter, and getting it back takes four times as long as making a line.
+    Warnings, and what threads without a loop say, are written at once, after everything before them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # will write what waits
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if record.levelno >= logging.WARNING or not self._is_written_soon():
+                self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        with self.lock or nullcontext():
+            self._loop = None
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+    def _is_written_soon(self) -> bool:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if loop is not self._loop:
+            self._loop = loop
+            loop.call_soon(self.flush)
+        return True
+
+
+def configure(*, service: str, format: str, level: str) -> None:
+    """Send every log line of this process to standard error, as "json" or "console", from `level` on."""
+    handler = _Lines(sys.stderr)
+    handler.setFormatter(_Console(service) if format == "console" else _Json(service))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    # Nobody reads where in the code, and in which thread and process, a line was made: not worth looking it up.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # Chatty at INFO about their own business, not about runs.
+    for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_strange_header)
+
+
+def _is_no_strange_header(record: logging.LogRecord) -> bool:
+    """Tell whether a record of gRPC's is worth a line.
+
+    Of a header that is no UTF-8, which any stranger may send, gRPC logs three traces with its value.
+    """
+    return not str(record.msg).startswith("Invalid encoding")
+
+
+def bind(**values: str) -> None:
+    """Add `values` to every line that is logged from here on in this call or task."""
+    _bound.set({**_bound.get(), **values})
+
+
+def bound(name: str) -> str:
+    """Return what `name` is bound to in this call or task, or ""."""
+    return _bound.get().get(name, "")
