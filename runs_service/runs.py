@@ -65,7 +65,7 @@ class Runs:
 
         Raises ServiceError (RUN_NOT_FOUND, RUN_NOT_RETRYABLE, IDEMPOTENCY_KEY_REUSED).
         """
-        found = await self._store.original(project_id, run_id)
+        found = await self._store.runs.original(project_id, run_id)
         if found is None:
             raise _not_found(project_id, run_id)
         original, run = found
@@ -100,7 +100,7 @@ class Runs:
 
     async def get(self, project_id: str, run_id: str) -> Run:
         """Return a run. Raises ServiceError (RUN_NOT_FOUND)."""
-        run = await self._store.get(project_id, run_id)
+        run = await self._store.runs.get(project_id, run_id)
         if run is None:
             raise _not_found(project_id, run_id)
         return run
@@ -121,7 +121,7 @@ class Runs:
         before = None
         if page_token:
             before = _position(*page_tokens.decode(page_token, query=query, parts=2))
-        runs = await self._store.page(filters, limit=limit + 1, offset=offset, before=before)
+        runs = await self._store.runs.page(filters, limit=limit + 1, offset=offset, before=before)
         if len(runs) <= limit:
             return runs, ""
         last = runs[limit - 1]
@@ -142,7 +142,7 @@ class Runs:
             )
         if after_sequence == run.sequence:
             return
-        oldest = await self._store.oldest_sequence(run.id) or run.sequence + 1
+        oldest = await self._store.history.oldest_sequence(run.id) or run.sequence + 1
         if after_sequence < oldest - 1:
             raise ServiceError(
                 Reason.SEQUENCE_EXPIRED,
@@ -166,7 +166,7 @@ class Runs:
     async def _create_many(self, makers: Sequence[MakeRun]) -> list[Admitted | Exception]:
         made = [_made(make) for make in makers]
         wanted = [new for new in made if isinstance(new, NewRun)]
-        stored = await self._store.create(wanted)
+        stored = await self._store.runs.create(wanted)
         reached(FailPoint.RUNS_AFTER_COMMIT)
         both = list(zip(wanted, stored, strict=True))
         self._dispatcher.dispatch([Dispatchable(found.run, new.request_id) for new, found in both if found.created])

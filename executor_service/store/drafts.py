@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import text
 
 from executor_service.models import BLANK, shows_nothing
 from executor_service.paging import Slice
@@ -40,23 +39,25 @@ def _draft(row: Row) -> Draft:
 
 ITEMS = 1_000  # in one statement: the event loop does nothing else while its parameters are made
 
-_PUT = text(f"""
+_PUT = f"""
 INSERT INTO executor.drafts ({_DRAFT})
-VALUES (:id, :project_id, :playbook_id, :scope_id, :rules_hash, :rules, :status, :affected_total, :draft_generated,
-        :no_suggestion_count, :model, :created_at, :updated_at, :expires_at, :run_id)
+VALUES (%(id)s, %(project_id)s, %(playbook_id)s, %(scope_id)s, %(rules_hash)s, %(rules)s, %(status)s,
+        %(affected_total)s, %(draft_generated)s, %(no_suggestion_count)s, %(model)s, %(created_at)s,
+        %(updated_at)s, %(expires_at)s, %(run_id)s)
 ON CONFLICT (project_id, playbook_id, scope_id, rules_hash) DO UPDATE
 SET status = excluded.status, affected_total = excluded.affected_total, draft_generated = excluded.draft_generated,
     no_suggestion_count = excluded.no_suggestion_count, model = excluded.model, updated_at = excluded.updated_at,
     expires_at = excluded.expires_at, run_id = excluded.run_id
-RETURNING id""")
+RETURNING id"""
 
-_DELETE_ITEMS = text("DELETE FROM executor.draft_items WHERE draft_id = :draft_id")
+_DELETE_ITEMS = "DELETE FROM executor.draft_items WHERE draft_id = %(draft_id)s"
 
-_PUT_ITEMS = text("""
+_PUT_ITEMS = """
 INSERT INTO executor.draft_items (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings)
-SELECT :draft_id, product_id, raw, final, string_to_array(warnings, ',')
-FROM unnest(CAST(:product_ids AS text[]), CAST(:raws AS text[]), CAST(:finals AS text[]), CAST(:warnings AS text[]))
-  AS item (product_id, raw, final, warnings)""")
+SELECT %(draft_id)s, product_id, raw, final, string_to_array(warnings, ',')
+FROM unnest(CAST(%(product_ids)b AS text[]), CAST(%(raws)b AS text[]), CAST(%(finals)b AS text[]),
+            CAST(%(warnings)b AS text[]))
+  AS item (product_id, raw, final, warnings)"""
 
 
 async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem]) -> UUID:
@@ -78,7 +79,7 @@ async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem]) 
         "expires_at": draft.expires_at,
         "run_id": draft.run_id,
     }
-    draft_id: UUID = (await connection.execute(_PUT, parameters)).scalar_one()
+    draft_id: UUID = (await connection.fetch_one(_PUT, parameters))[0]
     await connection.execute(_DELETE_ITEMS, {"draft_id": draft_id})
     for start in range(0, len(items), ITEMS):
         await _put_items(connection, draft_id, items[start : start + ITEMS])
@@ -100,21 +101,21 @@ async def _put_items(connection: Connection, draft_id: UUID, items: Sequence[Dra
 
 # Reading
 
-_OF_SCOPE = text(f"""
+_OF_SCOPE = f"""
 SELECT {_DRAFT} FROM executor.drafts
-WHERE project_id = :project_id AND playbook_id = :playbook_id AND scope_id = :scope_id
-ORDER BY updated_at DESC, id DESC""")
+WHERE project_id = %(project_id)s AND playbook_id = %(playbook_id)s AND scope_id = %(scope_id)s
+ORDER BY updated_at DESC, id DESC"""
 
 
 async def of_scope(connection: Connection, project_id: str, playbook: Playbook, scope_id: str) -> list[Draft]:
     """Return the scope's drafts, the one written last first."""
     parameters = {"project_id": project_id, "playbook_id": playbook.id, "scope_id": scope_id}
-    return [_draft(row) for row in await connection.execute(_OF_SCOPE, parameters)]
+    return [_draft(row) for row in await connection.fetch_all(_OF_SCOPE, parameters)]
 
 
 _ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings"
 _ITEMS = page_of(
-    f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > :after",
+    f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > %(after)s",
     columns=_ITEM,
     key="product_id",
     texts=["raw_suggestion", "final_suggestion"],
@@ -124,9 +125,9 @@ _WITH_ITEMS = f"""
 SELECT {_DRAFT}, (
   SELECT jsonb_agg(jsonb_build_array({_ITEM}, more) ORDER BY product_id) FROM ({_ITEMS}) AS items
 ) AS items
-FROM executor.drafts WHERE project_id = :project_id"""
-_FIND = text(f"{_WITH_ITEMS} AND id = :id")
-_LATEST = text(f"{_WITH_ITEMS} AND playbook_id = :playbook_id ORDER BY updated_at DESC, id DESC LIMIT 1")
+FROM executor.drafts WHERE project_id = %(project_id)s"""
+_FIND = f"{_WITH_ITEMS} AND id = %(id)s"
+_LATEST = f"{_WITH_ITEMS} AND playbook_id = %(playbook_id)s ORDER BY updated_at DESC, id DESC LIMIT 1"
 
 DraftAndItems = tuple[Draft, Slice[DraftItem]]
 
@@ -136,7 +137,7 @@ async def find(
 ) -> DraftAndItems | None:
     """Return a draft of the project by its id, with up to `limit` items by product id from the one after `after`."""
     parameters = {"id": draft_id, "project_id": project_id, "after": after, "limit": limit}
-    return _with_items((await connection.execute(_FIND, parameters)).one_or_none())
+    return _with_items(await connection.fetch_optional(_FIND, parameters))
 
 
 async def latest(
@@ -144,7 +145,7 @@ async def latest(
 ) -> DraftAndItems | None:
     """Return the draft of a playbook that was written last, with items as `find` does."""
     parameters = {"project_id": project_id, "playbook_id": playbook_id, "after": after, "limit": limit}
-    return _with_items((await connection.execute(_LATEST, parameters)).one_or_none())
+    return _with_items(await connection.fetch_optional(_LATEST, parameters))
 
 
 def _with_items(row: Row | None) -> DraftAndItems | None:
@@ -163,32 +164,32 @@ BLOCK = 1_000  # products in a row of run_item_blocks: as many as a page may hav
 
 # One statement, so `affected` and `usable` are as they were before the update.
 _APPLY = {
-    field: text(f"""
+    field: f"""
 WITH affected AS (
-  SELECT id FROM executor.products WHERE project_id = :project_id AND {blank}
+  SELECT id FROM executor.products WHERE project_id = %(project_id)s AND {blank}
 ), usable AS (
   SELECT product_id, final_suggestion FROM executor.draft_items
-  WHERE draft_id = :draft_id AND NOT ({shows_nothing("final_suggestion")})
+  WHERE draft_id = %(draft_id)s AND NOT ({shows_nothing("final_suggestion")})
 ), updated AS (
   UPDATE executor.products p SET {field} = usable.final_suggestion, updated_at = now()
-  FROM usable WHERE p.project_id = :project_id AND p.id = usable.product_id AND {blank}
+  FROM usable WHERE p.project_id = %(project_id)s AND p.id = usable.product_id AND {blank}
   RETURNING p.id
 ), told AS (
   INSERT INTO executor.run_item_blocks (run_id, last_product_id, product_ids, statuses, messages)
-  SELECT :run_id, max(id), array_agg(id ORDER BY id),
+  SELECT %(run_id)s, max(id), array_agg(id ORDER BY id),
          array_agg(CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END ORDER BY id),
-         array_agg(CASE WHEN is_updated THEN '' ELSE :skipped END ORDER BY id)
+         array_agg(CASE WHEN is_updated THEN '' ELSE %(skipped)s END ORDER BY id)
   FROM (
     -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
     SELECT id, id IN (SELECT id FROM updated) AS is_updated, (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block
     FROM affected
   ) GROUP BY block
 )
-SELECT count(*), set_config('enable_nestloop', 'on', true) FROM updated""")
+SELECT count(*), set_config('enable_nestloop', 'on', true) FROM updated"""
     for field, blank in BLANK.items()
 }
 # A draft that was just written is unknown to the planner, which then looks thousands of products up one by one.
-_IN_BULK = text("SELECT set_config('enable_nestloop', 'off', true)")
+_IN_BULK = "SELECT set_config('enable_nestloop', 'off', true)"
 
 
 async def apply(
@@ -200,22 +201,22 @@ async def apply(
     """
     parameters = {"project_id": project_id, "draft_id": draft_id, "run_id": run_id, "skipped": skipped}
     await connection.execute(_IN_BULK)
-    updated: int = (await connection.execute(_APPLY[playbook.field], parameters)).scalar_one()
+    updated: int = (await connection.fetch_one(_APPLY[playbook.field], parameters))[0]
     return updated
 
 
 # The blocks' order, which the index has, before the products': a page reads no more blocks than it shows. A thousand
 # of the longest ids and messages are no more than PAGE_BYTES.
-_RUN_ITEMS = text("""
+_RUN_ITEMS = """
 SELECT item.product_id, item.status, item.message
 FROM executor.run_item_blocks AS block,
      unnest(block.product_ids, block.statuses, block.messages) AS item (product_id, status, message)
-WHERE block.run_id = :run_id AND block.last_product_id > :after AND item.product_id > :after
-ORDER BY block.last_product_id, item.product_id LIMIT :limit""")
+WHERE block.run_id = %(run_id)s AND block.last_product_id > %(after)s AND item.product_id > %(after)s
+ORDER BY block.last_product_id, item.product_id LIMIT %(limit)s"""
 
 
 async def run_items(connection: Connection, run_id: UUID, *, after: str, limit: int) -> Slice[RunItem]:
     """Return what an APPLY did with up to `limit` products by id, from the one after `after`."""
-    rows = await connection.execute(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit + 1})
+    rows = await connection.fetch_all(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit + 1})
     items = [RunItem(row.product_id, ItemStatus(row.status), row.message) for row in rows[:limit]]
     return Slice(items, more=len(rows) > limit)

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from servicekit.postgres.database import Connection, Row
 
@@ -18,7 +16,7 @@ STATE = """
   rules_hash, result, error_code, error_message, started_at, finished_at"""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 # Who does not pass this does not own the run any more.
-FENCE = "run_id = :run_id AND attempt = :attempt AND lease_owner = :owner AND status = 'RUNNING'"
+FENCE = "run_id = %(run_id)s AND attempt = %(attempt)s AND lease_owner = %(owner)s AND status = 'RUNNING'"
 
 
 def _of(table: str, columns: str) -> str:
@@ -54,12 +52,13 @@ def state_of(row: Row) -> State:
 
 # Inbox
 
-_JOBS = """unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[]), CAST(:run_types AS text[]),
-                     CAST(:jobs AS bytea[]), CAST(:created_ats AS timestamptz[]), CAST(:deadlines AS timestamptz[]))"""
-_ENQUEUE = text(f"""
+_JOBS = """unnest(CAST(%(run_ids)b AS uuid[]), CAST(%(project_ids)b AS text[]), CAST(%(run_types)b AS text[]),
+                     CAST(%(jobs)b AS bytea[]), CAST(%(created_ats)b AS timestamptz[]),
+                     CAST(%(deadlines)b AS timestamptz[]))"""
+_ENQUEUE = f"""
 INSERT INTO executor.executions (run_id, project_id, run_type, job, created_at, deadline_at)
 SELECT * FROM {_JOBS}
-ON CONFLICT (run_id) DO NOTHING""")
+ON CONFLICT (run_id) DO NOTHING"""
 
 
 def _columns(jobs: Sequence[Job]) -> dict[str, object]:
@@ -76,15 +75,15 @@ def _columns(jobs: Sequence[Job]) -> dict[str, object]:
 
 async def enqueue(connection: Connection, jobs: Sequence[Job]) -> int:
     """Insert the jobs that are not here yet; return how many."""
-    return (await connection.execute(_ENQUEUE, _columns(jobs))).rowcount
+    return await connection.execute(_ENQUEUE, _columns(jobs))
 
 
-_ENQUEUE_CLAIMED = text(f"""
+_ENQUEUE_CLAIMED = f"""
 INSERT INTO executor.executions (run_id, project_id, run_type, job, created_at, deadline_at,
                                  status, attempt, lease_owner, lease_until, event_number, started_at)
-SELECT jobs.*, 'RUNNING', 1, :owner, now() + make_interval(secs => :lease_seconds), 1, now() FROM {_JOBS} AS jobs
+SELECT jobs.*, 'RUNNING', 1, %(owner)s, now() + make_interval(secs => %(lease_seconds)s), 1, now() FROM {_JOBS} AS jobs
 ON CONFLICT (run_id) DO NOTHING
-RETURNING job, crashes, lease_owner, {STATE}""")
+RETURNING job, crashes, lease_owner, {STATE}"""
 
 
 async def enqueue_claimed(
@@ -92,7 +91,7 @@ async def enqueue_claimed(
 ) -> list[Execution]:
     """Insert the jobs that are not here yet, under a lease already; return their executions."""
     parameters = {**_columns(jobs), "owner": owner, "lease_seconds": lease_seconds}
-    return [_execution(row) for row in await connection.execute(_ENQUEUE_CLAIMED, parameters)]
+    return [_execution(row) for row in await connection.fetch_all(_ENQUEUE_CLAIMED, parameters)]
 
 
 # Claims
@@ -105,35 +104,35 @@ _DOUBTFUL = f"(lease_owner IS NOT NULL AND crashes >= {DOUBTFUL_CRASHES - 1})"
 # Projects take turns: a project's next run comes at the place (its running ones + those before it), so one with
 # 2,000 queued runs does not delay another's first. Leases that ran out come before everything. `waiting` is a loose
 # index scan, one step a project, whatever the length of its queue.
-_CLAIM = text(f"""
+_CLAIM = f"""
 WITH RECURSIVE waiting AS (
   (SELECT project_id FROM executor.executions
-   WHERE status = 'QUEUED' AND created_at >= :since ORDER BY project_id LIMIT 1)
+   WHERE status = 'QUEUED' AND created_at >= %(since)s ORDER BY project_id LIMIT 1)
   UNION ALL
   SELECT (SELECT e.project_id FROM executor.executions e
-          WHERE e.status = 'QUEUED' AND e.created_at >= :since AND e.project_id > w.project_id
+          WHERE e.status = 'QUEUED' AND e.created_at >= %(since)s AND e.project_id > w.project_id
           ORDER BY e.project_id LIMIT 1)
   FROM waiting w WHERE w.project_id IS NOT NULL
 ), running AS (
   SELECT project_id, count(*) AS runs FROM executor.executions WHERE status = 'RUNNING' GROUP BY project_id
 ), candidates AS (
   (SELECT run_id, CAST(0 AS bigint) AS turn, created_at FROM executor.executions
-   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= :since AND NOT {_DOUBTFUL}
-   ORDER BY lease_until LIMIT :limit)
+   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= %(since)s AND NOT {_DOUBTFUL}
+   ORDER BY lease_until LIMIT %(limit)s)
   UNION ALL
   (SELECT run_id, CAST(0 AS bigint), created_at FROM executor.executions
-   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= :since AND {_DOUBTFUL}
-   ORDER BY lease_until LIMIT :doubtful)
+   WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= %(since)s AND {_DOUBTFUL}
+   ORDER BY lease_until LIMIT %(doubtful)s)
   UNION ALL
   (SELECT q.run_id, coalesce(r.runs, 0) + q.place, q.created_at
    FROM waiting w LEFT JOIN running r USING (project_id)
    CROSS JOIN LATERAL (
      SELECT first.run_id, first.created_at, row_number() OVER (ORDER BY first.created_at, first.run_id) AS place
      FROM (SELECT e.run_id, e.created_at FROM executor.executions e
-           WHERE e.status = 'QUEUED' AND e.project_id = w.project_id AND e.created_at >= :since
-           ORDER BY e.created_at, e.run_id LIMIT :limit) first) q
+           WHERE e.status = 'QUEUED' AND e.project_id = w.project_id AND e.created_at >= %(since)s
+           ORDER BY e.created_at, e.run_id LIMIT %(limit)s) first) q
    WHERE w.project_id IS NOT NULL)
-  ORDER BY turn, created_at LIMIT :limit
+  ORDER BY turn, created_at LIMIT %(limit)s
 ), free AS (
   SELECT run_id FROM executor.executions
   WHERE run_id IN (SELECT run_id FROM candidates)
@@ -143,13 +142,13 @@ WITH RECURSIVE waiting AS (
   UPDATE executor.executions e
   SET status = 'RUNNING', attempt = attempt + 1,
       crashes = crashes + CASE WHEN lease_owner IS NULL THEN 0 ELSE 1 END,
-      lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
+      lease_owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease_seconds)s),
       event_number = event_number + 1, progress_completed = 0, progress_total = 0,
       started_at = now(), updated_at = now()
   WHERE e.run_id IN (SELECT run_id FROM free)
   RETURNING job, crashes, lease_owner, {_of("e", STATE)}
 )
-SELECT n.candidates, claimed.* FROM (SELECT count(*) AS candidates FROM candidates) n LEFT JOIN claimed ON true""")
+SELECT n.candidates, claimed.* FROM (SELECT count(*) AS candidates FROM candidates) n LEFT JOIN claimed ON true"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +179,7 @@ async def claim(
         "since": since,
         "doubtful": doubtful,
     }
-    rows = (await connection.execute(_CLAIM, parameters)).all()
+    rows = await connection.fetch_all(_CLAIM, parameters)
     executions = [_execution(row) for row in rows if row.run_id is not None]
     return Claimed(executions, seen=rows[0].candidates)
 
@@ -196,18 +195,18 @@ def _execution(row: Row) -> Execution:
 
 # A row that is locked is being written by its owner, or taken from him: waiting for it would let the other leases
 # run out.
-_RENEW = text("""
+_RENEW = """
 WITH ours AS (
   SELECT run_id, attempt FROM executor.executions
-  WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND lease_owner = :owner AND status = 'RUNNING'
+  WHERE run_id = ANY(CAST(%(run_ids)b AS uuid[])) AND lease_owner = %(owner)s AND status = 'RUNNING'
 ), free AS (
   SELECT run_id FROM executor.executions
-  WHERE run_id IN (SELECT run_id FROM ours) AND lease_owner = :owner AND status = 'RUNNING' FOR UPDATE SKIP LOCKED
+  WHERE run_id IN (SELECT run_id FROM ours) AND lease_owner = %(owner)s AND status = 'RUNNING' FOR UPDATE SKIP LOCKED
 ), renewed AS (
-  UPDATE executor.executions SET lease_until = now() + make_interval(secs => :lease_seconds)
+  UPDATE executor.executions SET lease_until = now() + make_interval(secs => %(lease_seconds)s)
   WHERE run_id IN (SELECT run_id FROM free)
 )
-SELECT run_id, attempt FROM ours""")
+SELECT run_id, attempt FROM ours"""
 
 
 async def renew(
@@ -215,14 +214,14 @@ async def renew(
 ) -> set[tuple[UUID, int]]:
     """Prolong the owner's leases; return (run id, attempt) of those it still has."""
     parameters = {"run_ids": list(run_ids), "owner": owner, "lease_seconds": lease_seconds}
-    return {(row.run_id, row.attempt) for row in await connection.execute(_RENEW, parameters)}
+    return {(row.run_id, row.attempt) for row in await connection.fetch_all(_RENEW, parameters)}
 
 
 _FREE = "lease_owner = NULL, lease_until = now() - interval '1 second', updated_at = now()"
-_HAND_BACK = text(f"UPDATE executor.executions SET {_FREE} WHERE {FENCE}")
-_HAND_BACK_ALL_BUT = text(f"""
+_HAND_BACK = f"UPDATE executor.executions SET {_FREE} WHERE {FENCE}"
+_HAND_BACK_ALL_BUT = f"""
 UPDATE executor.executions SET {_FREE}
-WHERE status = 'RUNNING' AND lease_owner = :owner AND run_id <> ALL(CAST(:kept AS uuid[]))""")
+WHERE status = 'RUNNING' AND lease_owner = %(owner)s AND run_id <> ALL(CAST(%(kept)b AS uuid[]))"""
 
 
 async def hand_back(connection: Connection, lease: Lease) -> None:
@@ -237,7 +236,7 @@ async def hand_back_all_but(connection: Connection, kept: Sequence[UUID], owner:
 
 # The work
 
-_HOLD = text(f"SELECT ai_reserved FROM executor.executions WHERE {FENCE} FOR UPDATE")
+_HOLD = f"SELECT ai_reserved FROM executor.executions WHERE {FENCE} FOR UPDATE"
 
 
 async def hold(connection: Connection, lease: Lease) -> int:
@@ -245,22 +244,23 @@ async def hold(connection: Connection, lease: Lease) -> int:
 
     Returns how many suggestions are still reserved. Raises LeaseLost.
     """
-    reserved: int | None = (await connection.execute(_HOLD, fence(lease))).scalar_one_or_none()
-    if reserved is None:
+    row = await connection.fetch_optional(_HOLD, fence(lease))
+    if row is None:
         raise _lost(lease)
+    reserved: int = row.ai_reserved
     return reserved
 
 
-_PROGRESS = text(f"""
+_PROGRESS = f"""
 UPDATE executor.executions
-SET progress_completed = :completed, progress_total = :total, event_number = event_number + 1, updated_at = now()
-WHERE {FENCE} RETURNING {STATE}""")
+SET progress_completed = %(completed)s, progress_total = %(total)s, event_number = event_number + 1, updated_at = now()
+WHERE {FENCE} RETURNING {STATE}"""
 
 
 async def set_progress(connection: Connection, lease: Lease, *, completed: int, total: int) -> State:
     """Write how far the run is. Raises LeaseLost."""
     parameters = {**fence(lease), "completed": completed, "total": total}
-    return _owned(lease, (await connection.execute(_PROGRESS, parameters)).one_or_none())
+    return _owned(lease, await connection.fetch_optional(_PROGRESS, parameters))
 
 
 # Whatever the runs in `held` have reserved and not used goes back to the day it was taken from.
@@ -271,12 +271,13 @@ GIVEN_BACK = """given_back AS (
   WHERE usage.project_id = unused.project_id AND usage.day = unused.day
 )"""
 
-_FINISH = text(f"""
+_FINISH = f"""
 WITH outcome AS (
   SELECT * FROM unnest(
-    CAST(:run_ids AS uuid[]), CAST(:attempts AS int[]), CAST(:owners AS text[]), CAST(:statuses AS text[]),
-    CAST(:draft_ids AS uuid[]), CAST(:scope_ids AS text[]), CAST(:rules_hashes AS text[]), CAST(:results AS jsonb[]),
-    CAST(:totals AS bigint[]), CAST(:error_codes AS text[]), CAST(:error_messages AS text[])
+    CAST(%(run_ids)b AS uuid[]), CAST(%(attempts)b AS int[]), CAST(%(owners)b AS text[]), CAST(%(statuses)b AS text[]),
+    CAST(%(draft_ids)b AS uuid[]), CAST(%(scope_ids)b AS text[]), CAST(%(rules_hashes)b AS text[]),
+    CAST(%(results)b AS jsonb[]), CAST(%(totals)b AS bigint[]), CAST(%(error_codes)b AS text[]),
+    CAST(%(error_messages)b AS text[])
   ) AS o (run_id, attempt, owner, status, draft_id, scope_id, rules_hash, result, total, error_code, error_message)
 ), held AS (
   SELECT e.run_id, e.project_id, e.ai_reserved, e.ai_reserved_day
@@ -291,7 +292,7 @@ SET status = o.status, draft_id = o.draft_id, scope_id = o.scope_id, rules_hash 
     attempt = e.attempt - CASE WHEN o.error_code = 'MAX_ATTEMPTS_EXCEEDED' THEN 1 ELSE 0 END,
     event_number = event_number + 1, finished_at = clock_timestamp(), updated_at = clock_timestamp()
 FROM outcome o WHERE e.run_id = o.run_id AND e.run_id IN (SELECT run_id FROM held)
-RETURNING {_of("e", STATE)}""")
+RETURNING {_of("e", STATE)}"""
 
 
 async def finish(connection: Connection, endings: Sequence[tuple[Lease, Outcome]]) -> list[State | LeaseLost]:
@@ -314,23 +315,23 @@ async def finish(connection: Connection, endings: Sequence[tuple[Lease, Outcome]
         "error_codes": [outcome.error_code for outcome in outcomes],
         "error_messages": [outcome.error_message for outcome in outcomes],
     }
-    finished = {row.run_id: state_of(row) for row in await connection.execute(_FINISH, parameters)}
+    finished = {row.run_id: state_of(row) for row in await connection.fetch_all(_FINISH, parameters)}
     return [finished.get(lease.run_id) or _lost(lease) for lease in leases]
 
 
 # Who works on them is refused every write from here on: they are not RUNNING any more. A row that is locked is being
 # written, by a large APPLY for seconds: who waited for it here would keep a connection that leases are renewed over.
-_END = text(f"""
+_END = f"""
 WITH held AS (
   SELECT run_id, project_id, ai_reserved, ai_reserved_day FROM executor.executions
-  WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status IN ('QUEUED', 'RUNNING')
+  WHERE run_id = ANY(CAST(%(run_ids)b AS uuid[])) AND status IN ('QUEUED', 'RUNNING')
   ORDER BY run_id FOR UPDATE SKIP LOCKED
 ), {GIVEN_BACK}
 UPDATE executor.executions e
-SET status = :status, error_code = :error_code, error_message = :error_message, ai_reserved = 0, lease_until = NULL,
-    event_number = event_number + 1, finished_at = now(), updated_at = now()
+SET status = %(status)s, error_code = %(error_code)s, error_message = %(error_message)s,
+    ai_reserved = 0, lease_until = NULL, event_number = event_number + 1, finished_at = now(), updated_at = now()
 WHERE e.run_id IN (SELECT run_id FROM held)
-RETURNING {_of("e", STATE)}""")
+RETURNING {_of("e", STATE)}"""
 
 
 async def end(connection: Connection, run_ids: Sequence[UUID], outcome: Outcome) -> list[State]:
@@ -342,16 +343,16 @@ async def end(connection: Connection, run_ids: Sequence[UUID], outcome: Outcome)
         "error_code": outcome.error_code,
         "error_message": outcome.error_message,
     }
-    return [state_of(row) for row in await connection.execute(_END, parameters)]
+    return [state_of(row) for row in await connection.fetch_all(_END, parameters)]
 
 
 OVERDUE = "status = 'QUEUED' AND deadline_at < now()"
-_OVERDUE = text(f"SELECT run_id FROM executor.executions WHERE {OVERDUE} ORDER BY deadline_at LIMIT :limit")
+_OVERDUE = f"SELECT run_id FROM executor.executions WHERE {OVERDUE} ORDER BY deadline_at LIMIT %(limit)s"
 
 
 async def overdue(connection: Connection, *, limit: int) -> list[UUID]:
     """Return executions that wait for a free place past their deadline."""
-    return list((await connection.execute(_OVERDUE, {"limit": limit})).scalars())
+    return [row.run_id for row in await connection.fetch_all(_OVERDUE, {"limit": limit})]
 
 
 def _owned(lease: Lease, row: Row | None) -> State:
@@ -366,18 +367,18 @@ def _lost(lease: Lease) -> LeaseLost:
 
 # For whoever asks
 
-_STATES = text(f"SELECT {STATE} FROM executor.executions WHERE run_id = ANY(CAST(:run_ids AS uuid[]))")
+_STATES = f"SELECT {STATE} FROM executor.executions WHERE run_id = ANY(CAST(%(run_ids)b AS uuid[]))"
 
 
 async def states(connection: Connection, run_ids: Sequence[UUID]) -> list[State]:
     """Return how the executions that are here stand."""
-    return [state_of(row) for row in await connection.execute(_STATES, {"run_ids": list(run_ids)})]
+    return [state_of(row) for row in await connection.fetch_all(_STATES, {"run_ids": list(run_ids)})]
 
 
-_EXISTS = text("SELECT 1 FROM executor.executions WHERE run_id = :run_id AND project_id = :project_id")
+_EXISTS = "SELECT 1 FROM executor.executions WHERE run_id = %(run_id)s AND project_id = %(project_id)s"
 
 
 async def exists(connection: Connection, project_id: str, run_id: UUID) -> bool:
     """Tell whether the project has this run."""
     parameters = {"run_id": run_id, "project_id": project_id}
-    return (await connection.execute(_EXISTS, parameters)).first() is not None
+    return await connection.fetch_optional(_EXISTS, parameters) is not None

@@ -3,8 +3,6 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import TextClause, text
-
 from executor_service.models import BLANK
 from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
@@ -15,41 +13,41 @@ from servicekit.postgres.database import Connection
 
 # A JSON array, because its text is unambiguous. Whatever else a prompt comes to depend on belongs in here.
 _FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(
-  CAST(:field AS text), CAST(:model AS text), CAST(:prompt_version AS text), p.title, p.description
+  CAST(%(field)s AS text), CAST(%(model)s AS text), CAST(%(prompt_version)s AS text), p.title, p.description
 ) AS text), 'UTF8'))"""
 
 # LIMIT 1 makes it one step into the index for each product. As a plain join, planned while there were few suggestions,
 # it went through all of the project's for each.
 _STORED = """LEFT JOIN LATERAL (
   SELECT text FROM executor.suggestions
-  WHERE project_id = :project_id AND fingerprint = p.fingerprint LIMIT 1
+  WHERE project_id = %(project_id)s AND fingerprint = p.fingerprint LIMIT 1
 ) s ON true"""
 
 _PRODUCT = "id, title, description"
 
 
-def _wanted(products: str) -> TextClause:
+def _wanted(products: str) -> str:
     # OFFSET 0 keeps the planner from writing the fingerprint, which is most of the work, into the statement twice.
-    return text(f"""
+    return f"""
 SELECT p.id, p.fingerprint, s.text,
        CASE WHEN s.text IS NULL THEN p.title ELSE '' END AS title,
        CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description, p.more
 FROM (SELECT p.*, {_FINGERPRINT} AS fingerprint FROM ({products}) p OFFSET 0) p
 {_STORED}
-ORDER BY p.id""")
+ORDER BY p.id"""
 
 
 def _affected(blank: str) -> str:
-    return f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = :project_id AND {blank}"
+    return f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = %(project_id)s AND {blank}"
 
 
 _SAMPLE = {
-    field: _wanted(f"SELECT *, false AS more FROM ({_affected(blank)} ORDER BY id LIMIT :limit) p")
+    field: _wanted(f"SELECT *, false AS more FROM ({_affected(blank)} ORDER BY id LIMIT %(limit)s) p")
     for field, blank in BLANK.items()
 }
 _PAGE = {
     field: _wanted(
-        page_of(f"{_affected(blank)} AND id > :after", columns=_PRODUCT, key="id", texts=["title", "description"])
+        page_of(f"{_affected(blank)} AND id > %(after)s", columns=_PRODUCT, key="id", texts=["title", "description"])
     )
     for field, blank in BLANK.items()
 }
@@ -60,7 +58,7 @@ async def sample(
 ) -> Sequence[Wanted]:
     """Return the first `limit` affected products by id, with the suggestions that are there."""
     parameters = _parameters(project_id, playbook, model, prompt_version) | {"limit": limit}
-    return slice_of(await connection.execute(_SAMPLE[playbook.field], parameters), Wanted).rows
+    return slice_of(await connection.fetch_all(_SAMPLE[playbook.field], parameters), Wanted).rows
 
 
 async def page(
@@ -75,7 +73,7 @@ async def page(
 ) -> Slice[Wanted]:
     """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are there."""
     parameters = _parameters(project_id, playbook, model, prompt_version) | {"after": after, "limit": limit}
-    return slice_of(await connection.execute(_PAGE[playbook.field], parameters), Wanted)
+    return slice_of(await connection.fetch_all(_PAGE[playbook.field], parameters), Wanted)
 
 
 def _parameters(project_id: str, playbook: Playbook, model: str, prompt_version: str) -> dict[str, object]:
@@ -88,12 +86,12 @@ def _parameters(project_id: str, playbook: Playbook, model: str, prompt_version:
 
 
 _MISSING = {
-    field: text(f"""
+    field: f"""
 SELECT count(DISTINCT p.fingerprint)
 FROM (SELECT {_FINGERPRINT} AS fingerprint FROM executor.products p
-      WHERE project_id = :project_id AND {blank} OFFSET 0) p
+      WHERE project_id = %(project_id)s AND {blank} OFFSET 0) p
 {_STORED}
-WHERE s.text IS NULL""")
+WHERE s.text IS NULL"""
     for field, blank in BLANK.items()
 }
 
@@ -103,25 +101,25 @@ async def missing(
 ) -> int:
     """Return how many suggestions have to be asked for; products of the same content share one."""
     parameters = _parameters(project_id, playbook, model, prompt_version)
-    count: int = (await connection.execute(_MISSING[playbook.field], parameters)).scalar_one()
+    count: int = (await connection.fetch_one(_MISSING[playbook.field], parameters))[0]
     return count
 
 
 # In the order of the fingerprints, so that two runs that got the same suggestions cannot deadlock.
-_RECORD = text(f"""
+_RECORD = f"""
 WITH run AS (
   UPDATE executor.executions
-  SET ai_reserved = greatest(ai_reserved - :usable, 0), progress_completed = :completed, progress_total = :total,
-      event_number = event_number + CASE WHEN :tell THEN 1 ELSE 0 END, updated_at = now()
+  SET ai_reserved = greatest(ai_reserved - %(usable)s, 0), progress_completed = %(completed)s,
+      progress_total = %(total)s, event_number = event_number + CASE WHEN %(tell)s THEN 1 ELSE 0 END, updated_at = now()
   WHERE {FENCE} RETURNING {STATE}
 ), stored AS (
   INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
-  SELECT :project_id, arrived.fingerprint, arrived.text, :model
-  FROM run, unnest(CAST(:fingerprints AS bytea[]), CAST(:texts AS text[])) AS arrived (fingerprint, text)
+  SELECT %(project_id)s, arrived.fingerprint, arrived.text, %(model)s
+  FROM run, unnest(CAST(%(fingerprints)b AS bytea[]), CAST(%(texts)b AS text[])) AS arrived (fingerprint, text)
   ORDER BY arrived.fingerprint
   ON CONFLICT (project_id, fingerprint) DO NOTHING
 )
-SELECT * FROM run""")
+SELECT * FROM run"""
 
 
 async def record(
@@ -150,7 +148,7 @@ async def record(
         "total": total,
         "tell": tell,
     }
-    row = (await connection.execute(_RECORD, parameters)).one_or_none()
+    row = await connection.fetch_optional(_RECORD, parameters)
     if row is None:
         raise LeaseLost(f"run {lease.run_id}, attempt {lease.attempt}")
     return state_of(row)

@@ -3,32 +3,30 @@
 
 from datetime import date
 
-from sqlalchemy import text
-
 from executor_service.records import Lease
 from executor_service.store.executions import FENCE, fence
 from servicekit.postgres.database import Connection
 
-_USED = text("SELECT used FROM executor.ai_usage WHERE project_id = :project_id AND day = :day")
+_USED = "SELECT used FROM executor.ai_usage WHERE project_id = %(project_id)s AND day = %(day)s"
 
 
 async def used(connection: Connection, project_id: str, day: date) -> int:
     """Return how many suggestions the project has used or reserved on that UTC day."""
-    row = (await connection.execute(_USED, {"project_id": project_id, "day": day})).one_or_none()
+    row = await connection.fetch_optional(_USED, {"project_id": project_id, "day": day})
     return row.used if row else 0
 
 
 # The row's lock makes this atomic: two runs together cannot pass the limit.
-_TAKE = text("""
+_TAKE = """
 INSERT INTO executor.ai_usage AS usage (project_id, day, used)
-SELECT :project_id, :day, :count WHERE CAST(:limit AS bigint) IS NULL OR :count <= :limit
+SELECT %(project_id)s, %(day)s, %(count)s WHERE CAST(%(limit)s AS bigint) IS NULL OR %(count)s <= %(limit)s
 ON CONFLICT (project_id, day) DO UPDATE SET used = usage.used + excluded.used
-WHERE CAST(:limit AS bigint) IS NULL OR usage.used + excluded.used <= :limit
-RETURNING used""")
+WHERE CAST(%(limit)s AS bigint) IS NULL OR usage.used + excluded.used <= %(limit)s
+RETURNING used"""
 
-_RESERVE = text(f"""
-UPDATE executor.executions SET ai_reserved = :count, ai_reserved_day = :day, ai_used = true, updated_at = now()
-WHERE {FENCE}""")
+_RESERVE = f"""
+UPDATE executor.executions SET ai_reserved = %(count)s, ai_reserved_day = %(day)s, ai_used = true, updated_at = now()
+WHERE {FENCE}"""
 
 
 async def reserve(
@@ -36,20 +34,20 @@ async def reserve(
 ) -> bool:
     """Reserve suggestions for a run that holds its lease and has nothing reserved; tell whether they fit."""
     parameters = {"project_id": project_id, "day": day, "count": count, "limit": limit}
-    if (await connection.execute(_TAKE, parameters)).first() is None:
+    if await connection.fetch_optional(_TAKE, parameters) is None:
         return False
     await connection.execute(_RESERVE, {**fence(lease), "day": day, "count": count})
     return True
 
 
-_GIVE_BACK = text(f"""
+_GIVE_BACK = f"""
 WITH reserved AS (
   SELECT project_id, ai_reserved_day AS day, ai_reserved AS count FROM executor.executions WHERE {FENCE}
 ), given_back AS (
   UPDATE executor.ai_usage usage SET used = usage.used - reserved.count
   FROM reserved WHERE usage.project_id = reserved.project_id AND usage.day = reserved.day
 )
-UPDATE executor.executions SET ai_reserved = 0 WHERE {FENCE}""")
+UPDATE executor.executions SET ai_reserved = 0 WHERE {FENCE}"""
 
 
 async def give_back(connection: Connection, lease: Lease) -> None:

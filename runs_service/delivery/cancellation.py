@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service import messages, transitions
+from runs_service import messages
 from runs_service.delivery.event_applier import EventApplier
 from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.store import Dispatchable, RunStore
@@ -52,7 +52,7 @@ class Stopper(Ticker):
 
         Raises ServiceError when the executor refuses to end it.
         """
-        await self._store.request_stop(item.run.id)
+        await self._store.stops.request(item.run.id)
         if not await self._told([item]):
             self.wake()
 
@@ -67,12 +67,12 @@ class Stopper(Ticker):
 
     async def _all_told(self) -> bool:
         """Return whether the executor can be reached. Raises ExecutorRefused when it refuses whatever it is told."""
-        items = await self._store.stops(limit=BATCH)
+        items = await self._store.stops.pending(limit=BATCH)
         while items:
             for batch in packed(items, limit=BATCH, size=lambda item: messages.weight(item.run)):
                 if not await self._told_or_passed_over(batch):
                     return False
-            items = await self._store.stops(limit=BATCH, after=items[-1].run.id)
+            items = await self._store.stops.pending(limit=BATCH, after=items[-1].run.id)
         return True
 
     async def _told_or_passed_over(self, items: Sequence[Dispatchable]) -> bool:
@@ -104,15 +104,11 @@ class Stopper(Ticker):
             return False
         self._reachable = True
         await self._events.apply(told)
-        await self._store.mark_stopped([item.run.id for item in items])
+        await self._store.stops.mark_delivered([item.run.id for item in items])
         return True
 
     async def _cancel_in_queue(self, run_ids: Sequence[str]) -> None:
-        def changes(run: Run) -> Sequence[Run]:
-            return transitions.cancelled(run, self._clock.now())
-
-        ended = await self._store.end(run_ids, changes)
-        self._announce(ended)
+        self._announce(await self._store.history.cancel_queued(run_ids, self._clock.now()))
 
 
 class DeadlineKeeper(Ticker):
@@ -138,22 +134,18 @@ class DeadlineKeeper(Ticker):
 
     async def tick(self) -> None:
         """End one batch."""
-        run_ids = await self._store.overdue(margin=DEADLINE_MARGIN, limit=BATCH)
+        run_ids = await self._store.stops.overdue(margin=DEADLINE_MARGIN, limit=BATCH)
         if not run_ids:
             return
         try:
             await self._ask(run_ids)
         except ExecutorRefused as error:
             logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
-            run_ids = await self._store.overdue(margin=REFUSED_MARGIN, limit=BATCH)
+            run_ids = await self._store.stops.overdue(margin=REFUSED_MARGIN, limit=BATCH)
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
                 raise
-
-        def changes(run: Run) -> Sequence[Run]:
-            return transitions.overdue(run, self._clock.now())
-
-        if ended := await self._store.end(run_ids, changes):
+        if ended := await self._store.history.fail_overdue(run_ids, self._clock.now()):
             self._announce(ended)
             logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
             self._stopper.wake()

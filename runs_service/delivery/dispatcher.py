@@ -67,7 +67,7 @@ class _Marks(Conflator[str, float]):
     async def handle(self, batch: Mapping[str, float]) -> None:
         """Note one batch."""
         now = asyncio.get_running_loop().time()
-        await self._store.mark_dispatched({run_id: now - published for run_id, published in batch.items()})
+        await self._store.outbox.mark_dispatched({run_id: now - published for run_id, published in batch.items()})
 
 
 class Dispatcher:
@@ -169,4 +169,4 @@ class OutboxSweeper(Ticker):
 
     async def tick(self) -> None:
         """Dispatch what lies around."""
-        self._dispatcher.dispatch(await self._store.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT))
+        self._dispatcher.dispatch(await self._store.outbox.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT))

@@ -30,7 +30,7 @@ class EventApplier:
 
     async def apply(self, events: Sequence[RunEvent]) -> None:
         """Apply `events` in order, then announce the runs that changed. Raises ServiceError."""
-        changed = await self._store.change(events, self._changes)
+        changed = await self._store.history.apply_events(events, self._clock.now())
         self._announce(changed)
         for run in changed:
             if transitions.is_terminal(run.status):
@@ -54,9 +54,6 @@ class EventApplier:
         await self.apply(events)
         reached(FailPoint.RUNS_BEFORE_ACK)
         return dead
-
-    def _changes(self, run: Run, event: RunEvent) -> Sequence[Run]:
-        return transitions.changes(run, event, self._clock.now())
 
 
 def _unreadable(event: RunEvent) -> str:

@@ -35,7 +35,7 @@ class InlineExecution:
                 async for event in events:
                     if not arrived:
                         arrived = True
-                        await self._store.mark_dispatched({item.run.id: 0.0})
+                        await self._store.outbox.mark_dispatched({item.run.id: 0.0})
                     await self._events.apply([event])
         except ServiceError as error:
             logger.warning("run %s goes on later: %s", item.run.id, error)

@@ -33,7 +33,7 @@ class Reconciler(Ticker):
 
     async def tick(self) -> None:
         """Ask about one batch of silent runs."""
-        silent = {item.run.id: item for item in await self._store.take_silent(limit=BATCH)}
+        silent = {item.run.id: item for item in await self._store.outbox.take_silent(limit=BATCH)}
         if not silent:
             return
         try:

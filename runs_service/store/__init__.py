@@ -1,6 +1,6 @@
-"""What runs_service keeps in PostgreSQL, and every SQL statement for it."""
+"""What runs_service keeps in PostgreSQL, a class for each noun, every statement beside the method that runs it."""
 
 from runs_service.store.records import Dispatchable, Filters, Stored
-from runs_service.store.runs import RunStore
+from runs_service.store.store import RunStore
 
 __all__ = ["Dispatchable", "Filters", "RunStore", "Stored"]

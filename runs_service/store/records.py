@@ -15,7 +15,7 @@ class Stored(NamedTuple):
 
 
 class Dispatchable(NamedTuple):
-    """A run to be handed to the executor, and the request it came from."""
+    """A run for the executor, and the request it came from."""
 
     run: Run
     request_id: str

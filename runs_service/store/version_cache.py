@@ -19,8 +19,8 @@ class Version(NamedTuple):
     event_number: int
 
 
-class RecentRuns:
-    """A bounded memory. Another process may have changed what is in here: writes that rest on it check that."""
+class VersionCache:
+    """A bounded cache. Another process may have changed a run since: writes on top of a version check that."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -39,6 +39,6 @@ class RecentRuns:
             self._versions.popitem(last=False)
 
     def drop(self, run_ids: Iterable[str]) -> None:
-        """Forget runs that have ended, or that somebody else changed."""
+        """Forget runs that have ended, or that another process changed."""
         for run_id in run_ids:
             self._versions.pop(run_id, None)

@@ -202,7 +202,7 @@ class Watchers(Worker):
         if not positions:
             return
         try:
-            changes = await self._store.changes_after(positions, limit=BUFFER)
+            changes = await self._store.history.after(positions, limit=BUFFER)
         except ServiceError as error:
             logger.warning("watchers wait: %s", error)
             return

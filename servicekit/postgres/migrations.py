@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import MetaData, create_engine, make_url, pool, text
 from sqlalchemy.exc import OperationalError
 
-from servicekit.postgres.database import CONNECT_TIMEOUT, driver_url
+from servicekit.postgres.pool import CONNECT_TIMEOUT
 
 
 def config(url: str, scripts: Path) -> Any:
@@ -45,7 +45,7 @@ def run_environment(metadata: MetaData) -> None:
     schema = metadata.schema
     assert schema, "the service's metadata names its schema"
     engine = create_engine(
-        driver_url(context.config.attributes["url"]),
+        make_url(context.config.attributes["url"]).set(drivername="postgresql+psycopg"),
         poolclass=pool.NullPool,
         connect_args={"connect_timeout": CONNECT_TIMEOUT},
     )

@@ -1,17 +1,16 @@
 """Hints between the processes of a service, over PostgreSQL's LISTEN and NOTIFY.
 
-A hint only says "look now": whoever misses one finds the same by reading its table a moment later.
+A hint only says "look now". A process that misses one finds the change by reading its table a moment later.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from sqlalchemy import text
-
 from servicekit.background.batching import Conflator
 from servicekit.background.tasks import Worker
 from servicekit.errors import database_unavailable
-from servicekit.postgres.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, LOST, Database, connect, psycopg_url
+from servicekit.postgres.database import CONNECTION_ERRORS, Database
+from servicekit.postgres.pool import ANSWER_TIMEOUT, connect
 
 logger = logging.getLogger(__name__)
 
@@ -20,55 +19,51 @@ WORDS = 10_000  # at once
 PAUSE = 0.01  # seconds between two NOTIFYs: each holds a lock that all writers of the server share
 IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
 
+NOTIFY = "SELECT pg_notify(%(channel)s, %(payload)s)"
+
 
 class Listener(Worker):
-    """Calls `hear` with each payload on `channel`, and `missed` whenever some may not have been heard (at the
-    start and after every lost connection). A server that answers nothing for `answer_timeout` seconds is lost."""
+    """Calls `on_notification` with each payload on `channel`, and `on_gap` when some may not have arrived: at the
+    start and after every lost connection. A server that does not answer for `answer_timeout` seconds is lost."""
 
     def __init__(
         self,
         url: str,
         channel: str,
         *,
-        hear: Callable[[str], None],
-        missed: Callable[[], None],
+        on_notification: Callable[[str], None],
+        on_gap: Callable[[], None],
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         super().__init__()
-        self._url = psycopg_url(url)
+        self._url = url
         self._channel = channel
-        self._hear = hear
-        self._missed = missed
+        self._on_notification = on_notification
+        self._on_gap = on_gap
         self._answer_timeout = answer_timeout
 
     async def run(self) -> None:
         """Listen until cancelled. Raises ServiceError (DATABASE_UNAVAILABLE) when the connection is lost."""
         try:
             await self._listen()
-        except LOST as error:
+        except CONNECTION_ERRORS as error:
             raise database_unavailable() from error
 
     async def _listen(self) -> None:
         connection = await connect(
-            self._answer_timeout,
-            self._url,
-            connect_timeout=CONNECT_TIMEOUT,
-            application_name=f"listen-{self._channel}",
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
+            self._url, answer_timeout=self._answer_timeout, application_name=f"listen-{self._channel}"
         )
         async with connection:
             await connection.execute(f'LISTEN "{self._channel}"')
-            self._missed()
+            self._on_gap()
             while True:
                 async for notification in connection.notifies(timeout=IDLE_CHECK):
-                    self._hear(notification.payload)
+                    self._on_notification(notification.payload)
                 await connection.execute("SELECT 1")
 
 
 class Notifier(Conflator[str, None]):
-    """Tells other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
+    """Notifies other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
     out with the next. When the database fails, hints are dropped."""
 
     def __init__(self, database: Database, channel: str) -> None:
@@ -76,17 +71,14 @@ class Notifier(Conflator[str, None]):
         self._database = database
         self._channel = channel
 
-    def tell(self, words: Iterable[str]) -> None:
+    def notify(self, words: Iterable[str]) -> None:
         """Send `words` (short, without blanks) soon; the same word once."""
         self.put(dict.fromkeys(words))
 
     async def handle(self, batch: Mapping[str, None]) -> None:
         """Send one batch."""
-        async with self._database.autocommit() as connection:
-            for payload in payloads(list(batch)):
-                await connection.execute(
-                    text("SELECT pg_notify(:channel, :payload)"), {"channel": self._channel, "payload": payload}
-                )
+        for payload in payloads(list(batch)):
+            await self._database.execute(NOTIFY, {"channel": self._channel, "payload": payload})
 
 
 def payloads(words: list[str]) -> list[str]:

@@ -15,7 +15,6 @@ import psycopg
 import pytest
 from alembic import command
 from psycopg import sql
-from sqlalchemy import text
 
 from devstack.postgres import Postgres
 from executor_service import app as executor_app
@@ -25,15 +24,15 @@ from runs_service.models import metadata as runs_metadata
 from servicekit.background.tasks import running
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
-from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
+from servicekit.postgres.database import Connection, Database
 from servicekit.postgres.notifications import Listener, Notifier
+from servicekit.postgres.pool import CONNECT_TIMEOUT
 from tests.conftest import start_postgres
 from tests.support.waiting import eventually
 
 
 async def one(database: Database) -> int:
-    async with database.autocommit() as connection:
-        return (await connection.execute(text("SELECT 1"))).scalar_one()
+    return int((await database.fetch_one("SELECT 1"))[0])
 
 
 def kill_backends(url: str, like: str) -> int:
@@ -78,14 +77,13 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_conne
     """Watchers that come and go by the hundred would otherwise have every connection replaced all the time."""
 
     async def backends() -> list[int]:
-        async with runs_database.autocommit() as connection:
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'test' ORDER BY pid"
-            return [row.pid for row in await connection.execute(text(query))]
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'test' ORDER BY pid"
+        return [row.pid for row in await runs_database.fetch_all(query)]
 
     async def sleep(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
         async with kind() as connection:
             sleeping.set()
-            await connection.execute(text("SELECT pg_sleep(30)"))
+            await connection.execute("SELECT pg_sleep(30)")
 
     sleeping = asyncio.Event()
     before = await backends()
@@ -133,18 +131,17 @@ async def test_a_connection_killed_within_a_transaction_leaves_nothing(
     runs_database: Database, runs_database_url: str
 ) -> None:
     async with runs_database.transaction() as connection:
-        await connection.execute(text("CREATE TABLE counted (n int)"))
+        await connection.execute("CREATE TABLE counted (n int)")
 
     async def interrupted() -> None:
         async with runs_database.transaction() as connection:
-            await connection.execute(text("INSERT INTO counted VALUES (1)"))
+            await connection.execute("INSERT INTO counted VALUES (1)")
             kill_backends(runs_database_url, "test")
-            await connection.execute(text("INSERT INTO counted VALUES (2)"))
+            await connection.execute("INSERT INTO counted VALUES (2)")
 
     with pytest.raises(ServiceError):
         await interrupted()
-    async with runs_database.autocommit() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM counted"))).scalar_one() == 0
+    assert (await runs_database.fetch_one("SELECT count(*) FROM counted"))[0] == 0
 
 
 async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(tmp_path: Path) -> None:
@@ -184,7 +181,7 @@ async def test_a_primary_that_takes_no_writes_any_more_is_told_as_unavailable_an
 ) -> None:
     async def write(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
         async with kind() as connection:
-            await connection.execute(text("UPDATE runs.runs SET status = status"))
+            await connection.execute("UPDATE runs.runs SET status = status")
 
     def demote(demoted: bool) -> None:
         with psycopg.connect(runs_database_url, autocommit=True) as admin:
@@ -207,7 +204,7 @@ async def test_a_statement_longer_than_the_bound_is_given_up(postgres_server: Po
     database = Database(postgres_server.url(), pool_size=1, application_name="test", answer_timeout=0.2)
     with pytest.raises(ServiceError) as failure:
         async with database.transaction() as connection:
-            await connection.execute(text("SELECT pg_sleep(5)"))
+            await connection.execute("SELECT pg_sleep(5)")
     assert failure.value.reason is Reason.DATABASE_UNAVAILABLE
     assert await one(database) == 1
     await database.close()
@@ -220,7 +217,7 @@ async def test_more_callers_than_connections_take_turns(runs_database: Database)
 async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Database, runs_database_url: str) -> None:
     async def sleep() -> None:
         async with runs_database.autocommit() as connection:
-            await connection.execute(text("SELECT pg_sleep(60)"))
+            await connection.execute("SELECT pg_sleep(60)")
 
     tasks = [asyncio.create_task(sleep()) for _ in range(5)]  # all there are
 
@@ -240,7 +237,7 @@ async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Datab
 async def test_what_customers_sent_is_in_no_error_message(runs_database: Database) -> None:
     with pytest.raises(Exception, match="invalid input syntax") as failure:
         async with runs_database.autocommit() as connection:
-            await connection.execute(text("SELECT CAST(:a AS int), CAST(:b AS text)"), {"a": "x", "b": "of a customer"})
+            await connection.execute("SELECT CAST(%(a)s AS int), CAST(%(b)s AS text)", {"a": "x", "b": "of a customer"})
     assert "of a customer" not in str(failure.value)
 
 
@@ -253,7 +250,7 @@ class Ears:
     def __init__(self, url: str, channel: str = "changes", **options: float) -> None:
         self.heard: list[str] = []
         self.missed = 0
-        self.listener = Listener(url, channel, hear=self.heard.append, missed=self._miss, **options)
+        self.listener = Listener(url, channel, on_notification=self.heard.append, on_gap=self._miss, **options)
 
     def _miss(self) -> None:
         self.missed += 1
@@ -274,10 +271,10 @@ async def test_what_is_told_is_heard_on_its_channel_only(
     notifier = Notifier(runs_database, "changes")
     async with running(stranger.listener, notifier):
         await eventually(lambda: stranger.missed)
-        notifier.tell(["a", "b", "a"])
+        notifier.notify(["a", "b", "a"])
         await eventually(lambda: " ".join(ears.heard).split() == ["a", "b"])
         many = [f"{n:036}" for n in range(1000)]
-        notifier.tell(many)
+        notifier.notify(many)
         await eventually(lambda: " ".join(ears.heard).split() == ["a", "b", *many])
     assert stranger.heard == []
     assert ears.missed == 1
@@ -291,7 +288,7 @@ async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_m
         await eventually(lambda expected=time: ears.missed == expected + 1)
     notifier = Notifier(runs_database, "changes")
     async with running(notifier):
-        notifier.tell(["again"])
+        notifier.notify(["again"])
         await eventually(lambda: ears.heard == ["again"])
     lost = [record for record in caplog.records if record.message.startswith("Listener failed")]
     assert len(lost) == 3
@@ -322,7 +319,7 @@ async def test_a_hint_that_comes_between_two_waits_is_heard(
     async with running(ears.listener, notifier):
         await eventually(lambda: ears.missed)
         for word in words:
-            notifier.tell([word])
+            notifier.notify([word])
             await asyncio.sleep(0.001)
         await eventually(lambda: " ".join(ears.heard).split() == words)
 
@@ -332,13 +329,13 @@ async def test_a_notifier_goes_on_after_its_database_failed(
 ) -> None:
     notifier = Notifier(runs_database, "changes")
     async with running(notifier):
-        notifier.tell(["first"])
+        notifier.notify(["first"])
         await eventually(lambda: ears.heard == ["first"])
         kill_backends(runs_database_url, "test")
-        notifier.tell(["lost"])
+        notifier.notify(["lost"])
 
         def heard_again() -> bool:
-            notifier.tell(["later"])
+            notifier.notify(["later"])
             return "later" in " ".join(ears.heard)
 
         await eventually(heard_again)

@@ -158,7 +158,7 @@ async def test_rabbitmq_tells_when_no_queue_takes_a_message(amqp_url: str) -> No
 
 async def test_an_unreadable_event_is_found_by_itself_and_does_not_stop_the_others(runs_database: Database) -> None:
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
-    created = (await store.create([new_run()]))[0].run
+    created = (await store.runs.create([new_run()]))[0].run
     no_uuid, no_text = event("run-7", 1, Run.RUNNING), event(created.id, 2, Run.RUNNING, scope_id="\0")
     too_long = [event(created.id, 3, Run.SUCCEEDED, **{key: "x" * 65}) for key in ("scope_id", "rules_hash")]
     strange = [no_uuid, no_text, *too_long]

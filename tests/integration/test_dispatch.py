@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from playbooks.executor.v1.job_pb2 import RunJobBatch
 from playbooks.runs.v1.run_pb2 import RunMeta
-from sqlalchemy import text
 
 from runs_service.delivery.dispatcher import BATCH, SWEEP_AGE, SWEEP_LIMIT, Dispatcher, JobPublisher
 from runs_service.messages import JOB_BYTES
@@ -41,9 +40,7 @@ class Desk:
         return [[job.run_id for job in RunJobBatch.FromString(body).jobs] for body, _ in take_all(*self.broker)]
 
     async def undispatched(self) -> int:
-        async with self.database.autocommit() as connection:
-            statement = "SELECT count(*) FROM runs.runs WHERE dispatched_at IS NULL"
-            return int((await connection.execute(text(statement))).scalar_one())
+        return int((await self.database.fetch_one("SELECT count(*) FROM runs.runs WHERE dispatched_at IS NULL"))[0])
 
 
 @pytest.fixture
@@ -61,8 +58,8 @@ async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[D
 
 
 async def test_what_lies_around_goes_out_in_bounded_messages_each_run_once(desk: Desk) -> None:
-    stored = await desk.store.create([new_run(idempotency_key=str(n)) for n in range(2 * BATCH + 200)])
-    lying_around = await desk.store.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT)
+    stored = await desk.store.runs.create([new_run(idempotency_key=str(n)) for n in range(2 * BATCH + 200)])
+    lying_around = await desk.store.outbox.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT)
     desk.dispatcher.dispatch(lying_around)
     desk.dispatcher.dispatch(lying_around)  # they are on their way already
 
@@ -77,7 +74,7 @@ async def test_what_lies_around_goes_out_in_bounded_messages_each_run_once(desk:
 
 async def test_runs_with_large_rules_go_out_in_messages_of_a_bounded_size(desk: Desk) -> None:
     wanted = [new_run(idempotency_key=str(n), meta=RunMeta(rules=large_rules())) for n in range(100)]
-    stored = [Dispatchable(found.run, "r") for found in await desk.store.create(wanted)]
+    stored = [Dispatchable(found.run, "r") for found in await desk.store.runs.create(wanted)]
     desk.dispatcher.dispatch(stored[:50])
     for item in stored[50:]:
         desk.dispatcher.dispatch([item])  # put together by the batcher
@@ -118,7 +115,7 @@ async def test_nothing_is_dispatched_after_the_close(desk: Desk) -> None:
     await desk.dispatcher.close()
     run, created = await desk.runs.create(request(), user_id="u", request_id="r")
     assert created
-    assert await desk.store.get("p", run.id) == run
-    (other,) = await desk.store.create([new_run(idempotency_key="other")])
+    assert await desk.store.runs.get("p", run.id) == run
+    (other,) = await desk.store.runs.create([new_run(idempotency_key="other")])
     await desk.jobs.publish([Dispatchable(other.run, "r")])  # after everything that was to be published before
     assert desk.messages() == [[other.run.id]]

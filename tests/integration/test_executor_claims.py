@@ -129,7 +129,7 @@ async def test_within_a_project_the_oldest_run_is_first(bench: Bench) -> None:
 
 async def projects_of(bench: Bench, claimed: Sequence[Execution]) -> list[str]:
     ids = [execution.lease.run_id for execution in claimed]
-    rows = await bench.rows("SELECT project_id FROM executor.executions WHERE run_id = ANY(:ids)", ids=ids)
+    rows = await bench.rows("SELECT project_id FROM executor.executions WHERE run_id = ANY(%(ids)s)", ids=ids)
     return [row.project_id for row in rows]
 
 
@@ -191,7 +191,7 @@ async def test_a_heartbeat_renews_leases_and_learns_of_lost_ones(bench: Bench, o
     await bench.inbox.accept([job(), job()])
     kept, lost = await claim(bench, lease_seconds=1)
     await bench.rows(
-        "UPDATE executor.executions SET lease_until = now() - interval '1 second' WHERE run_id = :id",
+        "UPDATE executor.executions SET lease_until = now() - interval '1 second' WHERE run_id = %(id)s",
         id=lost.lease.run_id,
     )
     await claim(other)
@@ -201,7 +201,7 @@ async def test_a_heartbeat_renews_leases_and_learns_of_lost_ones(bench: Bench, o
         ours = await executions.renew(connection, run_ids, owner="one", lease_seconds=100)
 
     assert ours == {(kept.lease.run_id, 1)}
-    seconds = "SELECT extract(epoch FROM lease_until - now()) FROM executor.executions WHERE run_id = :id"
+    seconds = "SELECT extract(epoch FROM lease_until - now()) FROM executor.executions WHERE run_id = %(id)s"
     assert await bench.value(seconds, id=kept.lease.run_id) > 90
 
 
@@ -311,7 +311,7 @@ async def test_runs_whose_executors_died_twice_are_tried_one_after_the_other(ben
 
 
 async def finished(bench: Bench, status: Status, count: int) -> bool:
-    query = "SELECT count(*) FROM executor.executions WHERE status = :status"
+    query = "SELECT count(*) FROM executor.executions WHERE status = %(status)s"
     return bool(await bench.value(query, status=status.value) == count)
 
 

@@ -57,8 +57,10 @@ class Running:
         return count
 
     async def lease(self, run_id: UUID) -> datetime:
-        query = "SELECT lease_until FROM executor.executions WHERE run_id = :id AND status = 'RUNNING' AND attempt = 1"
-        until: datetime = await self.bench.value(query, id=run_id)
+        first = "run_id = %(id)s AND status = 'RUNNING' AND attempt = 1"
+        until: datetime = await self.bench.value(
+            f"SELECT lease_until FROM executor.executions WHERE {first}", id=run_id
+        )
         return until
 
 

@@ -81,7 +81,7 @@ async def test_what_an_older_version_stored_is_cleaned_before_it_is_used(shop: B
     await shop.preview(sample=10)
     for product_id, (text, _) in UNCLEAN.items():
         await shop.rows(
-            "UPDATE executor.suggestions SET text = :text WHERE text = :was RETURNING 1",
+            "UPDATE executor.suggestions SET text = %(text)s WHERE text = %(was)s RETURNING 1",
             text=text,
             was=f"Title {product_id}",
         )

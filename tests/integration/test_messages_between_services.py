@@ -56,17 +56,17 @@ EVENTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", EVENTS)
 async def test_an_event_beyond_the_bounds_changes_nothing_and_stops_nobody(store: RunStore, kind: str) -> None:
-    (stored,) = await store.create([new_run()])
+    (stored,) = await store.runs.create([new_run()])
     values: dict[str, Any] = {"run_id": stored.run.id, "number": 1, "status": Run.FAILED} | EVENTS[kind]
     bad, good = event(**values), event(stored.run.id, 2, Run.RUNNING)
     applier = EventApplier(store, SystemClock(), announce=lambda _: None)
     dead = await applier.consume([RunEventBatch(events=[bad, good]).SerializeToString()])
     assert [RunEventBatch.FromString(letter.body).events[0] for letter in dead] == [bad]
     assert len(dead[0].reason) < 300
-    run = await store.get("p", stored.run.id)
+    run = await store.runs.get("p", stored.run.id)
     assert run is not None
     assert (run.status, run.sequence) == (Run.RUNNING, 2)
-    (listed,) = await store.page(Filters("p"), limit=10, offset=0, before=None)
+    (listed,) = await store.runs.page(Filters("p"), limit=10, offset=0, before=None)
     assert listed == run
 
 
@@ -74,24 +74,24 @@ async def test_an_event_beyond_the_bounds_changes_nothing_and_stops_nobody(store
 async def test_an_event_of_another_project_is_ignored(
     store: RunStore, runs_database: Database, remembered: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (stored,) = await store.create([new_run()])
+    (stored,) = await store.runs.create([new_run()])
     if not remembered:
-        store = RunStore(runs_database, reconcile_after=store._reconcile_after)  # that of another replica
+        store = RunStore(runs_database, reconcile_after=timedelta(hours=1))  # that of another replica
     applier = EventApplier(store, SystemClock(), announce=lambda _: None)
     await applier.apply([event(stored.run.id, 1, Run.SUCCEEDED, project_id="q")])
-    run = await store.get("p", stored.run.id)
+    run = await store.runs.get("p", stored.run.id)
     assert run is not None
     assert (run.status, run.sequence) == (Run.QUEUED, 1)
     assert "names another project" in caplog.text
     await applier.apply([event(stored.run.id, 1, Run.SUCCEEDED)])
-    run = await store.get("p", stored.run.id)
+    run = await store.runs.get("p", stored.run.id)
     assert run is not None
     assert run.status == Run.SUCCEEDED
 
 
 async def test_events_that_come_again_change_nothing(store: RunStore) -> None:
     """A replay of a genuine message is a message that is delivered twice."""
-    (stored,) = await store.create([new_run()])
+    (stored,) = await store.runs.create([new_run()])
     applier = EventApplier(store, SystemClock(), announce=lambda _: None)
     bodies = [
         RunEventBatch(events=[event(stored.run.id, n, status)]).SerializeToString()
@@ -100,7 +100,7 @@ async def test_events_that_come_again_change_nothing(store: RunStore) -> None:
     for _ in range(2):
         await applier.consume(bodies)
     await applier.consume([bodies[0]])
-    run = await store.get("p", stored.run.id)
+    run = await store.runs.get("p", stored.run.id)
     assert run is not None
     assert (run.status, run.sequence) == (Run.SUCCEEDED, 3)
 

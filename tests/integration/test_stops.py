@@ -9,7 +9,6 @@ import pytest
 from playbooks.executor.v1.executor_service_pb2 import ExecuteRunRequest
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
-from sqlalchemy import text
 
 from devstack.ports import HOST, free_ports
 from executor_service import app as executor_app
@@ -51,7 +50,7 @@ class Desk:
     async def create(self, count: int = 1, *, age: timedelta = timedelta(0), **fields: Any) -> list[Run]:
         now = self.clock.now() - age
         wanted = [new_run(now, idempotency_key=f"{fields.get('playbook_id')} {n}", **fields) for n in range(count)]
-        return [stored.run for stored in await self.store.create(wanted)]
+        return [stored.run for stored in await self.store.runs.create(wanted)]
 
     async def execute(self, runs: Sequence[Run]) -> None:
         """Execute runs to their end at the executor, in whose opinion they have time; runs_service hears nothing."""
@@ -62,7 +61,7 @@ class Desk:
                 pass
 
     async def now(self, runs: Sequence[Run]) -> list[Run]:
-        return [found for run in runs if (found := await self.store.get(run.project_id, run.id))]
+        return [found for run in runs if (found := await self.store.runs.get(run.project_id, run.id))]
 
     async def statuses(self, runs: Sequence[Run]) -> list[str]:
         return [Run.Status.Name(run.status) for run in await self.now(runs)]
@@ -104,13 +103,12 @@ async def lonely(runs_database: Database) -> AsyncIterator[Desk]:
 
 
 async def pending(database: Database) -> int:
-    async with database.autocommit() as connection:
-        return int((await connection.execute(text("SELECT count(*) FROM runs.runs WHERE stop_pending"))).scalar_one())
+    return int((await database.fetch_one("SELECT count(*) FROM runs.runs WHERE stop_pending"))[0])
 
 
 async def ask_to_stop(desk: Desk, runs: Sequence[Run]) -> None:
     for run in runs:
-        await desk.store.request_stop(run.id)
+        await desk.store.stops.request(run.id)
 
 
 async def test_stops_of_runs_that_are_too_large_for_one_call_are_told_in_several(

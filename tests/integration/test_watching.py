@@ -9,7 +9,6 @@ import pytest
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
 
-from runs_service import transitions
 from runs_service.runs import Runs
 from runs_service.store import RunStore
 from runs_service.watching import hub as watch
@@ -36,7 +35,7 @@ class Hub:
         self.numbers: dict[str, int] = {}
 
     async def create(self) -> Run:
-        (stored,) = await self.store.create([new_run(idempotency_key=str(len(self.numbers)))])
+        (stored,) = await self.store.runs.create([new_run(idempotency_key=str(len(self.numbers)))])
         self.numbers[stored.run.id] = 0
         return stored.run
 
@@ -47,7 +46,7 @@ class Hub:
         for _ in range(times):
             self.numbers[run.id] = number = self.numbers[run.id] + 1
             events.append(event(run.id, number, status, completed=number))
-        await self.store.change(events, lambda run, told: transitions.changes(run, told, NOW))
+        await self.store.history.apply_events(events, NOW)
         if hint:
             self.watchers.wake([run.id])
 
@@ -107,7 +106,7 @@ async def test_a_watcher_gets_a_snapshot_at_once_then_every_change_then_the_end(
         await hub.change(run, Run.SUCCEEDED)
         await watcher.ends()
     assert watcher.seen == [(SNAPSHOT, 1), *updates(2, 7)]
-    assert watcher.sent[-1].run == await hub.store.get("p", run.id)
+    assert watcher.sent[-1].run == await hub.store.runs.get("p", run.id)
 
 
 async def test_a_change_without_a_hint_is_found_by_the_poll(hub: Hub) -> None:
@@ -344,12 +343,9 @@ async def test_what_cannot_be_watched_is_told(after: int | None, foreign: bool, 
 
 
 async def test_a_sequence_older_than_what_is_kept_is_told_with_the_oldest(hub: Hub, runs_database: Database) -> None:
-    from sqlalchemy import text
-
     run = await hub.create()
     await hub.change(run, times=4)
-    async with runs_database.autocommit() as connection:
-        await connection.execute(text("DELETE FROM runs.run_events WHERE sequence < 3"))
+    await runs_database.execute("DELETE FROM runs.run_events WHERE sequence < 3")
     async with watching(hub, run, 1) as watcher:
         with pytest.raises(ServiceError) as failure:
             await watcher.ends()
@@ -360,12 +356,9 @@ async def test_a_sequence_older_than_what_is_kept_is_told_with_the_oldest(hub: H
 
 
 async def test_a_run_whose_whole_history_is_gone_is_told_as_expired(hub: Hub, runs_database: Database) -> None:
-    from sqlalchemy import text
-
     run = await hub.create()
     await hub.change(run, Run.SUCCEEDED)
-    async with runs_database.autocommit() as connection:
-        await connection.execute(text("DELETE FROM runs.run_events"))
+    await runs_database.execute("DELETE FROM runs.run_events")
     async with watching(hub, run, 1) as watcher:
         with pytest.raises(ServiceError) as failure:
             await watcher.ends()
@@ -398,7 +391,7 @@ async def test_watchers_outlive_a_database_that_fails(
             raise ServiceError(Reason.DATABASE_UNAVAILABLE, "gone")
 
         with monkeypatch.context() as patched:
-            patched.setattr(hub.store, "changes_after", fail)
+            patched.setattr(hub.store.history, "after", fail)
             await hub.change(run)
             await failed.wait()
         await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * watch.POLL)

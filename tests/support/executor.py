@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
-from sqlalchemy import text
 
 from executor_service import messages
 from executor_service.ai.errors import AIError
@@ -213,9 +212,7 @@ class Bench:
     # Looking behind the scenes
 
     async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
-        async with self.database.autocommit() as connection:
-            result = await connection.execute(text(statement), parameters)
-            return result.all()
+        return await self.database.fetch_all(statement, parameters)
 
     async def value(self, statement: str, **parameters: Any) -> Any:
         ((value,),) = await self.rows(statement, **parameters)

@@ -1,0 +1,61 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""The outbox: runs that are still to be handed to the executor, or of which it has said nothing for too long."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from playbooks.runs.v1.run_pb2 import Run
+
+from runs_service.models import ACTIVE, UNDISPATCHED
+from runs_service.store.records import Dispatchable
+from servicekit.postgres.database import Database
+
+UNDISPATCHED_FOR_LONG = f"{UNDISPATCHED} AND created_at < now() - %(older_than)s"
+SILENT = f"{ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL"
+
+
+class Outbox:
+    """Finds runs whose job or whose events may have been lost."""
+
+    def __init__(self, database: Database, *, reconcile_after: timedelta) -> None:
+        self._database = database
+        self._reconcile_after = reconcile_after
+
+    _MARK_DISPATCHED = """
+    WITH free AS MATERIALIZED (
+        -- Those that are locked are being changed, which notes the same.
+        SELECT id, age FROM unnest(CAST(%(ids)b AS uuid[]), CAST(%(ages)b AS double precision[])) AS handed (id, age)
+        JOIN runs.runs USING (id) WHERE dispatched_at IS NULL
+        FOR UPDATE OF runs SKIP LOCKED
+    )
+    UPDATE runs.runs
+    SET dispatched_at = now() - free.age * interval '1 second', reconcile_at = now() + %(reconcile_after)s
+    FROM free WHERE runs.id = free.id"""
+
+    async def mark_dispatched(self, ages: Mapping[str, float]) -> None:
+        """Note, by run id, how many seconds ago runs were handed to the broker, or to the executor itself."""
+        parameters = {"ids": list(ages), "ages": list(ages.values()), "reconcile_after": self._reconcile_after}
+        await self._database.execute(self._MARK_DISPATCHED, parameters)
+
+    _UNDISPATCHED = f"""
+    SELECT run, request_id FROM runs.runs WHERE {UNDISPATCHED_FOR_LONG} ORDER BY created_at LIMIT %(limit)s"""
+
+    async def undispatched(self, *, older_than: timedelta, limit: int) -> list[Dispatchable]:
+        """Return runs that were committed a while ago and not dispatched since."""
+        rows = await self._database.fetch_all(self._UNDISPATCHED, {"older_than": older_than, "limit": limit})
+        return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+
+    _TAKE_SILENT = f"""
+    UPDATE runs.runs SET reconcile_at = now() + %(reconcile_after)s
+    WHERE id IN (
+        SELECT id FROM runs.runs
+        WHERE {SILENT}
+        ORDER BY reconcile_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    )
+    RETURNING run, request_id"""
+
+    async def take_silent(self, *, limit: int) -> list[Dispatchable]:
+        """Return dispatched runs that have been silent for too long; they are not due again for a while."""
+        parameters = {"reconcile_after": self._reconcile_after, "limit": limit}
+        rows = await self._database.fetch_all(self._TAKE_SILENT, parameters)
+        return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]

@@ -1,0 +1,50 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""Runs that shall not go on: the executor still has to know it, or their deadline has passed."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from playbooks.runs.v1.run_pb2 import Run
+
+from runs_service.models import ACTIVE, STOP_PENDING
+from runs_service.store.records import Dispatchable
+from servicekit.postgres.database import Database
+
+FIRST_ID = str(UUID(int=0))
+OVERDUE = f"{ACTIVE} AND deadline_at < now() - %(margin)s"
+
+
+class Stops:
+    """The stops that are pending, and the runs that need one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    _REQUEST = f"UPDATE runs.runs SET stop_pending = true WHERE id = CAST(%(id)s AS uuid) AND {ACTIVE}"
+
+    async def request(self, run_id: str) -> None:
+        """Note that a run shall not go on, until the executor knows it."""
+        await self._database.execute(self._REQUEST, {"id": run_id})
+
+    _PENDING = f"""
+    SELECT run, request_id FROM runs.runs WHERE {STOP_PENDING} AND id > CAST(%(after)s AS uuid)
+    ORDER BY id LIMIT %(limit)s"""
+
+    async def pending(self, *, limit: int, after: str = FIRST_ID) -> list[Dispatchable]:
+        """Return runs whose stop the executor does not know yet, by id, from the one after `after`."""
+        rows = await self._database.fetch_all(self._PENDING, {"limit": limit, "after": after})
+        return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+
+    _MARK_DELIVERED = "UPDATE runs.runs SET stop_pending = false WHERE id = ANY(CAST(%(ids)b AS uuid[]))"
+
+    async def mark_delivered(self, run_ids: Sequence[str]) -> None:
+        """Note that the executor knows it."""
+        await self._database.execute(self._MARK_DELIVERED, {"ids": list(run_ids)})
+
+    _OVERDUE = f"SELECT id FROM runs.runs WHERE {OVERDUE} ORDER BY deadline_at LIMIT %(limit)s"
+
+    async def overdue(self, *, margin: timedelta, limit: int) -> list[str]:
+        """Return the ids of runs that have not ended long after their deadline."""
+        rows = await self._database.fetch_all(self._OVERDUE, {"margin": margin, "limit": limit})
+        return [str(row.id) for row in rows]
