@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from servicekit.rpc.sockets import obstacle
+from servicekit.rpc.bind_errors import explain_bind_error
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _reserved(listen: str, variable: str) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
     except (OSError, UnicodeError) as error:
-        raise SystemExit(f"cannot listen on {listen} ({variable}): {obstacle(listen)}") from error
+        raise SystemExit(f"cannot listen on {listen} ({variable}): {explain_bind_error(listen)}") from error
     return reserved
 
 

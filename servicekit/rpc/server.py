@@ -16,6 +16,8 @@ from servicekit.background.tasks import settle
 from servicekit.config.settings import ServiceSettings
 from servicekit.rpc import reflection
 from servicekit.rpc.admission import Admission, OpenAdmission
+from servicekit.rpc.bind_errors import explain_bind_error
+from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.access_log import AccessLog
 from servicekit.rpc.interceptors.authorization import Authorization, Permissions
 from servicekit.rpc.interceptors.base import InterceptedServices
@@ -25,7 +27,6 @@ from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
 from servicekit.rpc.interceptors.unknown_methods import refusal
 from servicekit.rpc.interceptors.validation import Validation
-from servicekit.rpc.sockets import hang_up, obstacle
 from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Server:
         await self.drain()
         await self._calls.finish(grace)
         await asyncio.sleep(LAST_WORDS)
-        hang_up(self._port)
+        shutdown_connections(self._port)
         await self._server.stop(None)
 
     def _bind(self, settings: ServiceSettings) -> int:
@@ -141,4 +142,4 @@ class Server:
             return self._server.add_insecure_port(settings.listen)
         except RuntimeError as error:
             where = f"{settings.listen} ({settings.listen_variable})"
-            raise SystemExit(f"cannot listen on {where}: {obstacle(settings.listen)}") from error
+            raise SystemExit(f"cannot listen on {where}: {explain_bind_error(settings.listen)}") from error

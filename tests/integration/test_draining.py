@@ -13,13 +13,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from servicekit.auth.principals import NoAuthentication
 from servicekit.rpc.admission import Admission
+from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.base import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.unknown_methods import refusal
 from servicekit.rpc.limits import Limits
-from servicekit.rpc.sockets import hang_up
 from servicekit.telemetry.metrics import Metrics
 from tests.support.stopping import assert_shutting_down
 
@@ -144,7 +144,7 @@ async def test_a_connection_that_is_hung_up_ends_its_calls_as_unavailable(waiter
     calls = [asyncio.ensure_future(client.unary()) for _ in range(10)]
     for _ in calls:
         await waiter.entered.acquire()
-    hang_up(waiter.port)
+    shutdown_connections(waiter.port)
     await waiter.server.stop(None)
     for call in calls:
         with pytest.raises(grpc.aio.AioRpcError) as ended:
@@ -156,7 +156,7 @@ async def test_who_is_hung_up_on_does_not_get_in_again(waiter: Waiter, client: A
     """Else its next call could be there when gRPC says CANCELLED to all."""
     calling = asyncio.ensure_future(client.unary())
     await waiter.entered.acquire()
-    hang_up(waiter.port)
+    shutdown_connections(waiter.port)
     for call in (calling, client.unary(), client.unary()):
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await call
@@ -167,5 +167,5 @@ async def test_who_is_hung_up_on_does_not_get_in_again(waiter: Waiter, client: A
 
 async def test_hanging_up_leaves_others_alone(waiter: Waiter, client: Any) -> None:
     waiter.open.set()
-    hang_up(waiter.port + 1)
+    shutdown_connections(waiter.port + 1)
     assert await client.unary() == Empty()
