@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from servicekit.auth.principals import NoAuthentication
 from servicekit.rpc.admission import Admission
-from servicekit.rpc.interceptors.base import InterceptedServices
+from servicekit.rpc.services import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation

@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from servicekit.auth.principals import current_principal
 from servicekit.auth.tokens import TokenAuthenticator
 from servicekit.rpc.admission import Admission
-from servicekit.rpc.interceptors.base import InterceptedServices
+from servicekit.rpc.services import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.limits import Limits
