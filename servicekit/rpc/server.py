@@ -20,13 +20,13 @@ from servicekit.rpc.bind_errors import explain_bind_error
 from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.access_log import AccessLog
 from servicekit.rpc.interceptors.authorization import Authorization, Permissions
-from servicekit.rpc.interceptors.base import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
 from servicekit.rpc.interceptors.unknown_methods import refusal
 from servicekit.rpc.interceptors.validation import Validation
+from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,10 @@ class Server:
         answering = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
         # Health and reflection are open to everyone, and have limits of their own: strangers keep no caller out.
         open_services = InterceptedServices(
-            answering, [Decoding(OPEN_REQUEST_BYTES)], admission=OpenAdmission(settings.limits, metrics)
+            answering,
+            [Decoding(OPEN_REQUEST_BYTES)],
+            admission=OpenAdmission(settings.limits, metrics),
+            unknown=refusal,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, open_services)
@@ -100,11 +103,11 @@ class Server:
             answering,
             [self._calls, Decoding(), Authorization(permissions), Validation()],
             admission=Admission(authenticator(settings), settings.limits, metrics),
-            unknown=refusal,
         )
         for registration in registrations:
             registration.add(registration.servicer, services)
-        self._server.add_generic_rpc_handlers([open_services, services])
+        # gRPC asks them in this order, at every call. The last one refuses what neither has.
+        self._server.add_generic_rpc_handlers([services, open_services])
         self._port = self._bind(settings)
         self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 
