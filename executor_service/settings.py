@@ -16,7 +16,7 @@ class ExecutorSettings(ServiceSettings):
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("EXECUTOR_DATABASE_URL"))
     listen: Address = Field(default="127.0.0.1:50052", validation_alias=AliasChoices("EXECUTOR_LISTEN"))
-    workers: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
+    processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
     # The largest product has 300 kB; clients put as many into a PutProducts as fit.
     max_request_bytes: int = Field(default=1024 * 1024, ge=1_024, le=64 * 1024 * 1024)
     # Connections for the work of runs. What callers ask has half as many of its own, and leases have LEASE_CONNECTIONS.

@@ -17,7 +17,7 @@ from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
-from servicekit.rpc.interceptors.unknown_methods import refusal
+from servicekit.rpc.interceptors.unknown_methods import unknown_method
 from servicekit.rpc.limits import Limits
 from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
@@ -43,7 +43,7 @@ class Waiter:
         }
         admission = Admission(NoAuthentication(), LIMITS, Metrics())
         services = InterceptedServices(
-            [ErrorTranslation()], [self.calls, Decoding()], admission=admission, unknown=refusal
+            [ErrorTranslation()], [self.calls, Decoding()], admission=admission, unknown=unknown_method
         )
         services.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Waiter", handlers)])
         self.server.add_generic_rpc_handlers([services])
@@ -124,7 +124,7 @@ async def test_who_is_still_there_at_the_end_is_told_to_come_again(waiter: Waite
 async def test_a_callers_own_cancellation_goes_first(waiter: Waiter) -> None:
     """A handler that ends with a status after it leaks memory in grpc.aio."""
     calls = waiter.calls
-    call: Any = calls.surround(waiter.unary, "/test.Waiter/Unary", Empty(), cast(Any, None))
+    call: Any = calls.intercept(waiter.unary, "/test.Waiter/Unary", Empty(), cast(Any, None))
     serving = asyncio.create_task(call)
     await waiter.entered.acquire()
     calls.close()

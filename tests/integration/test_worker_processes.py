@@ -103,4 +103,4 @@ async def test_several_workers_need_a_port_of_their_own(environment: dict[str, s
     with started(environment | {"EXECUTOR_LISTEN": f"{HOST}:0"}) as process:
         _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
-    assert "several workers need one port" in errors
+    assert "several processes need one port" in errors

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from devstack.ports import HOST
 from runs_service.settings import RunsSettings
-from servicekit import prefork as processes
+from servicekit import prefork
 from servicekit.auth.tokens import Demands
 from servicekit.config import settings
 from servicekit.rpc.server import Server
@@ -251,7 +251,7 @@ def test_a_file_that_is_something_else_is_named(
 # Listening
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
     ("address", "told"),
     [
@@ -261,7 +261,7 @@ def test_a_file_that_is_something_else_is_named(
     ],
 )
 async def test_who_cannot_listen_says_where_and_why(
-    workers: int, address: str, told: str, monkeypatch: pytest.MonkeyPatch
+    count: int, address: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as other:
         other.bind((HOST, 0))
@@ -273,5 +273,5 @@ async def test_who_cannot_listen_says_where_and_why(
             Server(loaded, [], {}, Metrics())
 
         with pytest.raises(SystemExit) as stop:
-            processes.run(workers, loaded.listen, serve, variable=loaded.listen_variable)
+            prefork.run(count, loaded.listen, serve, variable=loaded.listen_variable)
     assert str(stop.value).startswith(f"cannot listen on {where} (RUNS_LISTEN): {told}")
