@@ -3,15 +3,13 @@
 Every run writes several lines, so a line is made in one step from its record.
 """
 
-import asyncio
 import json
 import logging
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Final
 
 from servicekit.telemetry.printable import CONTINUED, printable, printable_json, printable_lines
 
@@ -70,48 +68,9 @@ class _Console(_Formatter):
         return f"{line}\n{CONTINUED}{printable_lines(trace)}" if trace else line
 
 
-class _Lines(logging.StreamHandler[TextIO]):
-    """Writes what was logged in one turn of the event loop together, when the turn is over.
-
-    Each write lets other threads have the interpreter, and getting it back takes four times as long as making a line.
-    Warnings, and what threads without a loop say, are written at once, after everything before them.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._lines: list[str] = []
-        self._loop: asyncio.AbstractEventLoop | None = None  # will write what waits
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.append(self.format(record) + self.terminator)
-            if record.levelno >= logging.WARNING or not self._is_written_soon():
-                self.flush()
-        except Exception:
-            self.handleError(record)
-
-    def flush(self) -> None:
-        with self.lock or nullcontext():
-            self._loop = None
-            lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write("".join(lines))
-            super().flush()
-
-    def _is_written_soon(self) -> bool:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        if loop is not self._loop:
-            self._loop = loop
-            loop.call_soon(self.flush)
-        return True
-
-
 def configure(*, service: str, format: str, level: str) -> None:
     """Send every log line of this process to standard error, as "json" or "console", from `level` on."""
-    handler = _Lines(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Console(service) if format == "console" else _Json(service))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Nobody reads where in the code, and in which thread and process, a line was made: not worth looking it up.
