@@ -59,7 +59,7 @@ def measure(options: Options) -> Results:
             contenders,
             options.rounds,
             before=lambda: relieve(stack),
-            sits_out=outclassed(2.0, after=2, never=OURS),
+            sits_out=outclassed(2.0, after=2, never={OURS}),
         )
     ratios, absolutes, notes = best_of(rates, OURS, "tasks/s")
     return Results(

@@ -1,7 +1,7 @@
 """Alternating rounds: whatever disturbs the machine disturbs everybody."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
@@ -37,16 +37,15 @@ def alternate(
     return measured
 
 
-def outclassed(by: float, *, after: int, never: str) -> Callable[[str, Mapping[str, Sequence[float]]], bool]:
-    """Return a `sits_out` for rates: whose best of `after` rounds is `by` times less than another's median is done.
-
-    It cannot be the best rival any more. `never`: who is compared with them.
+def outclassed(by: float, *, after: int, never: Container[str]) -> Callable[[str, Mapping[str, Sequence[float]]], bool]:
+    """Return a `sits_out` for rates: a rival sits out when its best of `after` rounds is `by` times less than another
+    rival's median, for it cannot become the best one. Contenders in `never` are no rivals.
     """
 
     def sits_out(name: str, so_far: Mapping[str, Sequence[float]]) -> bool:
-        if name == never or len(so_far[name]) < after:
+        if name in never or len(so_far[name]) < after:
             return False
-        best = max(median(rates) for rival, rates in so_far.items() if rival != never and rates)
+        best = max(median(rates) for rival, rates in so_far.items() if rival not in never and rates)
         return max(so_far[name]) * by < best
 
     return sits_out

@@ -12,6 +12,7 @@ from benchmarks.rivals.dbos_app import QUEUE, VERSION, WORKFLOW
 
 THREADS = 32  # more enqueue no more
 POLL = 0.05  # seconds between looks for workflows that have not ended
+RESULT_POLL = 0.01  # seconds between looks for one result
 ENQUEUED: EnqueueOptions = {"queue_name": QUEUE, "workflow_name": WORKFLOW, "app_version": VERSION}
 
 
@@ -33,6 +34,10 @@ class Client:
 
         shares = [count // self._size + (number < count % self._size) for number in range(self._size)]
         return {workflow_id for ids in self._threads.map(one_after_another, shares) for workflow_id in ids}
+
+    def run(self) -> None:
+        """Enqueue a workflow and wait for its result."""
+        self._client.enqueue(ENQUEUED).get_result(polling_interval_sec=RESULT_POLL)
 
     def unfinished(self) -> bool:
         """Whether a workflow has not ended."""
@@ -61,6 +66,19 @@ def drain(client: Client, spec: dict[str, Any]) -> None:
     tell({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
 
 
+def latency(client: Client, spec: dict[str, Any]) -> None:
+    """Enqueue one workflow, wait for its result, then the next."""
+    times = []
+    for number in range(spec["warmup"] + spec["count"]):
+        started = time.perf_counter()
+        client.run()
+        if number >= spec["warmup"]:
+            times.append(time.perf_counter() - started)
+    tell({"times": times})
+
+
 if __name__ == "__main__":
     asked = hear()
-    {"enqueue": enqueue, "drain": drain}[asked["work"]](Client(asked.get("threads", THREADS)), asked)
+    {"enqueue": enqueue, "drain": drain, "latency": latency}[asked["work"]](
+        Client(asked.get("threads", THREADS)), asked
+    )

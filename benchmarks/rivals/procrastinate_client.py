@@ -4,6 +4,8 @@ import asyncio
 import time
 from typing import Any
 
+from procrastinate.jobs import Status
+
 from benchmarks.harness.load import hear, tell
 from benchmarks.rivals.procrastinate_app import app, noop
 
@@ -44,10 +46,23 @@ async def drain(spec: dict[str, Any]) -> None:
     tell({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
 
 
+async def latency(spec: dict[str, Any]) -> None:
+    """Defer one job, ask for its status until it has succeeded, then the next. There is no result to wait for."""
+    times = []
+    for number in range(spec["warmup"] + spec["count"]):
+        started = time.perf_counter()
+        job_id = await noop.defer_async()
+        while await app.job_manager.get_job_status_async(job_id) is not Status.SUCCEEDED:
+            pass
+        if number >= spec["warmup"]:
+            times.append(time.perf_counter() - started)
+    tell({"times": times})
+
+
 async def main(spec: dict[str, Any]) -> None:
     """Do what is asked."""
     async with app.open_async():
-        await {"enqueue": enqueue, "drain": drain}[spec["work"]](spec)
+        await {"enqueue": enqueue, "drain": drain, "latency": latency}[spec["work"]](spec)
 
 
 if __name__ == "__main__":

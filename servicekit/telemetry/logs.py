@@ -1,6 +1,6 @@
-"""Log lines: JSON for machines, plain lines for a console; each with the id of the request it belongs to.
+"""Log lines: JSON for machines, plain lines for a console, each with the id of its request.
 
-Every run writes several lines, so a line is made in one step from its record.
+Every run logs several lines, so a record is formatted in one step.
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Final
 
 from servicekit.telemetry.printable import CONTINUED, printable, printable_json, printable_lines
 
-_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never changed, only replaced
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each line
-# What every record has; the rest came with `extra`.
+_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never mutated, only replaced
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would create an encoder for each line
+# The attributes of every record; the others come from `extra`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -25,7 +25,7 @@ class _Formatter(logging.Formatter):
         self._service = service
 
     def fields(self, record: logging.LogRecord) -> dict[str, object]:
-        """Return what a line says besides its message, level and time."""
+        """Return the fields of a line besides its message, level and time."""
         return {
             "logger": record.name,
             "service": self._service,
@@ -34,7 +34,7 @@ class _Formatter(logging.Formatter):
         }
 
     def exception(self, record: logging.LogRecord) -> str:
-        """Return the trace that belongs to the line, or ""."""
+        """Return the traceback of a record, or ""."""
         return self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
 
 
@@ -58,7 +58,7 @@ class _Json(_Formatter):
 
 
 class _Console(_Formatter):
-    """One line a record, whatever is in it; the lines of a trace follow it, each marked as a continuation."""
+    """One line for each record; the lines of a traceback follow it, marked as continuations."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
@@ -73,20 +73,17 @@ def configure(*, service: str, format: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Console(service) if format == "console" else _Json(service))
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # Nobody reads where in the code, and in which thread and process, a line was made: not worth looking it up.
+    # Our formats show neither the place in the code nor thread and process, so logging need not look them up.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # Chatty at INFO about their own business, not about runs.
+    # At INFO these log their own internals.
     for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_strange_header)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_invalid_header)
 
 
-def _is_no_strange_header(record: logging.LogRecord) -> bool:
-    """Tell whether a record of gRPC's is worth a line.
-
-    Of a header that is no UTF-8, which any stranger may send, gRPC logs three traces with its value.
-    """
+def _is_not_invalid_header(record: logging.LogRecord) -> bool:
+    """Drop gRPC's records about headers that are not UTF-8: three tracebacks for each, and any caller can send them."""
     return not str(record.msg).startswith("Invalid encoding")
 
 
