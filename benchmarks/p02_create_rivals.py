@@ -22,8 +22,8 @@ OURS = "playbook-runs"
 CLAIM = Claim(
     id="P2",
     title="CreateRun against Celery, procrastinate and DBOS",
-    work="CreateRun as in P1; against Celery's delay, procrastinate's defer_async and DBOS's enqueue, one client "
-    "process, workers stopped",
+    work="CreateRun of an APPLY as in P1, stored and published, and not executed. Against Celery's delay, "
+    "procrastinate's defer_async and DBOS's enqueue of a task that does nothing, one client process, workers stopped",
     figures=[Figure("runs/s ÷ the best rival's tasks/s", must=1.2, beyond=2.0)],
 )
 

@@ -110,7 +110,7 @@ class Drafts:
 
     def _require_whole(self, run: Run) -> None:
         """Fail unless the draft has a suggestion for each product, and each was asked for once."""
-        require(run.result.draft_generated == self.products, f"the draft says {run.result}")
+        require(run.result.draft_generated == self.products, f"the draft's result is {run.result}")
         found = checks.rows(
             self._stack,
             "SELECT d.status, count(*) FROM executor.draft_items i JOIN executor.drafts d ON d.id = i.draft_id "
@@ -120,7 +120,7 @@ class Drafts:
         require(found == [("READY", self.products)], f"{self.products} suggestions were due: {found}")
         asked = self._provider.stats()["asked"]
         missing = self.products - BATCH  # the preview had asked for the others
-        require(len(asked) == sum(asked.values()) == missing, f"{missing} products were to be asked for once each")
+        require(len(asked) == sum(asked.values()) == missing, f"{missing} products should be asked for once each")
 
     def _cpu(self) -> Mapping[str, float]:
         return {
@@ -156,7 +156,7 @@ def measure(options: Options) -> Results:
         ],
         notes=[
             f"Each round drafts a new shop of {drafts.products:,} products; for {BATCH} the preview had asked.",
-            "The provider is a process of its own on the same two cores: what it costs stands beside.",
+            "The provider is a process of its own on the same two cores: its CPU time is listed.",
             "Every product was asked for once, and the draft has a suggestion for each.",
             f"Each draft makes {drafts.requests} requests. The AI client alone makes as many, for one of the shops.",
         ],

@@ -1,7 +1,7 @@
 """Create one run for each of many shops while no executor works on them, then watch all to their ends.
 
-`work` of the spec: "preview" of three products, or "apply" of ten. With `prepare` it makes the shops ready, which needs
-an executor, and says so.
+`work` of the spec: "preview" of three products, or "apply" of ten. With `prepare` it only prepares the shops, which
+needs a running executor.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, ListRunsRequest, WatchRunRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.loads.create import metadata
 from benchmarks.loads.shops import APPLIED, AT_ONCE, PREVIEWED, Shop, create_shops
 
@@ -60,11 +60,11 @@ async def prepare(client: Client, shops: list[Shop], work: str) -> None:
         runs = await asyncio.gather(*(client.create(shop.preview("preview", APPLIED)) for shop in shops))
         ended = await asyncio.gather(*(client.watch(run, asyncio.Event()) for run in runs))
         _require(all(run.result.draft_generated == APPLIED for run in ended), "not every preview is whole")
-    tell("prepared")
+    send("prepared")
 
 
 async def drain(client: Client, shops: list[Shop], work: str) -> None:
-    """Create the runs, say so, and tell when the last terminal state was received."""
+    """Create the runs and report it; then report when the last terminal state was received."""
     if work == "apply":
         previews = await asyncio.gather(*map(client.preview_of, shops))
         wanted = [shop.apply("drained", preview) for shop, preview in zip(shops, previews, strict=True)]
@@ -75,14 +75,14 @@ async def drain(client: Client, shops: list[Shop], work: str) -> None:
     watches = [asyncio.create_task(client.watch(*pair)) for pair in zip(runs, begun, strict=True)]
     for event in begun:
         await event.wait()
-    tell("filled")
+    send("filled")
     ended = await asyncio.gather(*watches)
     when = time.monotonic()
     if work == "apply":
         _require(all(run.result.updated == APPLIED for run in ended), "not every APPLY wrote its products")
     else:
         _require(all(run.result.draft_generated == PREVIEWED and run.ai_used for run in ended), "a preview wrote less")
-    tell({"ended": when, "read": len(ended), "successful": all(run.status == Run.SUCCEEDED for run in ended)})
+    send({"ended": when, "read": len(ended), "successful": all(run.status == Run.SUCCEEDED for run in ended)})
 
 
 def _require(condition: bool, message: str) -> None:
@@ -102,4 +102,4 @@ async def main(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(hear()))
+    asyncio.run(main(receive()))

@@ -14,7 +14,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, WatchRunRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.loads.create import TIMEOUT, metadata, request
 from benchmarks.loads.shops import APPLIED, PREVIEWED, Shop
 
@@ -97,4 +97,4 @@ async def main(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tell(asyncio.run(main(hear())))
+    send(asyncio.run(main(receive())))

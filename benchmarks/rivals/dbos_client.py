@@ -7,7 +7,7 @@ from typing import Any
 
 from dbos import DBOSClient, EnqueueOptions
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.rivals.dbos_app import QUEUE, VERSION, WORKFLOW
 
 THREADS = 32  # more enqueue no more
@@ -53,17 +53,17 @@ def enqueue(client: Client, spec: dict[str, Any]) -> None:
     client.enqueue_many(spec["warmup"])
     started = time.perf_counter()
     client.enqueue_many(spec["count"])
-    tell({"seconds": time.perf_counter() - started})
+    send({"seconds": time.perf_counter() - started})
 
 
 def drain(client: Client, spec: dict[str, Any]) -> None:
-    """Enqueue workflows while the worker stands still, then wait for all and read their outputs."""
+    """Enqueue workflows while the worker is stopped, then wait for all and read their outputs."""
     ids = client.enqueue_many(spec["count"])
-    tell("filled")
+    send("filled")
     while client.unfinished():
         time.sleep(POLL)
     read = client.succeeded()
-    tell({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
+    send({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
 
 
 def latency(client: Client, spec: dict[str, Any]) -> None:
@@ -74,11 +74,11 @@ def latency(client: Client, spec: dict[str, Any]) -> None:
         client.run()
         if number >= spec["warmup"]:
             times.append(time.perf_counter() - started)
-    tell({"times": times})
+    send({"times": times})
 
 
 if __name__ == "__main__":
-    asked = hear()
+    asked = receive()
     {"enqueue": enqueue, "drain": drain, "latency": latency}[asked["work"]](
         Client(asked.get("threads", THREADS)), asked
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from procrastinate.jobs import Status
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.rivals.procrastinate_app import app, noop
 
 POLL = 0.05  # seconds between looks for jobs that are still to be done
@@ -28,22 +28,22 @@ async def enqueue(spec: dict[str, Any]) -> None:
     await defer(spec["warmup"])
     started = time.perf_counter()
     await defer(spec["count"])
-    tell({"seconds": time.perf_counter() - started})
+    send({"seconds": time.perf_counter() - started})
 
 
 async def drain(spec: dict[str, Any]) -> None:
-    """Defer jobs while the worker stands still, then wait for all, and read how they ended.
+    """Defer jobs while the worker is stopped, then wait for all, and read how they ended.
 
     There are no results to be read: a job's state is all that procrastinate keeps.
     """
     ids: set[int] = set()
     while len(ids) < spec["count"]:
         ids |= set(await noop.batch_defer_async(*({} for _ in range(min(BATCH, spec["count"] - len(ids))))))
-    tell("filled")
+    send("filled")
     while any(queue["todo"] or queue["doing"] for queue in await app.job_manager.list_queues_async()):  # noqa: ASYNC110
         await asyncio.sleep(POLL)
     read = {job.id for job in await app.job_manager.list_jobs_async(status="succeeded")}
-    tell({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
+    send({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
 
 
 async def latency(spec: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ async def latency(spec: dict[str, Any]) -> None:
             pass
         if number >= spec["warmup"]:
             times.append(time.perf_counter() - started)
-    tell({"times": times})
+    send({"times": times})
 
 
 async def main(spec: dict[str, Any]) -> None:
@@ -66,4 +66,4 @@ async def main(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(hear()))
+    asyncio.run(main(receive()))
