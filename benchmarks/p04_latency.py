@@ -49,7 +49,7 @@ CLAIM = Claim(
         *(Figure(f"{name}, {AGAINST_BARE}", better="lower") for name in (PREVIEW, APPLY, CELERY, PROCRASTINATE, DBOS)),
     ],
 )
-DBOS_SHARE = 20  # DBOS's worker looks into its queue once a second, so it gets this share of the others' tasks
+DBOS_SHARE = 40  # DBOS's worker polls its queue once a second, so it gets this share of the tasks
 RULES = "fedcba9876543210"  # where no product is affected no draft is asked for
 
 

@@ -20,7 +20,7 @@ RUNS, STREAMS_A_RUN, CONNECTIONS = 200, 10, 20
 WARM = 1  # streams a run that are open before memory is looked at
 PRODUCTS = 20  # a run: one request each
 REQUESTS_AT_ONCE, DELAY = 4, 0.06  # of the executor, and seconds each takes: some 60 a second, each a change of a run
-STARTING_DELAY = 5.0  # seconds a request takes while drafts are started: none ends before the last one begins
+STARTING_DELAY = 5.0  # seconds a request takes at first, so that no draft ends before the last one begins
 WINDOW = 3.0  # seconds of a round
 AT_ONCE = 8  # calls while everything is set up
 
