@@ -305,8 +305,8 @@ class GetDraftRequest(_message.Message):
     draft_id: _builtins.str
     """UUID of the draft."""
     limit: _builtins.int
-    """Items of a page: 1,000 if left out; more than 1,000 is cut to 1,000. A page ends earlier when its texts have reached
-    2 MiB. So a draft of up to 1,000 items of usual length is one page.
+    """Items of a page: 1,000 if left out; more than 1,000 is cut to 1,000. A page ends earlier when its texts have
+    reached 2 MiB. So a draft of up to 1,000 items of usual length is one page.
     """
     page_token: _builtins.str
     """next_page_token of the page before."""

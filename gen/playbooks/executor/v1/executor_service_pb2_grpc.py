@@ -124,8 +124,8 @@ class ExecutorServiceServicer:
 
     def GetLatestDraft(self, request, context):
         """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-        before: start again without page_token.
+        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+        since the page before: start again without page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

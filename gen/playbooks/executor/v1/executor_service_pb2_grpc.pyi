@@ -58,8 +58,8 @@ class ExecutorServiceStub:
     """
     GetLatestDraft: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]
     """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-    before: start again without page_token.
+    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+    since the page before: start again without page_token.
     """
     ListRunItems: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
@@ -94,8 +94,8 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """
     GetLatestDraft: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]  # type: ignore[assignment]
     """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-    before: start again without page_token.
+    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+    since the page before: start again without page_token.
     """
     ListRunItems: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]  # type: ignore[assignment]
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
@@ -163,8 +163,8 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.GetLatestDraftResponse, _abc.Awaitable[_executor_service_pb2.GetLatestDraftResponse]]:
         """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-        before: start again without page_token.
+        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+        since the page before: start again without page_token.
         """
 
     @_abc_1.abstractmethod
