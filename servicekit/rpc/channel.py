@@ -37,6 +37,7 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
     this service's certificate when the server asks for one (mutual TLS)."""
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.enable_http_proxy", 0),  # http_proxy is for the AI provider; no proxy is between the two services
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
         # A replica that hangs gets no more calls after interval and timeout. Without the 0, gRPC would ping an idle
         # connection once a minute only.

@@ -40,7 +40,8 @@ OPTIONS = (
     # Finds watchers whose machine has vanished, and keeps idle load balancers from closing their connections.
     ("grpc.keepalive_time_ms", 60_000),
     *ping_timeout(20),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),  # clients that ping more often are disconnected
+    # gRPC closes the connection of a caller that pings more often. The executor's callers ping every 5 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
