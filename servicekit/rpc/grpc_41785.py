@@ -2,6 +2,8 @@
 
 Callers take CANCELLED for their own doing: no standard retry policy sends such a call again. A call whose connection
 ends is UNAVAILABLE, which every policy retries. So before the server shuts down, we close its connections under it.
+Retrying CANCELLED in our own clients is not enough: without this module, up to 59 of 64 concurrent callers without our
+retry policy got CANCELLED in a stop.
 
 Delete this module, and its call in `Server.stop`, when gRPC ends such calls with UNAVAILABLE: when
 tests/faults/test_graceful_stop.py and test_two_of_everything.py pass without that call.
