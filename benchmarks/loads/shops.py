@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from playbooks.executor.v1 import catalog_service_pb2 as catalog
-from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
@@ -17,9 +17,9 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Shop:
-    """A project with a few products without SEO titles, and the runs on all of them."""
+    """A project with a few products without SEO titles, and the runs on all of them. `catalog_stub` is an asyncio CatalogServiceStub."""
 
-    def __init__(self, catalog_stub: CatalogServiceStub, project: str, metadata: Metadata) -> None:
+    def __init__(self, catalog_stub: Any, project: str, metadata: Metadata) -> None:
         self._catalog = catalog_stub
         self.project = project
         self._metadata = metadata

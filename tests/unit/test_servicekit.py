@@ -74,9 +74,9 @@ def test_violations_and_the_time_to_retry_are_in_the_details() -> None:
 
 @given(st.lists(st.text(alphabet="0123456789abcdef-", min_size=1, max_size=40), max_size=800))
 def test_payloads_hold_every_word_once_in_order_within_the_limit(words: list[str]) -> None:
-    told = payloads(words)
-    assert " ".join(told).split() == words
-    assert all(0 < len(payload.encode()) <= PAYLOAD_LIMIT for payload in told)
+    sent = payloads(words)
+    assert " ".join(sent).split() == words
+    assert all(0 < len(payload.encode()) <= PAYLOAD_LIMIT for payload in sent)
 
 
 def test_as_few_payloads_as_the_limit_allows() -> None:
