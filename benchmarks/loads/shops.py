@@ -17,7 +17,10 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Shop:
-    """A project with a few products without SEO titles, and the runs on all of them. `catalog_stub` is an asyncio CatalogServiceStub."""
+    """A project with a few products without SEO titles, and the runs on all of them.
+
+    `catalog_stub` is a CatalogServiceStub on an asyncio channel.
+    """
 
     def __init__(self, catalog_stub: Any, project: str, metadata: Metadata) -> None:
         self._catalog = catalog_stub
