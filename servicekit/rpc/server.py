@@ -22,6 +22,7 @@ from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
+from servicekit.rpc.interceptors.token_expiry import TokenExpiry
 from servicekit.rpc.interceptors.unknown_methods import refusal
 from servicekit.rpc.interceptors.validation import Validation
 from servicekit.rpc.services import InterceptedServices
@@ -101,7 +102,7 @@ class Server:
             reflection.enable([*self._names, health.SERVICE_NAME], open_services)
         services = InterceptedServices(
             answering,
-            [self._calls, Decoding(), Authorization(permissions), Validation()],
+            [self._calls, TokenExpiry(), Decoding(), Authorization(permissions), Validation()],
             admission=Admission(authenticator(settings), settings.limits, metrics),
         )
         for registration in registrations:
