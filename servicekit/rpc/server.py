@@ -24,6 +24,7 @@ from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
+from servicekit.rpc.interceptors.token_expiry import TokenExpiry
 from servicekit.rpc.interceptors.unknown_methods import unknown_method
 from servicekit.rpc.interceptors.validation import Validation
 from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
@@ -71,7 +72,7 @@ class Server:
 
         services = InterceptedServices(
             outer,
-            [self._draining, Decoding(), Authorization(permissions), Validation()],
+            [self._draining, TokenExpiry(), Decoding(), Authorization(permissions), Validation()],
             admission=Admission(_authenticator(settings), settings.limits, metrics),
         )
         for registration in registrations:

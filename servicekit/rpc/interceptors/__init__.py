@@ -1,2 +1,3 @@
-"""The interceptors of every call, outermost first: request ids, access log, errors, draining, decoding, authorization,
-validation. One concern a module. Before all of them, servicekit.rpc.admission decides whether a call is admitted."""
+"""The interceptors of every call, outermost first: request ids, access log, errors, draining, token expiry, decoding,
+authorization, validation. One concern a module. Before all of them, servicekit.rpc.admission admits or refuses the call.
+"""
