@@ -1,3 +1,3 @@
 """The interceptors of every call, outermost first: request ids, access log, errors, draining, token expiry, decoding,
-authorization, validation. One concern a module. Before all of them, servicekit.rpc.admission admits or refuses the call.
+authorization, validation. One concern a module. Before all of them, servicekit.rpc.admission admits or refuses calls.
 """
