@@ -2,6 +2,7 @@
 speaks OpenAI's protocol. One for the whole session; each test has a shop (project) of its own on it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,9 +31,9 @@ def stack_env(openai: OpenAIServer) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> Iterator[Stack]:
+def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
     options = StackOptions(
-        data_dir=tmp_path_factory.mktemp("stack"),
+        data_dir=stack_folder(),
         runs_replicas=2,
         executor_replicas=2,
         durable=False,

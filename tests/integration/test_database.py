@@ -27,7 +27,7 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
 from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.postgres.notifications import Listener, Notifier
-from tests.conftest import start_postgres
+from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
 
 
@@ -147,8 +147,10 @@ async def test_a_connection_killed_within_a_transaction_leaves_nothing(
         assert (await connection.execute(text("SELECT count(*) FROM counted"))).scalar_one() == 0
 
 
-async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(tmp_path: Path) -> None:
-    server = start_postgres(tmp_path)
+async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(
+    tmp_path: Path, prepared: Prepared
+) -> None:
+    server = prepared.postgres(tmp_path)
     with server:
         database = Database(server.url(), pool_size=3, application_name="test")
         assert await one(database) == 1
@@ -164,9 +166,11 @@ async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_b
         await database.close()
 
 
-async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(
+    tmp_path: Path, prepared: Prepared
+) -> None:
     loop = asyncio.get_running_loop()
-    with start_postgres(tmp_path) as server:
+    with prepared.postgres(tmp_path) as server:
         database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=0.5)
         assert await asyncio.gather(*(one(database) for _ in range(3))) == [1] * 3
         with frozen(server):
@@ -299,11 +303,11 @@ async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_m
 
 
 async def test_a_listener_leaves_a_server_that_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may never go on: behind the same address another one may have taken its place."""
     monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.05)
-    with start_postgres(tmp_path) as server:
+    with prepared.postgres(tmp_path) as server:
         ears = Ears(server.url(), answer_timeout=0.3)
         async with running(ears.listener):
             await eventually(lambda: ears.missed == 1)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def test_PLN_002_a_new_project_is_on_the_default_plan(
 
 
 def test_PLN_002_the_callers_default_plan_wins_over_that_of_the_stack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEFAULT_PLAN", "PRO")
-    with Stack(StackOptions(data_dir=tmp_path, broker=False, durable=False)) as stack:
+    with Stack(StackOptions(data_dir=stack_folder(), broker=False, durable=False)) as stack:
         assert created(stack.executor_target, "shop", stack.token("shop", "OWNER")) == "PRO"

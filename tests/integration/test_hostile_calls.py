@@ -22,8 +22,9 @@ from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST
-from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.conftest import new_database
 from tests.support.http2 import HEADERS, SETTINGS, Connection
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import request
 from tests.support.service import Growth, ServiceProcess, memory_of, metadata, token
 from tests.support.shop import Refusal, refusal
@@ -42,7 +43,7 @@ INVALID, DENIED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_D
 
 
 @pytest.fixture(scope="module")
-def runs(postgres_server: Any, _runs_template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(postgres_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         log = tmp_path_factory.mktemp("runs") / "log"
         with ServiceProcess("runs", log, {"RUNS_DATABASE_URL": url}) as service:
@@ -50,8 +51,8 @@ def runs(postgres_server: Any, _runs_template: None, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def executor(_executor_schema: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_RECEIVE_SECONDS": "5"}
+def executor(executor_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database_url, "MAX_RECEIVE_SECONDS": "5"}
     with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
         yield service
 

@@ -36,8 +36,9 @@ from runs_service.delivery.event_applier import EVENTS_QUEUE
 from runs_service.watching import stream
 from servicekit.broker import MessageSigner, Publisher
 from servicekit.telemetry.metrics import Metrics
-from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.conftest import new_database
 from tests.support.certificates import Authority
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import event, request
 from tests.support.runs_process import Service, serving
 from tests.support.shop import log_lines
@@ -48,7 +49,7 @@ NOBODY = "0198f0a0-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="session")
-def environment(postgres_server: Any, _runs_template: None, valkey_server: Valkey) -> Iterator[dict[str, str]]:
+def environment(postgres_server: Any, valkey_server: Valkey) -> Iterator[dict[str, str]]:
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}
 

@@ -19,8 +19,8 @@ DEADLINE = 20  # seconds of a call
 
 
 @pytest.fixture(scope="module")
-def executor(_executor_schema: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_CALLS": "200"}
+def executor(executor_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database_url, "MAX_CALLS": "200"}
     with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
         yield service
 
