@@ -2,11 +2,14 @@
 speaks OpenAI's protocol. One for the whole session; each test has a shop (project) of its own on it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from devstack.stack import Stack, StackOptions
+from tests.support.cli import Cli, NewCli
+from tests.support.forking import Forks
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import Channels, Shop
 
@@ -73,3 +76,15 @@ def _ai_behaves(openai: OpenAIServer) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let REG-003 look at what the whole suite left behind."""
     items.sort(key=lambda item: "test_REG_003" in item.name)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def new_cli(forks: Forks) -> NewCli:
+    """Return the command for a folder, with options for every call."""
+    return partial(Cli, forks)

@@ -27,6 +27,7 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
 from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.postgres.notifications import Listener, Notifier
+from tests.support.migrating import upgrade_together
 from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
 
@@ -392,15 +393,11 @@ def test_both_services_migrate_one_database_side_by_side(empty_database_url: str
         command.check(migrations.config(empty_database_url, scripts))
 
 
-def _upgrade(url: str, gate: Callable[[], None]) -> None:
-    gate()
-    migrations.upgrade(url, runs_app.MIGRATIONS)
-
-
 def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
-    processes = [context.Process(target=_upgrade, args=(empty_database_url, barrier.wait)) for _ in range(4)]
+    arguments = (empty_database_url, runs_app.MIGRATIONS, barrier)
+    processes = [context.Process(target=upgrade_together, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
