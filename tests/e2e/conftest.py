@@ -79,12 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    with Forks() as forks:
-        yield forks
-
-
-@pytest.fixture(scope="session")
-def new_cli(forks: Forks) -> NewCli:
+def new_cli() -> Iterator[NewCli]:
     """Return the command for a folder, with options for every call."""
-    return partial(Cli, forks)
+    with Forks("playbook-runs") as forks:
+        yield partial(Cli, forks)

@@ -9,6 +9,7 @@ import pytest
 from executor_service.models import metadata
 from tests.support.broker import delete_queues
 from tests.support.executor import Bench
+from tests.support.forking import Forks
 
 EMPTY = f"TRUNCATE {', '.join(table.fullname for table in metadata.sorted_tables)}"
 
@@ -32,6 +33,18 @@ async def other(bench: Bench) -> AsyncIterator[Bench]:
     """Another replica beside `bench`: same database, clock and provider."""
     async with Bench(bench.url, clock=bench.clock, provider=bench.provider, owner="two") as other:
         yield other
+
+
+@pytest.fixture(scope="session")
+def runs_forks() -> Iterator[Forks]:
+    with Forks("runs-service") as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def executor_forks() -> Iterator[Forks]:
+    with Forks("executor-service") as forks:
+        yield forks
 
 
 @pytest.fixture(params=["valkey", "rabbitmq"])

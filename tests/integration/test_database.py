@@ -4,8 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
 from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.postgres.notifications import Listener, Notifier
+from tests.support.forking import Forks
 from tests.support.migrating import upgrade_together
 from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
@@ -412,17 +411,19 @@ def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres)
 
 
 @pytest.mark.parametrize("service", ["runs", "executor"])
-def test_migrate_says_in_one_line_that_there_is_no_database(service: str) -> None:
+def test_migrate_says_in_one_line_that_there_is_no_database(
+    service: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     variable = f"{service.upper()}_DATABASE_URL"
     settings = {
         variable: "postgresql://u:hidden-password@127.0.0.1:1/d",
         "AUTH_JWT_SECRET": "x" * 32,
         "PATH": os.environ["PATH"],
     }
-    command = [sys.executable, "-m", f"{service}_service", "migrate"]
-    finished = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-    assert finished.returncode == 1
-    (line,) = finished.stderr.splitlines()
+    forks: Forks = request.getfixturevalue(f"{service}_forks")
+    log = tmp_path / "log"
+    assert forks.run(log, "migrate", env=settings).wait(60) == 1
+    (line,) = log.read_text().splitlines()
     assert line.startswith(f"{variable}: ")
     assert "refused" in line
     assert "hidden-password" not in line

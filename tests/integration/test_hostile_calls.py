@@ -23,6 +23,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST
 from tests.conftest import new_database
+from tests.support.forking import Forks
 from tests.support.http2 import HEADERS, SETTINGS, Connection
 from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import request
@@ -43,17 +44,21 @@ INVALID, DENIED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_D
 
 
 @pytest.fixture(scope="module")
-def runs(postgres_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(runs_forks: Forks, postgres_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         log = tmp_path_factory.mktemp("runs") / "log"
-        with ServiceProcess("runs", log, {"RUNS_DATABASE_URL": url}) as service:
+        with ServiceProcess(runs_forks, "runs", log, {"RUNS_DATABASE_URL": url}) as service:
             yield service
 
 
 @pytest.fixture(scope="module")
-def executor(executor_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def executor(
+    executor_forks: Forks, executor_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
     environment = {"EXECUTOR_DATABASE_URL": executor_database_url, "MAX_RECEIVE_SECONDS": "5"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         yield service
 
 
@@ -206,10 +211,12 @@ async def test_what_unfinished_requests_hold_is_bounded_and_given_back_when_they
 
 
 async def test_connections_and_calls_under_way_are_bounded(
-    executor_database: str, tmp_path_factory: pytest.TempPathFactory
+    executor_forks: Forks, executor_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     environment = {"EXECUTOR_DATABASE_URL": executor_database, "MAX_CONNECTIONS": "20", "MAX_CALLS": "8"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         connections = [Connection(service.target) for _ in range(40)]
         for connection in connections:
             connection.listen(0.1)
@@ -352,9 +359,13 @@ async def test_reflection_describes_what_the_port_serves_and_nothing_else(
     assert await symbols(executor.target, "playbooks.executor.v1.CatalogService.PutProducts") == [True]
 
 
-async def test_reflection_can_be_turned_off(executor_database: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_reflection_can_be_turned_off(
+    executor_forks: Forks, executor_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     environment = {"EXECUTOR_DATABASE_URL": executor_database, "REFLECTION": "false"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await symbols(service.target, "playbooks.executor.v1.CatalogService")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
