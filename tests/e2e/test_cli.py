@@ -35,14 +35,14 @@ def refused(finished: Finished, *words: str) -> None:
     assert all(word in line for word in words), line
 
 
-def rows(file: Path) -> list[dict[str, str]]:
+def csv_rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as opened:
         return list(csv.DictReader(opened))
 
 
 def assert_only_seo_filled(before: Path, after: Path, *, all_filled: bool = True) -> None:
     """Columns, rows and order are kept, what stood there is kept, and each product has its missing texts."""
-    old_rows, new_rows = rows(before), rows(after)
+    old_rows, new_rows = csv_rows(before), csv_rows(after)
     assert len(old_rows) == len(new_rows)
     for old, new in zip(old_rows, new_rows, strict=True):
         assert list(old) == list(new)
@@ -62,7 +62,7 @@ def assert_only_seo_bytes_differ(before: Path, after: Path) -> None:
         return f",{line.getvalue()},"
 
     content, restored, position = after.read_bytes().decode(), "", 0
-    for old, new in zip(rows(before), rows(after), strict=True):
+    for old, new in zip(csv_rows(before), csv_rows(after), strict=True):
         if old != new:
             found = content.index(raw(new), position)
             restored += content[position:found] + raw(old)
@@ -99,11 +99,11 @@ class TestCLI_001_RoundTrip:
             named = ("--playbook", playbook, "--scope-id", preview["scope_id"], "--rules-hash", preview["rules_hash"])
             assert cli.json("create", *named, "--type", "DRAFT_GENERATE", "--watch")[-1]["run"]["status"] == "SUCCEEDED"
             applied = cli.json("create", *named, "--type", "APPLY", "--watch")[-1]["run"]
-            missing = sum(1 for row in rows(EXAMPLE) if row["Title"] and not row[SEO["description" in playbook]])
+            missing = sum(1 for row in csv_rows(EXAMPLE) if row["Title"] and not row[SEO["description" in playbook]])
             assert int(applied["result"]["updated"]) == missing
 
         exported = cli.json("export", "--catalog", EXAMPLE, "-o", "improved.csv")
-        changed = sum(1 for row in rows(EXAMPLE) if row["Title"] and not (row[SEO[0]] and row[SEO[1]]))
+        changed = sum(1 for row in csv_rows(EXAMPLE) if row["Title"] and not (row[SEO[0]] and row[SEO[1]]))
         assert exported == [{"file": "improved.csv", "products": 54, "changed": changed}]
         assert_only_seo_filled(EXAMPLE, cli.folder / "improved.csv")
         assert_only_seo_bytes_differ(EXAMPLE, cli.folder / "improved.csv")
@@ -122,8 +122,8 @@ class TestCLI_001_RoundTrip:
     def test_export_without_the_original_gives_a_file_shopify_can_import(self, cli: Cli, project: str) -> None:
         cli.ok("import", EXAMPLE)
         cli.ok("export")
-        exported = {row["Handle"]: row for row in rows(cli.folder / f"catalog-{project}.csv")}
-        originals = [row for row in rows(EXAMPLE) if row["Title"]]
+        exported = {row["Handle"]: row for row in csv_rows(cli.folder / f"catalog-{project}.csv")}
+        originals = [row for row in csv_rows(EXAMPLE) if row["Title"]]
         assert len(exported) == len(originals)
         for original in originals:
             found = exported[original["Handle"]]

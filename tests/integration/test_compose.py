@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 
 from devstack import postgres as embedded_postgres
 from devstack import valkey as embedded_valkey
@@ -187,22 +188,24 @@ def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> Non
         )
         program, *arguments = compose.health("postgres")
         subprocess.run([embedded_postgres.binary(program), *arguments, "--port", postgres_port], check=True)
-        *shell, script = compose.command("valkey")
+        shell, *options, script = compose.command("valkey")
+        found = shutil.which(shell)
+        assert found
         assert "valkey-server - " in script
         here_and_now = f"{embedded_valkey.binary()} - --port {valkey_port} --dir {tmp_path} "
         valkey = running.enter_context(
             Container(
                 "valkey",
-                [*shell, script.replace("valkey-server - ", here_and_now)],
+                [found, *options, script.replace("valkey-server - ", here_and_now)],
                 # No wheel has valkey-cli.
                 [sys.executable, "-c", f"import socket; socket.create_connection(('{HOST}', {valkey_port}))"],
                 env,
                 tmp_path / "valkey.log",
             )
         )
-        arguments = Path(f"/proc/{valkey.pid}/cmdline").read_bytes()
-        assert b"appendonly" in arguments
-        assert SECRETS["VALKEY_PASSWORD"].encode() not in arguments
+        assert SECRETS["VALKEY_PASSWORD"].encode() not in Path(f"/proc/{valkey.pid}/cmdline").read_bytes()
+        with redis.Redis(HOST, int(valkey_port), password=SECRETS["VALKEY_PASSWORD"]) as client:
+            assert client.config_get("append*")["appendonly"] == "yes"
         run(compose.command("provision"))
         run(compose.command("migrate_runs"))
         run(compose.command("migrate_executor"))

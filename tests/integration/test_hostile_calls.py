@@ -32,8 +32,6 @@ from tests.support.shop import Refusal, refusal
 from tests.support.tokens import hs256
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.alone
-
 MB = 1_000_000
 BOUND = 150 * MB  # that an attack may raise a process's memory by
 LARGEST = 1024 * 1024  # bytes; executor_service's MAX_REQUEST_BYTES
@@ -148,6 +146,7 @@ async def counted(service: ServiceProcess, limit: str) -> float:
 # F1: memory
 
 
+@pytest.mark.alone  # it compares how long calls take
 async def test_bombs_without_a_token_are_never_unpacked(runs: ServiceProcess) -> None:
     async with GoodCaller(runs.target) as good:
         quiet = await good.p99(1.0)

@@ -170,7 +170,6 @@ def executor(
         process.wait(DEADLINE)
 
 
-@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_answer_makes_the_executor_grow(executor: ExecutorProcess, openai: OpenAIServer, bench: Bench) -> None:
     await bench.stock(40)

@@ -11,8 +11,6 @@ from tests.support.forking import Forks
 from tests.support.http2 import DATA, Connection, frame, message
 from tests.support.service import ServiceProcess, memory_of
 
-pytestmark = pytest.mark.alone  # it measures time or memory
-
 MB = 1_000_000
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

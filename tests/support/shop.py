@@ -21,10 +21,10 @@ from playbooks.runs.v1.run_pb2 import Draft, PlaybookRules, Run, RunItem, RunMet
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.stack import Stack
+from tests.support.runs import TERMINAL
 
 TITLES = "missing_seo_title"
 DESCRIPTIONS = "missing_seo_description"
-TERMINAL = {Run.SUCCEEDED, Run.FAILED, Run.STALE, Run.CANCELLED}
 DEADLINE = 30  # seconds of a call; far beyond what any takes
 
 
@@ -221,6 +221,15 @@ def refusal(error: grpc.aio.AioRpcError) -> Refusal:
         dict(info.metadata),
         {violation.field: violation.description for violation in bad_request.field_violations},
     )
+
+
+def retry_after(error: grpc.aio.AioRpcError) -> float | None:
+    """Return after how many seconds an error says to come again, if it says anything."""
+    status, info = rpc_status.from_call(error), error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info):
+            return info.retry_delay.ToTimedelta().total_seconds()
+    return None
 
 
 def log_lines(log: Path, *words: str) -> list[dict[str, Any]]:
