@@ -26,12 +26,13 @@ from tests.faults.sizes import FULL, size
 from tests.support.audit import audit
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import TITLES, Channels, Shop, log_lines, retry_after
+from tests.support.shop import TITLES, Channels, Shop, log_lines
 from tests.support.stopping import (
     assert_shutting_down,
     ended,
     not_serving,
     restarted,
+    retry_seconds,
     stopped,
     tell_to_stop,
 )
@@ -190,7 +191,7 @@ async def test_under_load_no_call_fails_but_with_unavailable(kind: str, shop: Sh
                 codes["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 codes[error.code().name] += 1
-                told.add(retry_after(error))
+                told.add(retry_seconds(error))
                 if "failed to connect" in (error.details() or ""):
                     return
                 await asyncio.sleep(0.001)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 
@@ -19,7 +21,7 @@ from tests.support.audit import audit
 from tests.support.load import Load, preview_requests
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import Channels, Shop, refusal, retry_after
+from tests.support.shop import Channels, Shop, refusal
 from tests.support.waiting import eventually
 
 RATE = 20  # runs a second
@@ -174,7 +176,7 @@ async def test_while_postgres_is_down_calls_are_refused_at_once_and_open_streams
             grpc.StatusCode.UNAVAILABLE,
             "DATABASE_UNAVAILABLE",
         )
-        assert 0 < retry_after(caught.value) <= 5
+        assert 0 < retry_delay(caught.value) <= 5
     with suppress(TimeoutError):  # longer than a watcher waits between two looks
         async with asyncio.timeout(2):
             await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
@@ -195,6 +197,13 @@ async def follow(shop: Shop, run: Run, replica: int, seen: list[Run]) -> None:
     async for message in shop.runs(replica).WatchRun(request, metadata=shop.auth()["metadata"]):
         if message.kind == pb.WatchRunResponse.UPDATED:
             seen.append(message.run)  # noqa: PERF401  # as they come, not at the end
+
+
+def retry_delay(error: grpc.aio.AioRpcError) -> float:
+    retry = error_details_pb2.RetryInfo()
+    status = rpc_status.from_call(error)
+    assert any(detail.Unpack(retry) for detail in status.details), "no RetryInfo"
+    return retry.retry_delay.ToNanoseconds() / 1e9
 
 
 def pids(stack: Stack) -> list[int]:

@@ -303,12 +303,11 @@ async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_m
 
 
 async def test_a_listener_leaves_a_server_that_stands_still(
-    tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, prepared: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may never go on: behind the same address another one may have taken its place."""
-    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.05)
     with prepared.postgres(tmp_path) as server:
-        ears = Ears(server.url(), answer_timeout=0.3)
+        ears = Ears(server.url(), answer_timeout=0.3, idle_check=0.05)
         async with running(ears.listener):
             await eventually(lambda: ears.missed == 1)
             with frozen(server):
@@ -316,11 +315,8 @@ async def test_a_listener_leaves_a_server_that_stands_still(
             await eventually(lambda: ears.missed == 2)
 
 
-async def test_a_hint_that_comes_between_two_waits_is_heard(
-    runs_database: Database, runs_database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.005)
-    ears = Ears(runs_database_url)
+async def test_a_hint_that_comes_between_two_waits_is_heard(runs_database: Database, runs_database_url: str) -> None:
+    ears = Ears(runs_database_url, idle_check=0.005)
     notifier = Notifier(runs_database, "changes")
     words = [str(n) for n in range(200)]
     async with running(ears.listener, notifier):

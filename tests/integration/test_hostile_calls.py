@@ -295,8 +295,12 @@ async def test_headers_that_are_no_text_leave_no_trace(runs: ServiceProcess) -> 
         for field in fields:
             _, opening = connection.call(CREATE, field)
             connection.send(opening)
-        connection.listen(0.5)
-        assert connection.seen[HEADERS] == len(fields)
+
+        async def answered() -> bool:
+            await asyncio.to_thread(connection.listen, 0.05)
+            return connection.seen[HEADERS] == len(fields)
+
+        await eventually(answered)
     assert runs.tracebacks == 0
 
 

@@ -42,7 +42,7 @@ from tests.support.forking import Forks
 from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import event, request
 from tests.support.runs_process import Service, serving
-from tests.support.shop import log_lines, retry_after
+from tests.support.shop import log_lines
 from tests.support.tokens import SECRET
 from tests.support.waiting import eventually
 
@@ -239,7 +239,8 @@ async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with
             service.process.send_signal(signal.SIGTERM)
             async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN") as errors:
                 await call.read()
-            assert retry_after(errors[0]) is not None
+            retry = error_details_pb2.RetryInfo()
+            assert any(detail.Unpack(retry) for detail in rpc_status.from_call(errors[0]).details)
             assert await asyncio.to_thread(service.process.wait, 15) == 0
         assert "Traceback" not in service.log.read_text()
     finally:

@@ -31,7 +31,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 from devstack.stack import Stack
 from runs_client.client import RunsClient
 from runs_client.watch import is_terminal
-from tests.support.shop import TITLES, retry_after
+from tests.support.shop import TITLES
 from tests.support.waiting import eventually
 
 DEADLINE = 20.0  # seconds of one call; one that takes longer counts as hanging
@@ -260,7 +260,11 @@ def _first_of(targets: Sequence[str], first: int) -> str:
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:
-    status, info = rpc_status.from_call(error), error_details_pb2.ErrorInfo()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    status = rpc_status.from_call(error)
+    retry_after = None
     for detail in status.details if status else ():
         detail.Unpack(info)
-    return info.reason, retry_after(error)
+        if detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    return info.reason, retry_after

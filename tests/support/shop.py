@@ -223,15 +223,6 @@ def refusal(error: grpc.aio.AioRpcError) -> Refusal:
     )
 
 
-def retry_after(error: grpc.aio.AioRpcError) -> float | None:
-    """Return after how many seconds an error says to come again, if it says anything."""
-    status, info = rpc_status.from_call(error), error_details_pb2.RetryInfo()
-    for detail in status.details if status else ():
-        if detail.Unpack(info):
-            return info.retry_delay.ToTimedelta().total_seconds()
-    return None
-
-
 def log_lines(log: Path, *words: str) -> list[dict[str, Any]]:
     """Return the JSON log lines that have all `words`, the first of them in the message."""
     found = []

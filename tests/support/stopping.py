@@ -5,10 +5,12 @@ import signal
 import time
 
 import grpc
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from devstack.services import Service
-from tests.support.shop import refusal, retry_after
+from tests.support.shop import refusal
 from tests.support.waiting import eventually
 
 LAST_STEPS = 2.0  # seconds a service may take beyond its grace time
@@ -48,7 +50,17 @@ async def not_serving(channel: grpc.aio.Channel, name: str) -> bool:
     return bool((await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)).status == NOT_SERVING)
 
 
+def retry_seconds(error: grpc.aio.AioRpcError) -> float | None:
+    """Return after how many seconds an error says to come again, if it does."""
+    status = rpc_status.from_call(error)
+    info = error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info):
+            return info.retry_delay.ToTimedelta().total_seconds()
+    return None
+
+
 def assert_shutting_down(error: grpc.aio.AioRpcError) -> None:
     told = refusal(error)
     assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"), error
-    assert retry_after(error) == 1.0
+    assert retry_seconds(error) == 1.0
