@@ -12,12 +12,12 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from benchmarks.harness.load import receive, send
 from benchmarks.loads.create import create, metadata
+from tests.support.runs import TERMINAL
 
 TIMEOUT = 120  # seconds a stream
 WATCHERS = 50  # spread over the runs, the last one included
 PAGE = 100
 POLL = 0.02  # seconds between looks for the last runs that are still active
-TERMINAL = (Run.SUCCEEDED, Run.FAILED, Run.STALE, Run.CANCELLED)
 
 
 class Client:

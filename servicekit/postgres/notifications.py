@@ -33,8 +33,10 @@ class Listener(Worker):
         hear: Callable[[str], None],
         missed: Callable[[], None],
         answer_timeout: float = ANSWER_TIMEOUT,
+        idle_check: float = IDLE_CHECK,
     ) -> None:
         super().__init__()
+        self._idle_check = idle_check
         self._url = psycopg_url(url)
         self._channel = channel
         self._hear = hear
@@ -62,7 +64,7 @@ class Listener(Worker):
             await connection.execute(f'LISTEN "{self._channel}"')
             self._missed()
             while True:
-                async for notification in connection.notifies(timeout=IDLE_CHECK):
+                async for notification in connection.notifies(timeout=self._idle_check):
                     self._hear(notification.payload)
                 await connection.execute("SELECT 1")
 

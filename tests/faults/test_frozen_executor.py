@@ -4,8 +4,9 @@ nothing that it still does has any effect."""
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -67,7 +68,7 @@ FREEZES = [
 
 @pytest.fixture(scope="module")
 async def shared_stack(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[tuple[Stack, Channels]]:
     settings = {
         "EXECUTOR_LEASE_SECONDS": str(LEASE),
@@ -75,9 +76,7 @@ async def shared_stack(
         "AI_BATCH_SIZE": str(BATCH),
         "AI_CONCURRENCY": str(AT_ONCE),
     }
-    options = StackOptions(
-        data_dir=tmp_path_factory.mktemp("frozen"), executor_replicas=2, durable=False, env=stack_env | settings
-    )
+    options = StackOptions(data_dir=stack_folder(), executor_replicas=2, durable=False, env=stack_env | settings)
     with Stack(options) as stack:
         channels = Channels.to(stack)
         yield stack, channels

@@ -4,8 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -27,7 +25,9 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
 from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.postgres.notifications import Listener, Notifier
-from tests.conftest import start_postgres
+from tests.support.forking import Forks
+from tests.support.migrating import upgrade_together
+from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
 
 
@@ -147,8 +147,10 @@ async def test_a_connection_killed_within_a_transaction_leaves_nothing(
         assert (await connection.execute(text("SELECT count(*) FROM counted"))).scalar_one() == 0
 
 
-async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(tmp_path: Path) -> None:
-    server = start_postgres(tmp_path)
+async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(
+    tmp_path: Path, prepared: Prepared
+) -> None:
+    server = prepared.postgres(tmp_path)
     with server:
         database = Database(server.url(), pool_size=3, application_name="test")
         assert await one(database) == 1
@@ -164,9 +166,11 @@ async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_b
         await database.close()
 
 
-async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(
+    tmp_path: Path, prepared: Prepared
+) -> None:
     loop = asyncio.get_running_loop()
-    with start_postgres(tmp_path) as server:
+    with prepared.postgres(tmp_path) as server:
         database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=0.5)
         assert await asyncio.gather(*(one(database) for _ in range(3))) == [1] * 3
         with frozen(server):
@@ -299,12 +303,11 @@ async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_m
 
 
 async def test_a_listener_leaves_a_server_that_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, prepared: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may never go on: behind the same address another one may have taken its place."""
-    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.05)
-    with start_postgres(tmp_path) as server:
-        ears = Ears(server.url(), answer_timeout=0.3)
+    with prepared.postgres(tmp_path) as server:
+        ears = Ears(server.url(), answer_timeout=0.3, idle_check=0.05)
         async with running(ears.listener):
             await eventually(lambda: ears.missed == 1)
             with frozen(server):
@@ -312,11 +315,8 @@ async def test_a_listener_leaves_a_server_that_stands_still(
             await eventually(lambda: ears.missed == 2)
 
 
-async def test_a_hint_that_comes_between_two_waits_is_heard(
-    runs_database: Database, runs_database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.005)
-    ears = Ears(runs_database_url)
+async def test_a_hint_that_comes_between_two_waits_is_heard(runs_database: Database, runs_database_url: str) -> None:
+    ears = Ears(runs_database_url, idle_check=0.005)
     notifier = Notifier(runs_database, "changes")
     words = [str(n) for n in range(200)]
     async with running(ears.listener, notifier):
@@ -388,15 +388,11 @@ def test_both_services_migrate_one_database_side_by_side(empty_database_url: str
         command.check(migrations.config(empty_database_url, scripts))
 
 
-def _upgrade(url: str, gate: Callable[[], None]) -> None:
-    gate()
-    migrations.upgrade(url, runs_app.MIGRATIONS)
-
-
 def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
-    processes = [context.Process(target=_upgrade, args=(empty_database_url, barrier.wait)) for _ in range(4)]
+    arguments = (empty_database_url, runs_app.MIGRATIONS, barrier)
+    processes = [context.Process(target=upgrade_together, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -411,17 +407,19 @@ def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres)
 
 
 @pytest.mark.parametrize("service", ["runs", "executor"])
-def test_migrate_says_in_one_line_that_there_is_no_database(service: str) -> None:
+def test_migrate_says_in_one_line_that_there_is_no_database(
+    service: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     variable = f"{service.upper()}_DATABASE_URL"
     settings = {
         variable: "postgresql://u:hidden-password@127.0.0.1:1/d",
         "AUTH_JWT_SECRET": "x" * 32,
         "PATH": os.environ["PATH"],
     }
-    command = [sys.executable, "-m", f"{service}_service", "migrate"]
-    finished = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-    assert finished.returncode == 1
-    (line,) = finished.stderr.splitlines()
+    forks: Forks = request.getfixturevalue(f"{service}_forks")
+    log = tmp_path / "log"
+    assert forks.run(log, "migrate", env=settings).wait(60) == 1
+    (line,) = log.read_text().splitlines()
     assert line.startswith(f"{variable}: ")
     assert "refused" in line
     assert "hidden-password" not in line

@@ -383,5 +383,6 @@ async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch
     async with bench.working():
         state = await bench.preview(expect=Status.FAILED)
     assert state.draft_id is None
-    assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
-    assert isinstance(state.run_id, UUID)
+    for effects in ("drafts", "draft_items"):
+        assert await bench.value(f"SELECT count(*) FROM executor.{effects}") == 0
+    assert state.error_code == "INTERNAL_ERROR"

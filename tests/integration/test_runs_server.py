@@ -36,8 +36,10 @@ from runs_service.delivery.event_applier import EVENTS_QUEUE
 from runs_service.watching import stream
 from servicekit.broker import MessageSigner, Publisher
 from servicekit.telemetry.metrics import Metrics
-from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.conftest import new_database
 from tests.support.certificates import Authority
+from tests.support.forking import Forks
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import event, request
 from tests.support.runs_process import Service, serving
 from tests.support.shop import log_lines
@@ -48,14 +50,16 @@ NOBODY = "0198f0a0-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="session")
-def environment(postgres_server: Any, _runs_template: None, valkey_server: Valkey) -> Iterator[dict[str, str]]:
+def environment(postgres_server: Any, valkey_server: Valkey) -> Iterator[dict[str, str]]:
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}
 
 
 @pytest.fixture(scope="session")
-async def service(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    service = Service(tmp_path_factory.mktemp("runs-service") / "log", environment)
+async def service(
+    runs_forks: Forks, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Service]:
+    service = Service(runs_forks, tmp_path_factory.mktemp("runs-service") / "log", environment)
     async with grpc.aio.insecure_channel(service.address) as channel:
         await eventually(lambda: serving(channel), timeout=20)
     yield service
@@ -220,9 +224,9 @@ async def test_a_run_can_be_named_in_capitals(channel: grpc.aio.Channel, environ
 
 
 async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with_0(
-    environment: dict[str, str], tmp_path: Path
+    runs_forks: Forks, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    service = Service(tmp_path / "log", environment)
+    service = Service(runs_forks, tmp_path / "log", environment)
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:
             await eventually(lambda: serving(channel), timeout=20)
@@ -245,9 +249,9 @@ async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with
 
 @pytest.mark.parametrize("variable", ["RUNS_LISTEN", "METRICS_LISTEN"])
 async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
-    variable: str, environment: dict[str, str], service: Service, tmp_path: Path
+    runs_forks: Forks, variable: str, environment: dict[str, str], service: Service, tmp_path: Path
 ) -> None:
-    second = Service(tmp_path / "log", environment | {variable: service.address})
+    second = Service(runs_forks, tmp_path / "log", environment | {variable: service.address})
     try:
         assert await asyncio.to_thread(second.process.wait, 20) == 1
         text = second.log.read_text()
@@ -261,13 +265,13 @@ async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
-async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
+async def test_tls(runs_forks: Forks, mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     tls = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
     if mutual:
         tls["TLS_CLIENT_CA_FILE"] = str(authority.file)
-    service = Service(tmp_path / "log", environment | tls)
+    service = Service(runs_forks, tmp_path / "log", environment | tls)
     client_certificate, client_key = authority.issue("client")
     root = authority.file.read_bytes()
     with_certificate = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_certificate.read_bytes())

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
-from sqlalchemy import text
 
 from executor_service import messages
 from executor_service.ai.errors import AIError
@@ -31,6 +30,7 @@ from executor_service.work.suggestion_fetcher import Suggestions
 from servicekit.background.tasks import running
 from servicekit.postgres.database import Database
 from servicekit.telemetry.metrics import Metrics
+from tests.support.database import rows
 
 TITLES = "missing_seo_title"
 DESCRIPTIONS = "missing_seo_description"
@@ -213,9 +213,7 @@ class Bench:
     # Looking behind the scenes
 
     async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
-        async with self.database.autocommit() as connection:
-            result = await connection.execute(text(statement), parameters)
-            return result.all()
+        return await rows(self.database, statement, **parameters)
 
     async def value(self, statement: str, **parameters: Any) -> Any:
         ((value,),) = await self.rows(statement, **parameters)
