@@ -72,7 +72,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
 
     def announce(changes: Sequence[Run]) -> None:
         watchers.deliver(changes)
-        notifier.tell(hints(changes))
+        notifier.notify(hints(changes))
 
     events = EventApplier(store, clock, announce=announce)
     inline = InlineExecution(executor, store, events)
@@ -82,8 +82,8 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
         Listener(
             settings.database_url,
             CHANGES_CHANNEL,
-            hear=watchers.hear,
-            missed=watchers.wake_all,
+            on_notification=watchers.hear,
+            on_gap=watchers.wake_all,
             answer_timeout=ANSWER_TIMEOUT,
         ),
     ]
