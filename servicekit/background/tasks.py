@@ -78,8 +78,8 @@ class Ticker(Worker):
         self._woken = asyncio.Event()
 
     @abstractmethod
-    async def tick(self) -> None:
-        """Do one round of work."""
+    async def tick(self) -> float | None:
+        """Do one round of work; return the seconds until the next one, None: `interval`."""
 
     def wake(self) -> None:
         """Let the next round begin now."""
@@ -89,9 +89,9 @@ class Ticker(Worker):
         """Tick for ever."""
         while True:
             self._woken.clear()
-            await self.tick()
+            delay = await self.tick()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.interval):
+                async with asyncio.timeout(self.interval if delay is None else delay):
                     await self._woken.wait()
 
 

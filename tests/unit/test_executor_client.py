@@ -113,7 +113,7 @@ async def test_a_refusal_is_no_outage(
     assert isinstance(error, ExecutorRefused)
     assert error.reason is Reason.INTERNAL_ERROR
     code = failure.code if isinstance(failure, ServiceError) else failure
-    assert error.whatever_it_is == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
+    assert error.is_systemic == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
     (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert method in line.message
     assert code.name in line.message

@@ -1,0 +1,82 @@
+"""One watcher's place in the history of one run."""
+
+import asyncio
+from collections.abc import Callable
+
+from playbooks.runs.v1.run_pb2 import Run
+
+from servicekit.errors import ServiceError
+
+BUFFER = 128  # changes a watcher may lag behind before reading for it pauses
+
+
+class Subscription:
+    """Follows one run. Call `follow`, then `next` for each change.
+
+    `wake` is called with the run's id when there is something to read for this watcher.
+    """
+
+    __slots__ = ("_behind", "_buffer", "_newest_hint", "_reader", "_wake", "position", "run_id")
+
+    def __init__(self, run_id: str, wake: Callable[[str], None]) -> None:
+        self.run_id = run_id
+        self.position: int | None = None  # the last sequence put into the buffer; None: not following yet
+        self._wake = wake
+        self._buffer: list[Run | ServiceError] = []
+        self._reader: asyncio.Future[None] | None = None  # waits in `next`
+        self._newest_hint = 0.0  # the newest sequence in a hint before following
+        self._behind = False  # a change found no room; reading goes on when the buffer is half empty
+
+    @property
+    def ready(self) -> bool:
+        """Whether changes are wanted now."""
+        return self.position is not None and not self._behind
+
+    def hears(self, sequence: float) -> bool:
+        """Take note of a change of this sequence, infinity: of an unknown one; tell whether there is something to
+        read now."""
+        if self.position is None:
+            self._newest_hint = max(self._newest_hint, sequence)
+        return self.ready and self.position is not None and self.position < sequence
+
+    def follow(self, after: int, *, newest: int) -> None:
+        """Want every change after this sequence; `newest` is the run's as it was read since subscribing."""
+        self.position = after
+        if max(self._newest_hint, newest) > after:
+            self._wake(self.run_id)
+
+    async def next(self) -> Run:
+        """Return the next change. Raises ServiceError when the subscription was ended from our side."""
+        while not self._buffer:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        item = self._buffer.pop(0)
+        if isinstance(item, ServiceError):
+            raise item
+        if self._behind and len(self._buffer) <= BUFFER // 2:
+            self._behind = False
+            self._wake(self.run_id)
+        return item
+
+    def deliver(self, change: Run) -> None:
+        """Take the change that comes next, if there is room for it.
+
+        Any other is passed over: it may be out of a read that began before this watcher followed, and to take
+        it would skip what lies between.
+        """
+        if self.position is None or change.sequence != self.position + 1:
+            return
+        if len(self._buffer) >= BUFFER:
+            self._behind = True
+            return
+        self.position = change.sequence
+        self._put(change)
+
+    def end(self, error: ServiceError) -> None:
+        """Let the watcher's next read raise `error`."""
+        self._put(error)
+
+    def _put(self, item: Run | ServiceError) -> None:
+        self._buffer.append(item)
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
