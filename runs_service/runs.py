@@ -21,7 +21,6 @@ from servicekit.ids import uuid7
 logger = logging.getLogger(__name__)
 
 CREATE_BATCH = 200  # runs inserted together
-CROWD = 8  # callers of whom it is worth waiting for the last one: a batch costs as much as eight runs in it
 RETRYABLE = (Run.FAILED, Run.STALE, Run.CANCELLED)
 
 Admitted = tuple[Run, bool]  # a run, and whether it is new
@@ -41,7 +40,7 @@ class Runs:
         self._dispatcher = dispatcher
         self._canceller = canceller
         self._clock = clock
-        self.creations: Batcher[MakeRun, Admitted] = Batcher(self._create_many, limit=CREATE_BATCH, crowd=CROWD)
+        self.creations: Batcher[MakeRun, Admitted] = Batcher(self._create_many, limit=CREATE_BATCH)
 
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
         """Return the run that `request` asks for, and whether it is new.

@@ -4,11 +4,9 @@ coming, makes few and large batches."""
 
 import asyncio
 import logging
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -17,9 +15,6 @@ from servicekit.background.tasks import Worker
 logger = logging.getLogger(__name__)
 
 TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
-IDLE = 0.002  # seconds without anything else to do after which a crowd is not waited for any more
-PATIENCE = 0.05  # seconds that a crowd is waited for at most; the loop may be busy with anything else
-LOOK = 0.001  # seconds between two looks at that; epoll waits in whole milliseconds
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,10 +27,6 @@ class Batcher(Worker, Generic[Item, Result]):
 
     An exception that `handle` raises fails its whole batch; one that it returns fails one item. The `size` of a
     batch's items (None: each has 1) is at most `limit`, or there is only one of them.
-
-    `crowd`: after a batch of so many items, as many are expected again, from callers that it answered: for as long as
-    they keep the event loop busy, the next batch waits for them, up to PATIENCE. Without it the first of them would be
-    a batch of its own, and all others wait for that. 0: never.
     """
 
     def __init__(
@@ -44,38 +35,29 @@ class Batcher(Worker, Generic[Item, Result]):
         *,
         limit: int,
         size: Callable[[Item], int] | None = None,
-        crowd: int = 0,
     ) -> None:
         super().__init__()
         self._handle = handle
         self._limit = limit
         self._size = size
-        self._crowd = crowd
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
-        self._last = 0  # items in the last batch
-        self._as_many = asyncio.Event()  # wait again as were handled last
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Have `item` handled with the next batch; await its result, or what `handle` raised for it."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._arrived.set()
-        if len(self._waiting) >= self._last:
-            self._as_many.set()
         return done
 
     async def run(self) -> None:
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
-            if 0 < self._crowd <= self._last:
-                await self._crowd_is_back()
             await _all_here(self._waiting, self._limit)
             batch = self._taken()
             if not self._waiting:
                 self._arrived.clear()
-            self._last = len(batch)
             if batch:
                 await self._settle(batch)
 
@@ -84,18 +66,6 @@ class Batcher(Worker, Generic[Item, Result]):
         await super().stop()
         while self._waiting:
             self._waiting.popleft()[1].cancel()
-
-    async def _crowd_is_back(self) -> None:
-        """Return when as many wait as were handled last, this thread has too little else to do, or time is up."""
-        self._as_many.clear()
-        started, worked = time.monotonic(), time.thread_time()
-        waited = idle = 0.0
-        while len(self._waiting) < self._last and idle < IDLE and waited < PATIENCE:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await self._as_many.wait()
-            waited = time.monotonic() - started
-            idle = waited - (time.thread_time() - worked)
 
     def _taken(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         if self._size is None:

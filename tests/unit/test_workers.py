@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from servicekit.background import batching
-from servicekit.background.batching import TURNS, Batcher, Conflator, packed
+from servicekit.background.batching import Batcher, Conflator, packed
 from servicekit.background.sweep import Sweep
 from servicekit.background.tasks import Ticker, Worker, running
 from tests.support.waiting import eventually
-
-CROWD = 8
 
 
 class Counting(Worker):
@@ -246,65 +243,6 @@ async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None
     results = asyncio.gather(*(batcher.submit(n) for n in (1, 2)), return_exceptions=True)
     async with running(batcher), asyncio.timeout(5):
         assert all(isinstance(result, RuntimeError) for result in await results)
-
-
-class Crowds:
-    """Answers at once; keeps how many came together."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    async def handle(self, items: Sequence[int]) -> list[int]:
-        self.sizes.append(len(items))
-        return list(items)
-
-
-async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "LOOK", 60)  # so that nothing but their number ends the wait
-    crowds = Crowds()
-    batcher: Batcher[int, int] = Batcher(crowds.handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
-        first = batcher.submit(0)
-        for _ in range(10 * TURNS):  # far longer than it takes to see that nobody else comes
-            await asyncio.sleep(0)
-        assert not first.done()
-        await asyncio.gather(first, *(batcher.submit(n) for n in range(1, CROWD)))
-    assert crowds.sizes == [CROWD, CROWD]
-
-
-async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
-        await batcher.submit(1)
-        monkeypatch.setattr(batching, "LOOK", 60)
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD - 1)))
-        await batcher.submit(1)
-
-
-async def test_a_crowd_is_not_waited_for_while_the_loop_is_busy_with_other_things(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batching, "IDLE", 60)  # the loop is never idle
-    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
-        await batcher.submit(1)
-
-
-async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "LOOK", 0.02)  # longer than the pauses between them
-    crowds = Crowds()
-    batcher: Batcher[int, int] = Batcher(crowds.handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(100)))
-        first = batcher.submit(0)
-        while not first.done():
-            await asyncio.sleep(0.005)
-            batcher.submit(1)
-    assert crowds.sizes[0] == 100
-    assert crowds.sizes[1] < 50, "it was waited for as long as somebody came"
 
 
 async def test_a_batch_is_as_large_as_its_items_are_together() -> None:
