@@ -4,14 +4,13 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import add_RunsServiceServicer_to_server
 
 from runs_service.delivery.cancellation import Canceller
-from runs_service.delivery.deadlines import DEADLINE_MARGIN, DeadlineKeeper
+from runs_service.delivery.deadlines import DeadlineKeeper
 from runs_service.delivery.dispatcher import Dispatcher
 from runs_service.delivery.event_applier import EVENTS_QUEUE, EventApplier
 from runs_service.delivery.inline import InlineExecution
@@ -28,9 +27,7 @@ from runs_service.store import RunStore
 from runs_service.watching.hub import CHANGES_CHANNEL, Watchers, hints
 from runs_service.watching.stream import RunStream
 from servicekit.auth.tokens import ServiceTokens
-from servicekit.background.outbox import SWEEP_AGE
-from servicekit.background.sweep import INTERVAL, Sweep
-from servicekit.background.tasks import LAST_STEPS, Ticker, Worker, end_within, running, stop_signal
+from servicekit.background.tasks import LAST_STEPS, Worker, end_within, running, stop_signal
 from servicekit.broker import Consumer, Publisher, signer_of
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
@@ -46,6 +43,7 @@ logger = logging.getLogger(__name__)
 NAME = "runs-service"
 ANSWER_TIMEOUT = 3.0  # seconds; all statements here are short, and callers are to learn of an outage soon
 GRACE = 5.0  # seconds for calls under way at a stop; those that wait for a run are answered at once
+MAINTENANCE_INTERVAL = 5.0  # seconds between rounds of a maintenance task; one that finds nothing is one statement
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -126,22 +124,21 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             logger.warning("no queue is configured: runs execute inline, CreateRun answers when they have ended")
 
         dispatcher = Dispatcher(jobs, InlineExecution(executor, store, events), fallback=settings.runs_inline_fallback)
-        canceller = Canceller(store, executor, events, clock, announce=announce)
+        interval = min(MAINTENANCE_INTERVAL, settings.runs_reconcile_seconds)
+        canceller = Canceller(store, executor, events, clock, announce=announce, interval=interval)
         runs = Runs(store, queries, dispatcher, canceller, clock)
-        maintenance: dict[str, Ticker] = {
-            "stops": canceller,
-            "overdue": DeadlineKeeper(store, executor, events, clock, canceller, announce=announce),
-            "undispatched": OutboxSweeper(store, dispatcher),
-            "silent": Reconciler(store, executor, events, dispatcher),
-        }
-        due = partial(store.due, undispatched_for=SWEEP_AGE, overdue_by=DEADLINE_MARGIN)
-        sweep = Sweep(due, maintenance, interval=min(INTERVAL, settings.runs_reconcile_seconds))
+        maintenance: list[Worker] = [
+            canceller,
+            DeadlineKeeper(store, executor, events, clock, canceller, announce=announce, interval=interval),
+            OutboxSweeper(store, dispatcher, interval=interval),
+            Reconciler(store, executor, events, dispatcher, interval=interval),
+        ]
         servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor)
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         server = Server(settings, [registration], PERMISSIONS, metrics)
 
         # Started in this order, stopped in the reverse one.
-        await stack.enter_async_context(running(*workers, runs.creations, *maintenance.values(), sweep))
+        await stack.enter_async_context(running(*workers, runs.creations, *maintenance))
         await server.start()
         stack.push_async_callback(_end_calls, server, watchers, dispatcher)
         yield server
