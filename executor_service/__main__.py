@@ -84,7 +84,7 @@ def main() -> int:
 
 def _serve(loaded: ExecutorSettings) -> None:
     uvloop.run(app.serve(loaded))
-    lifecycle.leave()
+    lifecycle.exit_now()
 
 
 if __name__ == "__main__":

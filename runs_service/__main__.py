@@ -76,7 +76,7 @@ def main() -> int:
 
 def _serve(loaded: RunsSettings) -> None:
     uvloop.run(app.serve(loaded))
-    lifecycle.leave()
+    lifecycle.exit_now()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from runs_service.store import RunStore
 from runs_service.watching.hub import CHANGES_CHANNEL, Watchers, hints
 from runs_service.watching.stream import RunStream
 from servicekit.auth.tokens import ServiceTokens
-from servicekit.background.tasks import LAST_STEPS, Worker, end_within, running, stop_signal
+from servicekit.background.tasks import LAST_STEPS, Worker, force_exit_after, running, stop_signal
 from servicekit.broker import Consumer, Publisher, signer_of
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
@@ -58,7 +58,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     async with serving(settings, clock):
         await stop_signal()
         logger.info("stopping")
-        end_within(GRACE + LAST_STEPS)
+        force_exit_after(GRACE + LAST_STEPS)
 
 
 @asynccontextmanager

@@ -10,14 +10,16 @@ import pytest
 from servicekit.background.batching import Batcher, Conflator, packed
 from servicekit.background.sweep import Sweep
 from servicekit.background.tasks import Ticker, Worker, running
+from servicekit.errors import Reason, ServiceError
 from tests.support.waiting import eventually
 
 
 class Counting(Worker):
     """Counts how often it runs now, and how often it ever did."""
 
-    def __init__(self, *, cleanup: float = 0.0, failures: int = 0) -> None:
+    def __init__(self, *, cleanup: float = 0.0, failures: int = 0, error: Exception | None = None) -> None:
         super().__init__()
+        self._error = error or RuntimeError("on purpose")
         self.now = self.ever = self.cleaned = self.most = 0
         self._cleanup = cleanup
         self._failures = failures
@@ -28,7 +30,7 @@ class Counting(Worker):
         self.most = max(self.most, self.now)
         try:
             if self.ever <= self._failures:
-                raise RuntimeError("on purpose")
+                raise self._error
             await asyncio.Event().wait()
         finally:
             try:
@@ -93,6 +95,25 @@ async def test_a_failed_run_is_logged_and_begins_again(caplog: pytest.LogCapture
     async with running(worker):
         await eventually(lambda: worker.ever == 3 and worker.now == 1)
     assert [record.levelno for record in caplog.records if "on purpose" in record.message] == [logging.WARNING] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "has_trace"),
+    [
+        (ConnectionError("gone"), False),
+        (ServiceError(Reason.DATABASE_UNAVAILABLE, "gone"), False),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a fault of ours that has a reason too"), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_an_outage_is_one_line_and_a_fault_has_its_trace(
+    error: Exception, has_trace: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Counting(failures=1, error=error)
+    async with running(worker):
+        await eventually(lambda: worker.ever == 2)
+    (record,) = [record for record in caplog.records if record.message.startswith("Counting failed")]
+    assert bool(record.exc_info) is has_trace
 
 
 async def test_workers_stop_in_reverse_order_even_when_the_block_raises() -> None:
@@ -167,7 +188,7 @@ async def test_a_woken_ticker_ticks_now_also_when_woken_while_it_ticks() -> None
         await eventually(lambda: clockwork.ticks == 3)
 
 
-async def test_a_sweep_wakes_only_those_who_have_something_to_see_to() -> None:
+async def test_a_sweep_wakes_only_the_tasks_that_have_work() -> None:
     left: set[str] = set()
 
     async def due() -> set[str]:
