@@ -16,14 +16,11 @@ class Subscription:
     `wake` is called with the run's id when there is something to read for this watcher.
     """
 
-    __slots__ = ("_behind", "_buffer", "_newest_hint", "_reader", "_wake", "position", "run_id")
-
     def __init__(self, run_id: str, wake: Callable[[str], None]) -> None:
         self.run_id = run_id
         self.position: int | None = None  # the last sequence put into the buffer; None: not following yet
         self._wake = wake
-        self._buffer: list[Run | ServiceError] = []
-        self._reader: asyncio.Future[None] | None = None  # waits in `next`
+        self._buffer: asyncio.Queue[Run | ServiceError] = asyncio.Queue()
         self._newest_hint = 0.0  # the newest sequence in a hint before following
         self._behind = False  # a change found no room; reading goes on when the buffer is half empty
 
@@ -47,13 +44,10 @@ class Subscription:
 
     async def next(self) -> Run:
         """Return the next change. Raises ServiceError when the subscription was ended from our side."""
-        while not self._buffer:
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
-        item = self._buffer.pop(0)
+        item = await self._buffer.get()
         if isinstance(item, ServiceError):
             raise item
-        if self._behind and len(self._buffer) <= BUFFER // 2:
+        if self._behind and self._buffer.qsize() <= BUFFER // 2:
             self._behind = False
             self._wake(self.run_id)
         return item
@@ -66,17 +60,12 @@ class Subscription:
         """
         if self.position is None or change.sequence != self.position + 1:
             return
-        if len(self._buffer) >= BUFFER:
+        if self._buffer.qsize() >= BUFFER:
             self._behind = True
             return
         self.position = change.sequence
-        self._put(change)
+        self._buffer.put_nowait(change)
 
     def end(self, error: ServiceError) -> None:
         """Let the watcher's next read raise `error`."""
-        self._put(error)
-
-    def _put(self, item: Run | ServiceError) -> None:
-        self._buffer.append(item)
-        if self._reader and not self._reader.done():
-            self._reader.set_result(None)
+        self._buffer.put_nowait(error)
