@@ -7,7 +7,6 @@ sequence. One read serves all watchers that were woken, and a poll finds changes
 import asyncio
 import contextlib
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -73,12 +72,11 @@ class Watchers(Worker):
         """Wake the watchers that lack the changes in these hints."""
         for hint in payload.split():
             run_id, _, sequence = hint.partition(":")
-            # A process of the version before this one names no sequence.
-            self._wake(run_id, int(sequence) if sequence else math.inf)
+            self._wake(run_id, int(sequence))
 
     def wake(self, run_id: str) -> None:
         """Read on for a run, if it is watched here."""
-        self._wake(run_id, math.inf)
+        self._wake(run_id, None)
 
     def wake_all(self) -> None:
         """Read on for every watched run: hints may have been lost."""
@@ -92,9 +90,10 @@ class Watchers(Worker):
             for subscription in subscriptions:
                 subscription.end(error)
 
-    def _wake(self, run_id: str, sequence: float) -> None:
-        heard = [subscription.hears(sequence) for subscription in self._subscriptions.get(run_id, ())]
-        if any(heard):
+    def _wake(self, run_id: str, sequence: int | None) -> None:
+        # A list, so that all are asked: one that does not follow yet remembers the hint.
+        wakes = [subscription.should_wake(sequence) for subscription in self._subscriptions.get(run_id, ())]
+        if any(wakes):
             self._woken.add(run_id)
             self._arrived.set()
 

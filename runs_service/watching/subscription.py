@@ -21,7 +21,7 @@ class Subscription:
         self.position: int | None = None  # the last sequence put into the buffer; None: not following yet
         self._wake = wake
         self._buffer: asyncio.Queue[Run | ServiceError] = asyncio.Queue()
-        self._newest_hint = 0.0  # the newest sequence in a hint before following
+        self._missed: int | None = 0  # the newest sequence in a hint before following; None: an unknown one
         self._behind = False  # a change found no room; reading goes on when the buffer is half empty
 
     @property
@@ -29,21 +29,24 @@ class Subscription:
         """Whether changes are wanted now."""
         return self.position is not None and not self._behind
 
-    def hears(self, sequence: float) -> bool:
-        """Take note of a change of this sequence, infinity: of an unknown one; tell whether there is something to
-        read now."""
+    def should_wake(self, sequence: int | None) -> bool:
+        """Tell whether there is something to read now that the run has reached this sequence (None: an unknown one).
+
+        A watcher that does not follow yet reads it once it does.
+        """
         if self.position is None:
-            self._newest_hint = max(self._newest_hint, sequence)
-        return self.ready and self.position is not None and self.position < sequence
+            self._missed = None if sequence is None or self._missed is None else max(self._missed, sequence)
+            return False
+        return self.ready and (sequence is None or sequence > self.position)
 
     def follow(self, after: int, *, newest: int) -> None:
-        """Want every change after this sequence; `newest` is the run's as it was read since subscribing."""
+        """Follow every change after this sequence. `newest`: the run's sequence, read since subscribing."""
         self.position = after
-        if max(self._newest_hint, newest) > after:
+        if self.should_wake(self._missed) or newest > after:
             self._wake(self.run_id)
 
     async def next(self) -> Run:
-        """Return the next change. Raises ServiceError when the subscription was ended from our side."""
+        """Return the next change. Raises ServiceError when this process has ended the subscription."""
         item = await self._buffer.get()
         if isinstance(item, ServiceError):
             raise item
@@ -53,10 +56,10 @@ class Subscription:
         return item
 
     def deliver(self, change: Run) -> None:
-        """Take the change that comes next, if there is room for it.
+        """Take the change that follows the last one, if there is room for it.
 
-        Any other is passed over: it may be out of a read that began before this watcher followed, and to take
-        it would skip what lies between.
+        Any other is ignored: it may come from a read that began before this watcher followed, and taking it would skip
+        the changes in between.
         """
         if self.position is None or change.sequence != self.position + 1:
             return
