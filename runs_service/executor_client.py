@@ -26,7 +26,7 @@ from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
 logger = logging.getLogger(__name__)
 
-# Seconds for each attempt of a read. A retry goes to the next replica, because one that stands still answers nobody.
+# Seconds for each attempt of a read. A retry goes to the next replica, because one that stands still answers no call.
 # The last is for an executor that is slow.
 READ_TIMEOUTS = (2.0, 2.0, 6.0)
 CANCEL_TIMEOUT = 1.5  # seconds; the caller of CancelRun waits for it

@@ -20,7 +20,7 @@ from servicekit.errors import ServiceError
 logger = logging.getLogger(__name__)
 
 CHANGES_CHANNEL = "run_changes"  # of LISTEN and NOTIFY
-POLL = 1.0  # seconds; only while somebody watches
+POLL = 1.0  # seconds; only while there are watchers
 
 
 def hints(changes: Iterable[Run]) -> list[str]:

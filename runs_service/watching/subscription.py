@@ -30,7 +30,7 @@ class Subscription:
         return self.position is not None and not self._behind
 
     def should_wake(self, sequence: int | None) -> bool:
-        """Tell whether there is something to read now that the run has reached this sequence (None: an unknown one).
+        """Return whether there is something to read now that the run has reached this sequence (None: an unknown one).
 
         A watcher that does not follow yet reads it once it does.
         """

@@ -16,7 +16,7 @@ SWEEP_AGE = timedelta(seconds=2)  # younger rows are still being published by th
 class OutboxMarks(Conflator[Key, Value]):
     """Marks published rows with `mark`, many with one statement.
 
-    Nobody waits for a mark. A lost one costs a second publication, which its receiver ignores.
+    No caller waits for a mark. A lost one costs a second publication, which its receiver ignores.
     """
 
     def __init__(self, mark: Callable[[Mapping[Key, Value]], Awaitable[None]]) -> None:

@@ -1,4 +1,4 @@
-"""One shape for everything that runs in the background, and for serving until told to stop."""
+"""One shape for everything that runs in the background, and what starts and ends a process."""
 
 import asyncio
 import contextlib
@@ -118,7 +118,7 @@ def freeze_gc() -> None:
 
 
 async def stop_signal() -> None:
-    """Return when the process is told to stop by SIGTERM or SIGINT."""
+    """Return when the process gets SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

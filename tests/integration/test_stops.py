@@ -162,7 +162,7 @@ async def test_an_executor_that_is_away_is_tried_again_after_a_while_and_not_at_
     assert not lonely.canceller._woken.is_set()
 
 
-async def test_an_executor_with_another_secret_makes_nobody_spin_and_ends_no_run(
+async def test_a_refusal_is_not_an_outage_nothing_spins_and_no_run_ends(
     runs_database: Database, executor_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = executor_settings(executor_database, f"{HOST}:0", auth_mode="jwt", auth_jwt_secret="x" * 32)

@@ -48,13 +48,13 @@ class Hub:
         for _ in range(times):
             self.numbers[run.id] = number = self.numbers[run.id] + 1
             events.append(event(run.id, number, status, completed=number))
-        await self.store.change(events, lambda run, told: transitions.changes(run, told, NOW))
+        await self.store.change(events, lambda run, event: transitions.changes(run, event, NOW))
         if hint:
             self.watchers.wake(run.id)
 
 
 class Watching:
-    """A watcher, with everything it was sent. Holds back what comes while `reading` is not set."""
+    """A watcher, with every message it was sent. It takes none while `reading` is not set."""
 
     def __init__(self, hub: Hub, run: Run, after: int | None = None, **options: float) -> None:
         self.sent: list[WatchRunResponse] = []
@@ -178,7 +178,7 @@ async def test_a_history_longer_than_the_buffer_arrives_whole(hub: Hub) -> None:
     assert watcher.seen == updates(1, length + 2)
 
 
-async def test_one_who_resumes_far_behind_does_not_keep_the_others_waiting_for_the_poll(hub_without_poll: Hub) -> None:
+async def test_a_watcher_that_resumes_far_behind_delays_no_other(hub_without_poll: Hub) -> None:
     hub = hub_without_poll
     run = await hub.create()
     await hub.change(run, times=3 * BUFFER)
@@ -194,7 +194,7 @@ async def test_one_who_resumes_far_behind_does_not_keep_the_others_waiting_for_t
 
 
 class SlowStore(RunStore):
-    """Holds the answer of `changes_after` back until it is let."""
+    """Returns from `changes_after` only while `let` is set."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, reconcile_after=timedelta(hours=1))
@@ -210,7 +210,7 @@ class SlowStore(RunStore):
         return found
 
 
-async def test_who_joins_while_a_read_for_others_is_under_way_misses_nothing(runs_database: Database) -> None:
+async def test_a_watcher_that_joins_during_a_read_for_others_misses_nothing(runs_database: Database) -> None:
     hub = Hub(runs_database)
     slow = SlowStore(runs_database)
     hub.watchers = Watchers(slow)
@@ -263,7 +263,7 @@ async def test_nothing_is_read_for_a_watcher_that_has_the_sequence_in_the_hint(r
     assert slow.asked_for == {other.id}
 
 
-async def test_who_makes_room_while_a_read_for_others_is_under_way_misses_nothing(runs_database: Database) -> None:
+async def test_a_watcher_that_makes_room_during_a_read_for_others_misses_nothing(runs_database: Database) -> None:
     hub = Hub(runs_database)
     slow = SlowStore(runs_database)
     slow.let.set()
@@ -288,7 +288,7 @@ async def test_who_makes_room_while_a_read_for_others_is_under_way_misses_nothin
     assert got == list(range(1, length + 2))
 
 
-async def test_many_watchers_see_the_same_whoever_came_when(hub: Hub) -> None:
+async def test_many_watchers_get_the_same_changes_in_whatever_order_they_came(hub: Hub) -> None:
     run = await hub.create()
     watchers: list[Watching] = []
     for number in range(30):
@@ -345,7 +345,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(hub: Hub
         (5, False, Reason.VALIDATION_FAILED),
     ],
 )
-async def test_what_cannot_be_watched_is_told(after: int | None, foreign: bool, reason: Reason, hub: Hub) -> None:
+async def test_a_watch_that_cannot_begin_says_why(after: int | None, foreign: bool, reason: Reason, hub: Hub) -> None:
     run = await hub.create()
     if foreign:
         run.project_id = "q"
@@ -356,7 +356,7 @@ async def test_what_cannot_be_watched_is_told(after: int | None, foreign: bool, 
     assert watcher.seen == []
 
 
-async def test_a_sequence_older_than_what_is_kept_is_told_with_the_oldest(hub: Hub, runs_database: Database) -> None:
+async def test_a_sequence_that_is_not_kept_expires_and_the_oldest_is_named(hub: Hub, runs_database: Database) -> None:
     from sqlalchemy import text
 
     run = await hub.create()
@@ -372,7 +372,7 @@ async def test_a_sequence_older_than_what_is_kept_is_told_with_the_oldest(hub: H
         await eventually(lambda: watcher.seen == updates(3, 5))
 
 
-async def test_a_run_whose_whole_history_is_gone_is_told_as_expired(hub: Hub, runs_database: Database) -> None:
+async def test_a_run_whose_whole_history_is_gone_has_expired(hub: Hub, runs_database: Database) -> None:
     from sqlalchemy import text
 
     run = await hub.create()
@@ -428,7 +428,7 @@ async def test_waiting_for_the_end_of_a_run(hub: Hub) -> None:
         assert (await hub.stream().wait_for_end(run)).status == Run.SUCCEEDED  # one that has ended already
 
 
-async def test_who_waits_for_the_end_of_a_run_is_told_at_a_stop_where_to_find_it(hub: Hub) -> None:
+async def test_a_call_that_waits_for_the_end_of_a_run_says_at_a_stop_where_to_find_it(hub: Hub) -> None:
     run = await hub.create()
     waiting = asyncio.create_task(hub.stream().wait_for_end(run))
     await eventually(lambda: hub.watchers.count)

@@ -204,7 +204,7 @@ async def test_a_sweep_wakes_only_the_tasks_that_have_work() -> None:
 
 
 class Gate:
-    """Handles batches of numbers, one at a time, each when it is let."""
+    """Handles batches of numbers, one for each release of `let`."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -256,7 +256,7 @@ async def test_a_batch_that_raises_fails_those_in_it_and_no_others() -> None:
     assert three == 3
 
 
-async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None:
+async def test_too_few_results_fail_the_whole_batch() -> None:
     async def handle(items: Sequence[int]) -> list[int]:
         return list(items)[:-1]
 
@@ -286,7 +286,7 @@ def test_items_are_packed_in_order_into_batches_that_are_not_too_large() -> None
     assert list(packed([], limit=5, size=len)) == []
 
 
-async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:
+async def test_a_caller_that_gives_up_does_not_disturb_the_others() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=10)
     async with running(batcher):
@@ -298,7 +298,7 @@ async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:
         assert tasks[0].cancelled()
 
 
-async def test_stopping_lets_nobody_wait_for_ever() -> None:
+async def test_a_stop_cancels_every_item_that_waits() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=1)
     await batcher.start()
@@ -311,7 +311,7 @@ async def test_stopping_lets_nobody_wait_for_ever() -> None:
 
 
 class Collecting(Conflator[str, int]):
-    """Collects batches; waits for `gate`, and fails as often as told."""
+    """Collects batches; waits for `gate`, and fails `failures` times."""
 
     def __init__(self, *, limit: int = 100, failures: int = 0) -> None:
         super().__init__(limit=limit)
