@@ -31,7 +31,7 @@ from executor_service.work.generate import Generate
 from executor_service.work.heavy_reads import HeavyReads
 from executor_service.work.suggestion_fetcher import Suggestions
 from servicekit.background.sweep import Sweep
-from servicekit.background.tasks import LAST_STEPS, Ticker, end_within, running, stop_signal
+from servicekit.background.tasks import LAST_STEPS, Ticker, force_exit_after, running, stop_signal
 from servicekit.broker import Consumer, Publisher, signer_of
 from servicekit.clock import Clock, SystemClock
 from servicekit.postgres import migrations
@@ -52,7 +52,7 @@ async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
     async with serving(settings, clock):
         await stop_signal()
         logger.info("stopping")
-        end_within(settings.executor_grace_seconds + LAST_STEPS)
+        force_exit_after(settings.executor_grace_seconds + LAST_STEPS)
 
 
 def migrate(settings: ExecutorSettings) -> None:

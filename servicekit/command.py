@@ -65,6 +65,6 @@ def main(
 
     def serve_one(number: int) -> None:
         uvloop.run(serve(loaded.for_process(number)))
-        tasks.leave()
+        tasks.exit_now()
 
     return prefork.run(loaded.processes, loaded.listen, serve_one, variable=loaded.listen_variable)

@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from servicekit.auth.keys import PublicKeyFile
 from servicekit.auth.principals import Authenticator, NoAuthentication
 from servicekit.auth.tokens import TokenAuthenticator
-from servicekit.background.tasks import settle
+from servicekit.background.tasks import freeze_gc
 from servicekit.config.settings import ServiceSettings
 from servicekit.rpc import reflection
 from servicekit.rpc.admission import Admission, OpenAdmission
@@ -101,7 +101,7 @@ class Server:
 
     async def start(self) -> None:
         """Accept calls, and report SERVING to health checks."""
-        settle()
+        freeze_gc()
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
