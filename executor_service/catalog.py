@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from executor_service.paging import Page, PageRequest
+from executor_service.domain.catalog import Product, Project
+from executor_service.domain.paging import Page, PageRequest
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import playbook
-from executor_service.playbooks.quota import Allowance
-from executor_service.records import Plan, Product, Project
+from executor_service.playbooks.quota import Allowance, Plan
 from executor_service.store import catalog as store
 from executor_service.store import usage
 from executor_service.store.catalog import PutCounts
@@ -76,7 +76,7 @@ class Catalog:
         now = self._clock.now()
         async with self._database.autocommit() as connection:
             used = await usage.used(connection, project.id, now.date())
-        return Allowance(quota.daily_limit(project), used, quota.next_reset(now))
+        return Allowance(quota.daily_limit(project.plan, project.ai_daily_limit), used, quota.next_reset(now))
 
     async def put_products(self, project_id: str, products: Sequence[Product]) -> PutCounts:
         """Create or replace products, all or none. Raises PROJECT_NOT_FOUND."""

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from executor_service.paging import MAX_LIMIT, Page, PageRequest
-from executor_service.records import DraftPage, RunItem
+from executor_service.domain.draft import DraftPage, RunItem
+from executor_service.domain.paging import MAX_LIMIT, Page, PageRequest
 from executor_service.store import drafts, executions
 from executor_service.store.drafts import DraftAndItems
 from servicekit.errors import Reason, ServiceError

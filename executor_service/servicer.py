@@ -10,17 +10,18 @@ from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceService
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
 from playbooks.executor.v1.job_pb2 import RunJob
 
-from executor_service import messages, records
+from executor_service import messages
 from executor_service.catalog import Catalog
-from executor_service.execution.cancellation import Stops, require_own_project
+from executor_service.domain.execution import Job, State
+from executor_service.execution.cancellation import Cancellation, require_own_project
 from executor_service.execution.follower import Follower
 from executor_service.execution.inbox import Inbox
 from executor_service.messages import UnreadableJob
 from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
 from executor_service.queries import Library
-from executor_service.records import Plan, State
 from executor_service.work.estimate import Estimator
 from servicekit.auth.principals import current_principal
 from servicekit.clock import Clock
@@ -36,14 +37,14 @@ class ExecutorServicer(ExecutorServiceServicer):
         self,
         inbox: Inbox,
         follower: Follower,
-        stops: Stops,
+        cancellation: Cancellation,
         *,
         library: Library,
         estimator: Estimator,
         clock: Clock,
     ) -> None:
         self._inbox = inbox
-        self._stops = stops
+        self._cancellation = cancellation
         self._follower = follower
         self._library = library
         self._estimator = estimator
@@ -75,7 +76,9 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: executor_pb.CancelRunsRequest, context: Context
     ) -> executor_pb.CancelRunsResponse:
         """End runs that shall not go on."""
-        states = await self._stops.cancel([_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)])
+        states = await self._cancellation.cancel(
+            [_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)]
+        )
         return executor_pb.CancelRunsResponse(events=[messages.event(state) for state in states])
 
     async def EstimatePlaybook(
@@ -125,7 +128,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         )
 
 
-def _job(message: RunJob, field: str) -> records.Job:
+def _job(message: RunJob, field: str) -> Job:
     try:
         return messages.job(message)
     except UnreadableJob as error:

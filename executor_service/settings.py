@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 
-from executor_service.records import Plan
+from executor_service.playbooks.quota import Plan
 from servicekit.config.addresses import Address, DatabaseUrl
 from servicekit.config.settings import ServiceSettings
 

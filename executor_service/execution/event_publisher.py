@@ -10,7 +10,7 @@ from uuid import UUID
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 
 from executor_service import messages
-from executor_service.records import State
+from executor_service.domain.execution import State
 from executor_service.store import outbox
 from servicekit.background.batching import Conflator
 from servicekit.background.tasks import Ticker
@@ -28,7 +28,7 @@ MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
 SWEEP_AGE = 2.0  # seconds; younger changes are on their way already
 
 
-class Reporter(Conflator[UUID, State]):
+class EventPublisher(Conflator[UUID, State]):
     """Publishes changes after their commit, and notes in their rows that it did.
 
     A change is the whole state of its execution, so of those that wait for the same publish the newest says it all.
@@ -110,10 +110,10 @@ class _Marks(Conflator[UUID, State]):
 class OutboxSweeper(Ticker):
     """Publishes changes that were committed and never published."""
 
-    def __init__(self, database: Database, reporter: Reporter) -> None:
+    def __init__(self, database: Database, publisher: EventPublisher) -> None:
         super().__init__()
         self._database = database
-        self._reporter = reporter
+        self._publisher = publisher
 
     async def tick(self) -> None:
         """Publish what lies around."""
@@ -121,7 +121,7 @@ class OutboxSweeper(Ticker):
         while more:
             async with self._database.autocommit() as connection:
                 states = await outbox.unpublished(connection, age=SWEEP_AGE, limit=BATCH)
-            if not states or not await self._reporter.publish(states):
+            if not states or not await self._publisher.publish(states):
                 return
             async with self._database.autocommit() as connection:
                 await outbox.mark_published(connection, states)

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from executor_service.execution.event_publisher import Reporter
-from executor_service.records import State
+from executor_service.domain.execution import State
+from executor_service.execution.event_publisher import EventPublisher
 from executor_service.store import executions
 from servicekit.postgres.database import Database
 
@@ -15,16 +15,16 @@ POLL = 0.5  # seconds between looks at the row while nothing is heard: another p
 class Follower:
     """Tells how executions go on."""
 
-    def __init__(self, database: Database, reporter: Reporter) -> None:
+    def __init__(self, database: Database, publisher: EventPublisher) -> None:
         self._database = database
-        self._reporter = reporter
+        self._publisher = publisher
 
     async def follow(self, run_id: UUID, tell: Callable[[State], Awaitable[None]]) -> None:
         """Tell the execution's state as it is now and after each change, up to the terminal one.
 
         Raises ServiceError. The execution does not depend on anybody following it.
         """
-        with self._reporter.subscription(run_id) as changes:  # before the first look, so that nothing falls between
+        with self._publisher.subscription(run_id) as changes:  # before the first look, so that nothing falls between
             state = await self._read(run_id)
             await tell(state)
             while not state.status.is_terminal:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from servicekit.postgres.database import Connection, Row
 
 STATE = """

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
+from executor_service.domain.execution import State
 from executor_service.models import UNPUBLISHED
-from executor_service.records import State
 from executor_service.store.executions import STATE, state_of
 from servicekit.postgres.database import Connection
 

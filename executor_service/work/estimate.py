@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.catalog import Catalog
+from executor_service.domain.catalog import Scope
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.quota import Allowance
 from executor_service.playbooks.rules import Rules, rules_hash
-from executor_service.records import Scope
 from executor_service.store import catalog, suggestions
 from executor_service.work.heavy_reads import HeavyReads
 from servicekit.postgres.database import Database
@@ -48,7 +48,7 @@ class Estimator:
             scope = await catalog.scope(connection, project_id, playbook)
             if not scope.products:
                 reasons.append(f"No product lacks its {playbook.noun}: there is nothing to do.")
-            if problem := quota.ineligible_plan(project):
+            if problem := quota.ineligible_plan(project.id, project.plan):
                 reasons.append(problem)
             elif allowance.limit is not None:  # counting them takes twenty times as long as all the rest
                 missing = await suggestions.missing(

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from executor_service.execution.outcomes import FailedRun, StaleRun
+from executor_service.domain.catalog import Project, Scope
+from executor_service.domain.draft import Draft
+from executor_service.domain.execution import Job
+from executor_service.domain.failures import FailedRun, StaleRun
 from executor_service.playbooks import quota
 from executor_service.playbooks.rules import Rules, rules_hash
-from executor_service.records import Draft, Job, Project, Scope
 from executor_service.store import catalog
 from servicekit.postgres.database import Connection
 
@@ -30,7 +32,7 @@ def project_not_found(job: Job) -> FailedRun:
 
 def require_plan(project: Project) -> None:
     """Raises FailedRun when the project's plan gives no AI suggestions."""
-    if problem := quota.ineligible_plan(project):
+    if problem := quota.ineligible_plan(project.id, project.plan):
         raise FailedRun("PLAN_NOT_ELIGIBLE", problem)
 
 

@@ -1,4 +1,4 @@
-"""Getting suggestions: those that were paid for before, and the missing ones from the provider."""
+"""Fetching suggestions: those that were paid for before, and the missing ones from the provider."""
 
 import asyncio
 from collections import defaultdict
@@ -10,11 +10,15 @@ from typing import Protocol
 from executor_service.ai.errors import AIError, AIRefusedError
 from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
 from executor_service.ai.text import clean_line
-from executor_service.execution.event_publisher import Reporter
+from executor_service.domain.catalog import Project
+from executor_service.domain.execution import Job, Lease
+from executor_service.domain.failures import FailedRun
+from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
+from executor_service.execution.event_publisher import EventPublisher
+from executor_service.execution.leases import Leases
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import is_blank
 from executor_service.playbooks.quota import Allowance
-from executor_service.records import Job, Lease, Project, Suggested, Wanted
 from executor_service.store import executions, usage
 from executor_service.store import suggestions as store
 from servicekit.background.breathing import breathing
@@ -26,30 +30,32 @@ RECORD_PAUSE = 0.02  # seconds between two writes of what arrived
 PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
 
 
-class Suggestions:
-    """Gets suggestions for runs. Takes how many products go into a request, and how many requests of one run may be
-    under way; the provider bounds those of all runs together. `is_sure_of` tells whether a lease cannot have ended."""
+class SuggestionFetcher:
+    """Fetches suggestions for runs: `batch_size` products with a request, `concurrency` requests of one run at once.
+    The provider bounds those of all runs together."""
 
     def __init__(
         self,
         database: Database,
         provider: SuggestionProvider,
-        reporter: Reporter,
+        leases: Leases,
+        publisher: EventPublisher,
         clock: Clock,
         *,
         batch_size: int,
         concurrency: int,
-        is_sure_of: Callable[[Lease], bool],
     ) -> None:
-        self._is_sure_of = is_sure_of
         self._database = database
         self._provider = provider
-        self._reporter = reporter
+        self._leases = leases
+        self._publisher = publisher
         self._clock = clock
         self._batch_size = batch_size
         self._concurrency = concurrency
 
-    async def get(self, lease: Lease, job: Job, project: Project, wanted: Sequence[Wanted]) -> Mapping[str, str]:
+    async def fetch(
+        self, lease: Lease, job: Job, project: Project, candidates: Sequence[SuggestionCandidate]
+    ) -> Mapping[str, str]:
         """Return the usable suggestions by product id.
 
         What is missing is reserved from the project's allowance, asked for, and stored as it arrives; products of the
@@ -58,40 +64,41 @@ class Suggestions:
         """
         texts: dict[str, str] = {}
         missing = _Missing()
-        async for product in breathing(wanted):
+        async for product in breathing(candidates):
             if product.stored is None:
                 missing.add(product)
             else:
                 texts[product.product_id] = product.stored
         if missing.products:
-            await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(wanted))
-            conversation = _Conversation(
+            await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(candidates))
+            fetch = _Fetch(
                 missing,
                 self._batch_size,
                 ask=partial(self._ask, lease, job),
-                record=partial(self._record, lease, job, total=len(wanted)),
+                record=partial(self._record, lease, job, total=len(candidates)),
                 texts=texts,
             )
-            await conversation.hold(at_once=self._concurrency)
+            await fetch.run(at_once=self._concurrency)
         return texts
 
     async def _reserve(self, lease: Lease, project: Project, count: int, *, done: int, total: int) -> None:
         now = self._clock.now()
-        limit = quota.daily_limit(project)
+        limit = quota.daily_limit(project.plan, project.ai_daily_limit)
         async with self._database.transaction() as connection:
-            if await executions.hold(connection, lease):
-                await usage.give_back(connection, lease)  # what an attempt that died had reserved
+            if await self._leases.lock_lease(connection, lease):
+                await usage.give_back(connection, lease)  # reserved by an attempt that died
             fits = await usage.reserve(connection, lease, project.id, day=now.date(), count=count, limit=limit)
             if not fits:
                 used = await usage.used(connection, project.id, now.date())
-                raise quota.limit_reached(Allowance(limit, used, quota.next_reset(now)), count)
+                shortage = Allowance(limit, used, quota.next_reset(now)).shortage(count)
+                raise FailedRun("AI_DAILY_LIMIT_REACHED", shortage)
             state = await executions.set_progress(connection, lease, completed=done, total=total)
-        self._reporter.report(state)
+        self._publisher.report(state)
 
-    async def _ask(self, lease: Lease, job: Job, products: Sequence[Wanted]) -> Mapping[str, str]:
-        if not self._is_sure_of(lease):  # what another attempt asks for already is not paid for again
+    async def _ask(self, lease: Lease, job: Job, products: Sequence[SuggestionCandidate]) -> Mapping[str, str]:
+        if not self._leases.holds(lease):  # else two attempts would pay for the same suggestions
             async with self._database.transaction() as connection:
-                await executions.hold(connection, lease)
+                await self._leases.lock_lease(connection, lease)
         briefs = [ProductBrief(product.product_id, product.title, product.description) for product in products]
         reached(FailPoint.EXECUTOR_BEFORE_AI_REQUEST)
         texts = await self._provider.suggest(SuggestionRequest(job.playbook.field, briefs, job.project_id))
@@ -99,7 +106,7 @@ class Suggestions:
         return texts
 
     async def _record(
-        self, lease: Lease, job: Job, arrived: Sequence[Suggested], *, completed: int, total: int, tell: bool
+        self, lease: Lease, job: Job, arrived: Sequence[Suggestion], *, completed: int, total: int, tell: bool
     ) -> None:
         async with self._database.autocommit() as connection:
             state = await store.record(
@@ -113,37 +120,37 @@ class Suggestions:
                 tell=tell,
             )
         if tell:
-            self._reporter.report(state)
+            self._publisher.report(state)
 
 
 class _Missing:
     """The products that have no suggestion: one of each content is asked for."""
 
     def __init__(self) -> None:
-        self.products: list[Wanted] = []
-        self._alike: defaultdict[bytes, list[Wanted]] = defaultdict(list)
+        self.products: list[SuggestionCandidate] = []
+        self._alike: defaultdict[bytes, list[SuggestionCandidate]] = defaultdict(list)
 
-    def add(self, product: Wanted) -> None:
+    def add(self, product: SuggestionCandidate) -> None:
         """Take in a product."""
         alike = self._alike[product.fingerprint]
         if not alike:
             self.products.append(product)
         alike.append(product)
 
-    def like(self, product: Wanted) -> Sequence[Wanted]:
+    def like(self, product: SuggestionCandidate) -> Sequence[SuggestionCandidate]:
         """Return the products of this one's content, itself included."""
         return self._alike[product.fingerprint]
 
 
 class _Record(Protocol):
-    async def __call__(self, arrived: Sequence[Suggested], *, completed: int, tell: bool) -> None: ...
+    async def __call__(self, arrived: Sequence[Suggestion], *, completed: int, tell: bool) -> None: ...
 
 
-_Answer = tuple[Sequence[Wanted], Mapping[str, str]]
+_Answer = tuple[Sequence[SuggestionCandidate], Mapping[str, str]]
 
 
-class _Conversation:
-    """One run asking for what it misses: some requests under way, one writer for what arrives meanwhile.
+class _Fetch:
+    """One run fetching what it misses: some requests under way, one writer for the answers that arrive meanwhile.
 
     Takes what is missing, how many products go into a request, how to `ask` and how to `record` what arrived, and the
     `texts` to complete.
@@ -154,7 +161,7 @@ class _Conversation:
         missing: _Missing,
         batch_size: int,
         *,
-        ask: Callable[[Sequence[Wanted]], Awaitable[Mapping[str, str]]],
+        ask: Callable[[Sequence[SuggestionCandidate]], Awaitable[Mapping[str, str]]],
         record: _Record,
         texts: dict[str, str],
     ) -> None:
@@ -173,7 +180,7 @@ class _Conversation:
         self._failure: AIError | None = None
         self._refusal: AIRefusedError | None = None
 
-    async def hold(self, *, at_once: int) -> None:
+    async def run(self, *, at_once: int) -> None:
         """Ask until there is an answer to everything, or one request has failed for good: then those under way
         still come in and are kept, since they are paid for. Raises AIError, LeaseLost, ServiceError."""
         self._askers = min(at_once, len(self._requests))
@@ -216,7 +223,7 @@ class _Conversation:
         answer = await self._arrived.get()
         while answer is not None:
             self._many.clear()
-            usable: list[Suggested] = []
+            usable: list[Suggestion] = []
             answers = 0
             while answer is not None:
                 usable += self._take(*answer)
@@ -237,12 +244,12 @@ class _Conversation:
                         await self._many.wait()
                 answer = await self._arrived.get()
 
-    def _take(self, products: Sequence[Wanted], texts: Mapping[str, str]) -> Iterator[Suggested]:
+    def _take(self, products: Sequence[SuggestionCandidate], texts: Mapping[str, str]) -> Iterator[Suggestion]:
         for product in products:
             # Of every provider, before it is stored: markup and what nobody sees must not get into a shop.
             text = clean_line(texts.get(product.product_id, ""))
             alike = self._missing.like(product)
             if not is_blank(text):
                 self._texts.update((one.product_id, text) for one in alike)
-                yield Suggested(product.fingerprint, text)
+                yield Suggestion(product.fingerprint, text)
             self._completed += len(alike)

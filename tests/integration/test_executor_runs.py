@@ -7,9 +7,11 @@ import pytest
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service.ai.errors import AIError, AIRefusedError
+from executor_service.domain.draft import DraftStatus, ItemStatus, RunItem
+from executor_service.domain.execution import Status
 from executor_service.playbooks.playbook import playbook
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
-from executor_service.records import DraftStatus, ItemStatus, Plan, RunItem, Status
 from executor_service.store import catalog
 from executor_service.work.generate import DRAFT_LIFETIME
 from tests.support.executor import DESCRIPTIONS, TITLES, Bench

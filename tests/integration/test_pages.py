@@ -11,9 +11,10 @@ from playbooks.executor.v1.executor_service_pb2 import GetDraftResponse
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service import messages
-from executor_service.paging import MAX_LIMIT, PAGE_BYTES
+from executor_service.domain.catalog import Product
+from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftPage, DraftStatus
+from executor_service.domain.paging import MAX_LIMIT, PAGE_BYTES
 from executor_service.playbooks.playbook import MISSING_SEO_DESCRIPTION
-from executor_service.records import Draft, DraftItem, DraftKey, DraftPage, DraftStatus, Product
 from executor_service.store import drafts
 from servicekit.errors import Reason, ServiceError
 from tests.support.executor import DESCRIPTIONS, Bench
