@@ -25,7 +25,7 @@ from executor_service.execution.pipeline import Pipeline
 from executor_service.execution.slots import Slots
 from executor_service.execution.types import Work
 from executor_service.permissions import PERMISSIONS
-from executor_service.queries import Library
+from executor_service.queries import Queries
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import LEASE_CONNECTIONS, ExecutorSettings
 from executor_service.store.due import due
@@ -144,7 +144,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
                         inbox,
                         Follower(lease_database, publisher),
                         cancellation,
-                        library=Library(callers),
+                        queries=Queries(callers),
                         estimator=Estimator(callers, provider, catalog, heavy_reads),
                         clock=clock,
                     ),

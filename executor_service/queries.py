@@ -1,4 +1,4 @@
-"""What runs made: their drafts, and what applying did."""
+"""Reads of what runs made: their drafts, and what applying did."""
 
 from uuid import UUID
 
@@ -10,8 +10,8 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
 
 
-class Library:
-    """Reads only. Every method may raise ServiceError."""
+class Queries:
+    """Every method may raise ServiceError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -21,7 +21,7 @@ from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
 from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
-from executor_service.queries import Library
+from executor_service.queries import Queries
 from executor_service.work.estimate import Estimator
 from servicekit.auth.principals import current_principal
 from servicekit.clock import Clock
@@ -39,14 +39,14 @@ class ExecutorServicer(ExecutorServiceServicer):
         follower: Follower,
         cancellation: Cancellation,
         *,
-        library: Library,
+        queries: Queries,
         estimator: Estimator,
         clock: Clock,
     ) -> None:
         self._inbox = inbox
         self._cancellation = cancellation
         self._follower = follower
-        self._library = library
+        self._queries = queries
         self._estimator = estimator
         self._clock = clock
 
@@ -98,7 +98,7 @@ class ExecutorServicer(ExecutorServiceServicer):
 
     async def GetDraft(self, request: executor_pb.GetDraftRequest, context: Context) -> executor_pb.GetDraftResponse:
         """Return a draft, a page of its items at a time."""
-        page = await self._library.draft(
+        page = await self._queries.draft(
             request.project_id, UUID(request.draft_id), limit=request.limit, page_token=request.page_token
         )
         return executor_pb.GetDraftResponse(
@@ -109,7 +109,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: executor_pb.GetLatestDraftRequest, context: Context
     ) -> executor_pb.GetLatestDraftResponse:
         """Return a playbook's latest draft, a page of its items at a time."""
-        page = await self._library.latest_draft(
+        page = await self._queries.latest_draft(
             request.project_id, request.playbook_id, limit=request.limit, page_token=request.page_token
         )
         return executor_pb.GetLatestDraftResponse(
@@ -120,7 +120,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: executor_pb.ListRunItemsRequest, context: Context
     ) -> executor_pb.ListRunItemsResponse:
         """Return what an APPLY did, a page at a time."""
-        page = await self._library.run_items(
+        page = await self._queries.run_items(
             request.project_id, UUID(request.run_id), limit=request.limit, page_token=request.page_token
         )
         return executor_pb.ListRunItemsResponse(

@@ -170,8 +170,8 @@ async def test_apply_updates_the_suggested_products_and_skips_the_others(bench: 
     assert not state.ai_used
     assert bench.provider.requests == requests
     assert list((await bench.titles()).values()) == ["Thing 0 by AI", "Thing 1 by AI", "", "", ""]
-    page = await bench.library.run_items("p", state.run_id, limit=4, page_token="")
-    rest = await bench.library.run_items("p", state.run_id, limit=4, page_token=page.next_token)
+    page = await bench.queries.run_items("p", state.run_id, limit=4, page_token="")
+    rest = await bench.queries.run_items("p", state.run_id, limit=4, page_token=page.next_token)
     items = [*page.rows, *rest.rows]
     assert [(item.product_id, item.status.value) for item in items] == [
         *((product_id, "UPDATED") for product_id in ids[:2]),
@@ -188,7 +188,7 @@ async def test_the_items_of_a_large_apply_come_in_pages_by_product_id(bench: Ben
     found: list[RunItem] = []
     token, pages = "", 0
     while token or not pages:
-        page = await bench.library.run_items("p", state.run_id, limit=limit, page_token=token)
+        page = await bench.queries.run_items("p", state.run_id, limit=limit, page_token=token)
         found += page.rows
         token, pages = page.next_token, pages + 1
     assert [item.product_id for item in found] == sorted(ids)

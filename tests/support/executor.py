@@ -29,7 +29,7 @@ from executor_service.execution.pipeline import Pipeline
 from executor_service.execution.slots import Slots
 from executor_service.execution.types import Work
 from executor_service.playbooks.quota import Plan
-from executor_service.queries import Library
+from executor_service.queries import Queries
 from executor_service.work.affected import AffectedLookup
 from executor_service.work.apply import Apply
 from executor_service.work.estimate import Estimator
@@ -131,7 +131,7 @@ class Bench:
         self.claimer = Claimer(self.database, self.leases, slots, pipeline, self.clock, grace_seconds=0)
         self.inbox = Inbox(self.database, self.leases, slots, self.claimer)
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
-        self.library = Library(self.database)
+        self.queries = Queries(self.database)
         self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=Metrics()))
         self.follower = Follower(self.database, self.publisher)
 
@@ -210,7 +210,7 @@ class Bench:
         return state
 
     async def latest_draft(self, playbook_id: str = TITLES, project: str = "p") -> DraftPage:
-        return await self.library.latest_draft(project, playbook_id)
+        return await self.queries.latest_draft(project, playbook_id)
 
     # Looking behind the scenes
 
