@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -19,14 +18,12 @@ from executor_service.execution.leases import Leases
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import is_blank
 from executor_service.playbooks.quota import Allowance
-from executor_service.store import executions, usage
-from executor_service.store import suggestions as store
+from executor_service.store import executions, suggestions, usage
 from servicekit.background.breathing import breathing
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
 
-RECORD_PAUSE = 0.02  # seconds between two writes of what arrived
 PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
 
 
@@ -75,7 +72,7 @@ class SuggestionFetcher:
                 missing,
                 self._batch_size,
                 ask=partial(self._ask, lease, job),
-                record=partial(self._record, lease, job, total=len(candidates)),
+                store=partial(self._store, lease, job, total=len(candidates)),
                 texts=texts,
             )
             await fetch.run(at_once=self._concurrency)
@@ -105,11 +102,11 @@ class SuggestionFetcher:
         reached(FailPoint.EXECUTOR_AFTER_AI_REPLY)
         return texts
 
-    async def _record(
-        self, lease: Lease, job: Job, arrived: Sequence[Suggestion], *, completed: int, total: int, tell: bool
+    async def _store(
+        self, lease: Lease, job: Job, arrived: Sequence[Suggestion], *, completed: int, total: int, report: bool
     ) -> None:
         async with self._database.autocommit() as connection:
-            state = await store.record(
+            state = await suggestions.record(
                 connection,
                 lease,
                 job.project_id,
@@ -117,42 +114,42 @@ class SuggestionFetcher:
                 model=self._provider.model,
                 completed=completed,
                 total=total,
-                tell=tell,
+                tell=report,
             )
-        if tell:
+        if report:
             self._publisher.report(state)
 
 
 class _Missing:
-    """The products that have no suggestion: one of each content is asked for."""
+    """The products that have no suggestion, grouped by content: one of each group goes into a request."""
 
     def __init__(self) -> None:
         self.products: list[SuggestionCandidate] = []
-        self._alike: defaultdict[bytes, list[SuggestionCandidate]] = defaultdict(list)
+        self._groups: defaultdict[bytes, list[SuggestionCandidate]] = defaultdict(list)
 
     def add(self, product: SuggestionCandidate) -> None:
-        """Take in a product."""
-        alike = self._alike[product.fingerprint]
-        if not alike:
+        """Add a product."""
+        group = self._groups[product.fingerprint]
+        if not group:
             self.products.append(product)
-        alike.append(product)
+        group.append(product)
 
-    def like(self, product: SuggestionCandidate) -> Sequence[SuggestionCandidate]:
+    def same_content(self, product: SuggestionCandidate) -> Sequence[SuggestionCandidate]:
         """Return the products of this one's content, itself included."""
-        return self._alike[product.fingerprint]
+        return self._groups[product.fingerprint]
 
 
-class _Record(Protocol):
-    async def __call__(self, arrived: Sequence[Suggestion], *, completed: int, tell: bool) -> None: ...
+class _Store(Protocol):
+    async def __call__(self, arrived: Sequence[Suggestion], *, completed: int, report: bool) -> None: ...
 
 
 _Answer = tuple[Sequence[SuggestionCandidate], Mapping[str, str]]
 
 
 class _Fetch:
-    """One run fetching what it misses: some requests under way, one writer for the answers that arrive meanwhile.
+    """One run's requests: some under way at once, and one writer for their answers.
 
-    Takes what is missing, how many products go into a request, how to `ask` and how to `record` what arrived, and the
+    Answers that arrive during a write make up the next one. Takes how to `ask`, how to `store` what arrived, and the
     `texts` to complete.
     """
 
@@ -162,7 +159,7 @@ class _Fetch:
         batch_size: int,
         *,
         ask: Callable[[Sequence[SuggestionCandidate]], Awaitable[Mapping[str, str]]],
-        record: _Record,
+        store: _Store,
         texts: dict[str, str],
     ) -> None:
         self._missing = missing
@@ -170,27 +167,27 @@ class _Fetch:
         self._requests = [products[start : start + batch_size] for start in range(0, len(products), batch_size)]
         self._pending = iter(self._requests)
         self._ask = ask
-        self._record = record
+        self._store = store
         self._texts = texts
         self._completed = len(texts)  # products
-        self._askers = 0
-        self._ahead = asyncio.Semaphore(0)  # requests that may be under way or answered and not stored
-        self._arrived: asyncio.Queue[_Answer | None] = asyncio.Queue()
-        self._many = asyncio.Event()  # an answer from every asker, or the last one, waits to be stored
+        self._senders = 0
+        self._unstored = asyncio.Semaphore(0)  # room for requests under way and answers that are not stored yet
+        self._answers: asyncio.Queue[_Answer | None] = asyncio.Queue()  # None: there are no more
         self._failure: AIError | None = None
         self._refusal: AIRefusedError | None = None
 
     async def run(self, *, at_once: int) -> None:
-        """Ask until there is an answer to everything, or one request has failed for good: then those under way
-        still come in and are kept, since they are paid for. Raises AIError, LeaseLost, ServiceError."""
-        self._askers = min(at_once, len(self._requests))
-        # Each may ask on while its last answer is being stored, and no further: a crash loses what is not stored.
-        self._ahead = asyncio.Semaphore(2 * self._askers)
+        """Send requests until all are answered, or one has failed for good: the others under way still come in and are
+        stored, since they are paid for. Raises AIError, LeaseLost, ServiceError."""
+        self._senders = min(at_once, len(self._requests))
+        # Each sender may send its next request while its last answer is being stored, and no more: a crash loses what
+        # is not stored.
+        self._unstored = asyncio.Semaphore(2 * self._senders)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._record_arrivals())
-                for _ in range(self._askers):
-                    tasks.create_task(self._ask_on())
+                tasks.create_task(self._store_answers())
+                for _ in range(self._senders):
+                    tasks.create_task(self._send_requests())
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         if self._failure is None and not self._texts:
@@ -198,9 +195,9 @@ class _Fetch:
         if self._failure is not None:
             raise self._failure
 
-    async def _ask_on(self) -> None:
+    async def _send_requests(self) -> None:
         for products in self._pending:
-            await self._ahead.acquire()
+            await self._unstored.acquire()
             if self._failure is not None:
                 break
             try:
@@ -209,47 +206,40 @@ class _Fetch:
                 self._refusal, texts = error, error.partial
             except AIError as error:
                 self._failure, texts = self._failure or error, error.partial
-            self._arrived.put_nowait((products, texts))
-            if self._arrived.qsize() >= self._askers:
-                self._many.set()
-        self._askers -= 1
-        if not self._askers:
-            self._arrived.put_nowait(None)
-            self._many.set()
+            self._answers.put_nowait((products, texts))
+        self._senders -= 1
+        if not self._senders:
+            self._answers.put_nowait(None)
 
-    async def _record_arrivals(self) -> None:
+    async def _store_answers(self) -> None:
         clock = asyncio.get_running_loop().time
-        tell_at = clock() + PROGRESS_INTERVAL
-        answer = await self._arrived.get()
-        while answer is not None:
-            self._many.clear()
-            usable: list[Suggestion] = []
-            answers = 0
-            while answer is not None:
-                usable += self._take(*answer)
-                answers += 1
-                if self._arrived.empty():
-                    break
-                answer = self._arrived.get_nowait()
-            if tell := clock() >= tell_at:
-                tell_at = clock() + PROGRESS_INTERVAL
-            if usable or tell:
-                await self._record(usable, completed=self._completed, tell=tell)
-            for _ in range(answers):
-                self._ahead.release()
-            if answer is not None:
-                # A write for every answer took a seventh of the executor's time.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(RECORD_PAUSE):
-                        await self._many.wait()
-                answer = await self._arrived.get()
+        next_report = clock() + PROGRESS_INTERVAL
+        while answers := await self._next_answers():
+            usable = [suggestion for answer in answers for suggestion in self._usable(*answer)]
+            if report := clock() >= next_report:
+                next_report = clock() + PROGRESS_INTERVAL
+            if usable or report:
+                await self._store(usable, completed=self._completed, report=report)
+            for _ in answers:
+                self._unstored.release()
 
-    def _take(self, products: Sequence[SuggestionCandidate], texts: Mapping[str, str]) -> Iterator[Suggestion]:
+    async def _next_answers(self) -> list[_Answer]:
+        """Return all answers that are here, one at least; none when there are no more."""
+        answers: list[_Answer] = []
+        while not answers or not self._answers.empty():
+            answer = await self._answers.get()
+            if answer is None:
+                self._answers.put_nowait(None)  # for the next call
+                break
+            answers.append(answer)
+        return answers
+
+    def _usable(self, products: Sequence[SuggestionCandidate], texts: Mapping[str, str]) -> Iterator[Suggestion]:
         for product in products:
-            # Of every provider, before it is stored: markup and what nobody sees must not get into a shop.
+            # Whichever the provider: markup and invisible characters must not get into a shop, so they are not stored.
             text = clean_line(texts.get(product.product_id, ""))
-            alike = self._missing.like(product)
+            group = self._missing.same_content(product)
             if not is_blank(text):
-                self._texts.update((one.product_id, text) for one in alike)
+                self._texts.update((one.product_id, text) for one in group)
                 yield Suggestion(product.fingerprint, text)
-            self._completed += len(alike)
+            self._completed += len(group)
