@@ -29,10 +29,10 @@ environment variables (default):
   ENABLE_QUEUE_PROCESSORS   false: nothing is consumed or published, whatever BROKER_URL says (true)
   EXECUTOR_CONCURRENCY      runs at once in this process (16)
   EXECUTOR_LEASE_SECONDS    time after which the runs of a dead process are taken over (15)
-  EXECUTOR_GRACE_SECONDS    time running work gets to end when told to stop; then it is handed back (5)
-  EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process for the work of runs (10); what callers ask
-                            has half as many of its own (5, of which estimates take 2 at most) and leases have 4,
-                            so that none waits for the others: at most 19 in all
+  EXECUTOR_GRACE_SECONDS    time running work gets to end at SIGTERM; then it is handed back (5)
+  EXECUTOR_DATABASE_POOL_SIZE  connections to PostgreSQL of each process for the work of runs (10); calls have
+                            half as many of their own (5, of which estimates take 2 at most) and leases have 4,
+                            so that none waits for another: at most 19 in all
   EXECUTOR_WORKERS          processes at EXECUTOR_LISTEN, for machines with more cores (1)
   DEFAULT_PLAN              FREE, PRO or BUSINESS: the plan of projects that their owners create; other plans and
                             limits are set by the platform: OWNER of "*", or SERVICE (FREE)
@@ -52,7 +52,7 @@ environment variables (default):
   AUTH_JWT_MAX_LIFETIME_SECONDS   tokens that are valid for longer are refused (2592000: 30 days)
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   MAX_REQUEST_BYTES         size of the largest request, unpacked (1048576)
-  MAX_RECEIVING_BYTES       what requests that arrive or are not answered yet may hold together (67108864)
+  MAX_RECEIVING_BYTES       what requests that arrive or are not answered yet may take together (67108864)
   MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
   MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls under way on a connection (1000), connections
                             (10000), calls under way in a process, of which one caller gets half (10000)

@@ -52,7 +52,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
-    """Serve until the process is told to stop. Raises SystemExit when the port is taken, or the settings of the AI
+    """Serve until SIGTERM or SIGINT. Raises SystemExit when the port is taken, or the settings of the AI
     provider cannot work."""
     async with serving(settings, clock):
         await stop_signal()
@@ -69,8 +69,8 @@ def migrate(settings: ExecutorSettings) -> None:
 async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> AsyncIterator[Server]:
     """Enter a running executor.
 
-    At the end it refuses new calls, takes no more messages, lets running work end or hands it back, ends the calls
-    that follow it, and publishes what is left to tell.
+    At the end it refuses new calls, consumes no more messages, lets running work end or hands it back, ends the calls
+    that follow it, and publishes what is left.
     """
     clock = clock or SystemClock()
     metrics = Metrics()

@@ -1,4 +1,4 @@
-"""Projects and their products, as people write and read them."""
+"""Projects and their products: what CatalogService reads and writes."""
 
 from collections.abc import Sequence
 
@@ -48,8 +48,8 @@ class Catalog:
     ) -> Project:
         """Create a project on the default plan if there is none, change what is given, and return it.
 
-        A plan without a limit takes the limit back. Raises ROLE_TOO_LOW, and creates nothing, when somebody other than
-        the platform gives a plan that the project does not have, or a limit.
+        A plan without a limit removes the limit. Raises ROLE_TOO_LOW, and creates nothing, when a caller other than the
+        platform gives a plan that the project does not have, or a limit.
         """
         async with self._database.transaction() as connection:
             present = await store.ensure_project(connection, Project(project_id, self._default_plan, None))
@@ -72,7 +72,7 @@ class Catalog:
         return project
 
     async def allowance(self, project: Project) -> Allowance:
-        """Return what the project may ask of the AI today."""
+        """Return the project's AI allowance today."""
         now = self._clock.now()
         async with self._database.autocommit() as connection:
             used = await usage.used(connection, project.id, now.date())

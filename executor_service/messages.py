@@ -77,7 +77,7 @@ def job_from(body: bytes) -> Job:
 
 
 def event(state: State) -> RunEvent:
-    """Return what runs_service is told of an execution."""
+    """Return the event that runs_service gets of an execution."""
     return RunEvent(
         run_id=str(state.run_id),
         project_id=state.project_id,

@@ -1,4 +1,4 @@
-"""ExecutorService and CatalogService: between gRPC and the rest. Unpack, call, pack."""
+"""ExecutorService and CatalogService: unpack, one call, pack."""
 
 from typing import Any
 from uuid import UUID
@@ -31,7 +31,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ExecutorServicer(ExecutorServiceServicer):
-    """Executes runs, and knows what they made."""
+    """Runs, their drafts and items, and estimates."""
 
     def __init__(
         self,
@@ -51,20 +51,20 @@ class ExecutorServicer(ExecutorServiceServicer):
         self._clock = clock
 
     async def ExecuteRun(self, request: executor_pb.ExecuteRunRequest, context: Context) -> None:  # type: ignore[override]
-        """Take the run in and tell its events."""
+        """Accept the run and stream its events."""
         job = _job(request.job, "job")
 
-        async def tell(state: State) -> None:
+        async def send(state: State) -> None:
             require_own_project([job], [state])
             await context.write(executor_pb.ExecuteRunResponse(event=messages.event(state)))
 
         await self._inbox.accept([job])
-        await self._follower.follow(job.run_id, tell)
+        await self._follower.follow(job.run_id, send)
 
     async def ReconcileRuns(
         self, request: executor_pb.ReconcileRunsRequest, context: Context
     ) -> executor_pb.ReconcileRunsResponse:
-        """Tell how runs stand."""
+        """Return the state of runs."""
         states = await self._follower.states([UUID(run_id) for run_id in request.run_ids])
         known = {state.run_id for state in states}
         return executor_pb.ReconcileRunsResponse(
@@ -75,7 +75,7 @@ class ExecutorServicer(ExecutorServiceServicer):
     async def CancelRuns(
         self, request: executor_pb.CancelRunsRequest, context: Context
     ) -> executor_pb.CancelRunsResponse:
-        """End runs that shall not go on."""
+        """Cancel runs."""
         states = await self._cancellation.cancel(
             [_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)]
         )
@@ -84,7 +84,7 @@ class ExecutorServicer(ExecutorServiceServicer):
     async def EstimatePlaybook(
         self, request: executor_pb.EstimatePlaybookRequest, context: Context
     ) -> executor_pb.EstimatePlaybookResponse:
-        """Tell what a run would do."""
+        """Return what a run would do."""
         rules = Rules.from_message(request.rules)
         estimate = await self._estimator.estimate(request.project_id, playbook(request.playbook_id), rules)
         return executor_pb.EstimatePlaybookResponse(

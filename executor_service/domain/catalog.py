@@ -8,7 +8,7 @@ from executor_service.playbooks.quota import Plan
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project with what it may ask of the AI."""
+    """A project with its plan and AI limit."""
 
     id: str
     plan: Plan

@@ -63,11 +63,11 @@ class Lease(NamedTuple):
 
 
 class LeaseLost(Exception):
-    """Somebody else owns this execution now, or it has ended: stop working on it and write nothing more."""
+    """Another attempt owns this execution, or it has ended: stop working on it and write nothing more."""
 
 
 class State(NamedTuple):
-    """An execution after its change number `number`, as runs_service is told."""
+    """An execution after its change number `number`: what runs_service learns of it."""
 
     run_id: UUID
     project_id: str
@@ -92,7 +92,7 @@ class Execution(NamedTuple):
 
     job_body: bytes
     lease: Lease
-    crashes: int  # earlier attempts that ended without a word
+    crashes: int  # earlier attempts whose executor died
     state: State
 
 

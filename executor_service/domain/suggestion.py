@@ -1,4 +1,4 @@
-"""What the AI is asked for, and what it answered."""
+"""Products that need a suggestion, and suggestions that arrived."""
 
 from typing import NamedTuple
 

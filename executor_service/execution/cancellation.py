@@ -17,7 +17,7 @@ from servicekit.postgres.database import Database
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between looks at runs that are being written; the last one repeats
+LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts at runs that are being written; the last one repeats
 
 
 class Cancellation:
@@ -32,7 +32,7 @@ class Cancellation:
         self._publisher = publisher
 
     async def cancel(self, jobs: Sequence[Job]) -> list[State]:
-        """Cancel the runs that have not ended, also those that never arrived; return how all of them ended.
+        """Cancel the runs that have not ended, also those that never arrived; return the terminal states of all.
 
         One that is being ended by its own work is waited for. Raises ServiceError: VALIDATION_FAILED, and nothing is
         cancelled, when one is a run of another project.

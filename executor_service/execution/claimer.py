@@ -21,7 +21,7 @@ from servicekit.postgres.database import Database
 
 logger = logging.getLogger(__name__)
 
-BUSY_POLL = 1.0  # seconds between claims while there has been work lately
+BUSY_POLL = 1.0  # seconds between claims after a claim that got something
 IDLE_POLL = 5.0  # seconds between claims otherwise; work that arrives in this process is claimed at once
 RACE_POLL = 0.05  # seconds between claims while other processes claim too
 BACK_OFF = 1.5  # factor from one fruitless claim to the next

@@ -38,7 +38,7 @@ def outcome_of(error: Exception, *, request_id: str) -> Outcome:
 
 
 def _storable(error: Exception) -> str:
-    # A provider's words may be in it. PostgreSQL stores no NUL, UTF-8 no lone surrogate.
+    # It may quote a provider. PostgreSQL stores no NUL, UTF-8 no lone surrogate.
     return str(error)[:MAX_MESSAGE].replace("\0", "").encode(errors="replace").decode()
 
 

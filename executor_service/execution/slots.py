@@ -51,7 +51,7 @@ class Slots:
         self._claims_in_doubt = True
 
     def take_claims_in_doubt(self) -> bool:
-        """Whether there are claims in doubt to hand back, and no others under way. Ask once: they count as handed back,
+        """Whether there are claims in doubt to hand back, and no others under way. Call it once: they count as handed back,
         and until the next claim new jobs are not claimed as they come in, for they would be handed back as well."""
         if not self._claims_in_doubt or self._reserved:
             return False

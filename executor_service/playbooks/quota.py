@@ -1,4 +1,4 @@
-"""The AI allowance of a project: how much a UTC day, what is left, and how to say so."""
+"""The AI allowance of a project: its daily limit, what is left of it, and the messages about both."""
 
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
@@ -43,11 +43,11 @@ class Allowance:
         return None if self.limit is None else max(self.limit - self.used, 0)
 
     def fits(self, count: int) -> bool:
-        """Tell whether `count` more suggestions are within the limit."""
+        """Whether `count` more suggestions are within the limit."""
         return self.remaining is None or count <= self.remaining
 
     def shortage(self, needed: int) -> str:
-        """Say, to a person, why `needed` suggestions are too many and what to do."""
+        """Return a message for a person: why `needed` suggestions are too many, and what to do."""
         return (
             f"This needs {needed} AI suggestions and only {self.remaining} of today's {self.limit} are left "
             f"({self.used} are used or reserved by running runs). The allowance resets at "
@@ -57,7 +57,7 @@ class Allowance:
 
 
 def ineligible_plan(project_id: str, plan: Plan) -> str | None:
-    """Say, to a person, why the project's plan gives no AI suggestions; None when it does."""
+    """Return a message for a person: why the project's plan gives no AI suggestions. None when it does."""
     if plan is not Plan.FREE:
         return None
     return (

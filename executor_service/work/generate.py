@@ -28,7 +28,7 @@ DRAFT_LIFETIME = timedelta(days=7)  # from the last write
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a run is about to do, as checked."""
+    """What a run will do; its preconditions were met."""
 
     project: Project
     scope_id: str
@@ -37,7 +37,7 @@ class _Plan:
 
 
 class Generate:
-    """Work of the runs that make drafts."""
+    """The work of runs that make drafts."""
 
     def __init__(
         self, database: Database, provider: SuggestionProvider, fetcher: SuggestionFetcher, clock: Clock
@@ -48,7 +48,7 @@ class Generate:
         self._clock = clock
 
     async def perform(self, lease: Lease, job: Job) -> Effect:
-        """Get the suggestions that are missing; then the draft can be written at once."""
+        """Fetch the suggestions; return the effect that writes the draft."""
         plan = await self._plan(job)
         texts = await self._fetcher.fetch(lease, job, plan.project, plan.candidates)
 
@@ -72,7 +72,7 @@ class Generate:
         return _Plan(project, scope.id, rules, candidates)
 
     async def _candidates(self, connection: Connection, job: Job) -> Sequence[SuggestionCandidate]:
-        """Return the products to make suggestions for: that they are still the scope's is checked at the end."""
+        """Return the products to make suggestions for. That they are still the scope is checked at the end."""
         depends = {"model": self._provider.model, "prompt_version": self._provider.prompt_version}
         if job.run_type is RunType.PREVIEW_GENERATE:
             limit = job.sample_size
@@ -89,7 +89,7 @@ class Generate:
         return candidates
 
     async def _rules(self, connection: Connection, job: Job) -> Rules:
-        """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""
+        """Return the rules to apply: a preview brings its own, a draft run takes those of the draft it completes."""
         if job.rules is not None or job.run_type is RunType.PREVIEW_GENERATE:
             checks.require_rules(job, job.rules or Rules())
         if job.run_type is RunType.PREVIEW_GENERATE:
@@ -107,7 +107,7 @@ class Generate:
             key=DraftKey(job.project_id, job.playbook.id, plan.scope_id, rules_hash(plan.rules)),
             rules=plan.rules.normalized(),
             run_id=job.run_id,
-            status=_status(job, asked=len(items), usable=usable),
+            status=_status(job, items=len(items), usable=usable),
             affected_total=scope.products,
             draft_generated=usable,
             no_suggestion_count=len(items) - usable,
@@ -141,11 +141,11 @@ def _item(rules: Rules, playbook: Playbook, product_id: str, raw: str) -> DraftI
     # An executor of an older version stored what the provider wrote as it was.
     raw = clean_line(raw)
     ruled = apply(rules, raw, field_limit=playbook.field_limit)
-    # Prefix, suffix and replacement are the shop's own words: markup in them is meant, what nobody sees is not.
+    # Prefix, suffix and replacement are the shop's own text: markup in them is intended, invisible characters are not.
     return DraftItem(product_id, raw, without_controls(ruled.text), ruled.warnings)
 
 
-def _status(job: Job, *, asked: int, usable: int) -> DraftStatus:
-    if asked and not usable:
+def _status(job: Job, *, items: int, usable: int) -> DraftStatus:
+    if items and not usable:
         return DraftStatus.FAILED
     return DraftStatus.PARTIAL if job.run_type is RunType.PREVIEW_GENERATE else DraftStatus.READY

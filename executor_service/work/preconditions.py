@@ -1,4 +1,4 @@
-"""What must be true before a run may do its work, in messages for the person who reads them."""
+"""The preconditions of a run's work; what is not met is raised with a message for a person."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ async def find_project(connection: Connection, job: Job) -> Project:
 
 
 def project_not_found(job: Job) -> FailedRun:
-    """Return how a run ends whose project there is not."""
+    """Return the failure of a run whose project does not exist."""
     return FailedRun(
         "PROJECT_NOT_FOUND",
         f"There is no project {job.project_id}. Create it with CatalogService.PutProject and put its products, "
@@ -37,7 +37,7 @@ def require_plan(project: Project) -> None:
 
 
 async def current_scope(connection: Connection, job: Job, *, expected: str | None) -> Scope:
-    """Return the current scope. Raises StaleRun when `expected` is another one; None: whatever it is."""
+    """Return the current scope. Raises StaleRun when `expected` is another one; None: any will do."""
     current = await catalog.scope(connection, job.project_id, job.playbook)
     require_scope(job, current, expected=expected)
     return current
