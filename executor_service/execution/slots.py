@@ -51,8 +51,9 @@ class Slots:
         self._claims_in_doubt = True
 
     def take_claims_in_doubt(self) -> bool:
-        """Whether there are claims in doubt to hand back, and no others under way. Call it once: they count as handed back,
-        and until the next claim new jobs are not claimed as they come in, for they would be handed back as well."""
+        """Whether there are claims in doubt, and no others under way. The caller hands them back.
+
+        Until the next claim new jobs are not claimed as they come in: they would be handed back as well."""
         if not self._claims_in_doubt or self._reserved:
             return False
         self._claims_in_doubt = False

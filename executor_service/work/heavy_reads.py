@@ -15,11 +15,11 @@ LIMIT = "heavy_reads_of_a_project"  # in the metric limits_reached
 
 
 class HeavyReads:
-    """Runs at most one read at a time for each project, and at most `at_once` in this process; the rest wait in a queue.
+    """Runs at most one read at a time for each project, and at most `at_once` in this process; the rest queue.
 
     Identical calls share an answer: a call joins the read that is next in the queue, never one that has begun,
-    so that what it gets is as new as the call. However many calls come, a project has one read under way and one of each
-    kind in the queue. A read that has begun goes on when its callers leave: PostgreSQL would go on with it as well.
+    so that what it gets is as new as the call. So a project has one read under way and one of each kind in the queue,
+    however many calls come. A read that has begun goes on when its callers leave, as PostgreSQL would.
     """
 
     def __init__(self, *, at_once: int, metrics: Metrics) -> None:
