@@ -16,7 +16,7 @@ from executor_service.catalog import Catalog
 from executor_service.domain.execution import Job, RunType
 from executor_service.execution.cancellation import Cancellation, DeadlineSweeper
 from executor_service.execution.claimer import Claimer
-from executor_service.execution.event_publisher import EVENTS_QUEUE, SWEEP_AGE, EventPublisher, OutboxSweeper
+from executor_service.execution.event_publisher import EVENTS_QUEUE, EventPublisher, OutboxSweeper
 from executor_service.execution.follower import Follower
 from executor_service.execution.inbox import JOBS_QUEUE, Inbox
 from executor_service.execution.leases import Heartbeat, Leases
@@ -28,15 +28,13 @@ from executor_service.permissions import PERMISSIONS
 from executor_service.queries import Queries
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import LEASE_CONNECTIONS, ExecutorSettings
-from executor_service.store.due import due
 from executor_service.work.affected import AffectedLookup
 from executor_service.work.apply import Apply
 from executor_service.work.estimate import Estimator
 from executor_service.work.generate import Generate
 from executor_service.work.heavy_reads import HeavyReads
 from executor_service.work.suggestion_fetcher import SuggestionFetcher
-from servicekit.background.sweep import Sweep
-from servicekit.background.tasks import LAST_STEPS, Ticker, end_within, running, stop_signal
+from servicekit.background.tasks import LAST_STEPS, end_within, running, stop_signal
 from servicekit.broker import Consumer, Publisher, signer_of
 from servicekit.clock import Clock, SystemClock
 from servicekit.postgres import migrations
@@ -161,16 +159,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
 
         # Started in this order, stopped in the reverse one.
-        seen_to: dict[str, Ticker] = {
-            "overdue": DeadlineSweeper(cancellation),
-            "unpublished": OutboxSweeper(lease_database, publisher),
-        }
-
-        async def look() -> set[str]:
-            async with lease_database.autocommit() as connection:
-                return await due(connection, unpublished_for=SWEEP_AGE)
-
-        await stack.enter_async_context(running(publisher.marks, publisher, *seen_to.values(), Sweep(look, seen_to)))
+        sweepers = DeadlineSweeper(cancellation), OutboxSweeper(lease_database, publisher)
+        await stack.enter_async_context(running(publisher.marks, publisher, *sweepers))
         await stack.enter_async_context(running(Heartbeat(leases), affected, outcomes, claimer))
         await server.start()
         consumers: list[Consumer] = []

@@ -66,7 +66,8 @@ products = sa.Table(
     ),
 )
 
-# One row a run: inbox (the job), lease, state, and outbox (events up to event_number, of which published_number is out).
+# One row a run: inbox (the job), lease, state, and outbox (events up to event_number, published up to
+# published_number).
 executions = sa.Table(
     "executions",
     metadata,

@@ -17,6 +17,7 @@ from servicekit.postgres.database import Database
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+SWEEP_INTERVAL = 5.0  # seconds
 LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts at runs that are being written; the last one repeats
 
 
@@ -80,7 +81,7 @@ class DeadlineSweeper(Ticker):
     """Fails runs that wait past their deadline. For running ones the pipeline does."""
 
     def __init__(self, cancellation: Cancellation) -> None:
-        super().__init__()
+        super().__init__(SWEEP_INTERVAL)
         self._cancellation = cancellation
 
     async def tick(self) -> None:

@@ -25,6 +25,7 @@ BATCH = 500  # events in one broker message
 FIRST_WORD = 0.01  # seconds
 MARKS = 5_000  # rows marked with one statement
 MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
+SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_AGE = 2.0  # seconds; younger changes are on their way already
 
 
@@ -111,7 +112,7 @@ class OutboxSweeper(Ticker):
     """Publishes changes that were committed and never published."""
 
     def __init__(self, database: Database, publisher: EventPublisher) -> None:
-        super().__init__()
+        super().__init__(SWEEP_INTERVAL)
         self._database = database
         self._publisher = publisher
 

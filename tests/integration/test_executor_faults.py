@@ -9,9 +9,9 @@ from playbooks.executor.v1.job_pb2 import RunEventBatch
 
 from executor_service.domain.execution import Lease, Status
 from executor_service.domain.suggestion import Suggestion
+from executor_service.execution.cancellation import Cancellation, DeadlineSweeper
 from executor_service.execution.event_publisher import OutboxSweeper
 from executor_service.store import executions, suggestions
-from executor_service.store.due import due
 from servicekit.broker import BrokerUnavailable
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
@@ -153,24 +153,20 @@ async def test_a_claim_whose_answer_was_lost_is_taken_again_at_once(bench: Bench
     assert await bench.value("SELECT crashes FROM executor.executions") == 0
 
 
-@pytest.mark.parametrize(
-    ("left", "name"),
-    [
-        ("deadline_at = now() - interval '1 second'", "overdue"),
-        ("event_number = 1, updated_at = now() - interval '3 seconds'", "unpublished"),
-    ],
-)
-async def test_one_look_finds_what_there_is_to_do(left: str, name: str, bench: Bench) -> None:
-    async def look() -> set[str]:
-        async with bench.database.autocommit() as connection:
-            return await due(connection, unpublished_for=2)
-
-    await bench.inbox.accept([job()])
-    assert await look() == set()
-    await bench.rows(f"UPDATE executor.executions SET {left}")
-    assert await look() == {name}
-    await bench.rows("UPDATE executor.executions SET status = 'FAILED', published_number = event_number")
-    assert await look() == set()
+async def test_runs_that_wait_past_their_deadline_fail_and_others_wait_on(bench: Bench) -> None:
+    late, in_time = job(), job()
+    await bench.inbox.accept([late, in_time])
+    sweeper = DeadlineSweeper(Cancellation(bench.database, bench.leases, bench.publisher))
+    await sweeper.tick()
+    assert await bench.value("SELECT count(*) FROM executor.executions WHERE status = 'QUEUED'") == 2
+    overdue = "UPDATE executor.executions SET deadline_at = now() - interval '1 second' WHERE run_id = :id"
+    await bench.rows(f"{overdue} RETURNING 1", id=late.run_id)
+    await sweeper.tick()
+    states = await bench.rows("SELECT run_id, status, error_code FROM executor.executions")
+    assert {tuple(row) for row in states} == {
+        (late.run_id, "FAILED", "RUN_DEADLINE_EXCEEDED"),
+        (in_time.run_id, "QUEUED", ""),
+    }
 
 
 async def outbox_is_empty(bench: Bench) -> bool:
