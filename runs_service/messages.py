@@ -60,7 +60,7 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
         run.meta.sample_size = DEFAULT_SAMPLE_SIZE
     run.meta.deadline_seconds = request.meta.deadline_seconds or DEFAULT_DEADLINE
     set_time(run.created_at, now)
-    set_time(run.updated_at, now)
+    run.updated_at.CopyFrom(run.created_at)
     return NewRun(
         run=run,
         request_id=request_id,

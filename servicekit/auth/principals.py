@@ -29,6 +29,7 @@ class Principal:
     user_id: str
     roles: Mapping[str, Role] = field(default_factory=dict)  # by project id; "*": every project
     unrestricted: bool = False  # AUTH_MODE=disabled
+    expires: float | None = None  # Unix time of the token's end; None: it has none
 
     def role_in(self, project_id: str) -> Role | None:
         """Return the caller's role in a project, or None."""

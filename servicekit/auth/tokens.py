@@ -91,7 +91,7 @@ class TokenAuthenticator:
         claims = self._verified_claims(token)
         expires = _checked_times(claims, now, self._demands.max_lifetime)
         self._check_origin(claims)
-        principal = _principal(claims)
+        principal = _principal(claims, expires)
         self._known[token] = principal, expires + LEEWAY
         if len(self._known) > KNOWN_TOKENS:
             self._known.popitem(last=False)
@@ -204,7 +204,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def _principal(claims: Mapping[str, Any]) -> Principal:
+def _principal(claims: Mapping[str, Any], expires: float) -> Principal:
     user_id = _required(claims, "sub")
     if not isinstance(user_id, str) or not 0 < len(user_id) <= MAX_SUBJECT or _UNPRINTABLE.search(user_id):
         raise _invalid(f"the claim `sub` must be a text of 1 to {MAX_SUBJECT} characters, without control characters")
@@ -212,7 +212,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     if any(_UNPRINTABLE.search(project) for project in projects):
         raise _invalid("the claim `projects` has a project id with control characters")
     try:
-        return Principal(user_id, {project: Role[role] for project, role in projects.items()})
+        return Principal(user_id, {project: Role[role] for project, role in projects.items()}, expires=expires)
     except (KeyError, TypeError):
         raise _invalid("the claim `projects` has a role other than OWNER, EDITOR, VIEWER") from None
 

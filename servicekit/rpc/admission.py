@@ -6,6 +6,7 @@ stream, however large their requests are or claim to be.
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -33,11 +34,16 @@ class _Caller:
 class _Call:
     """A call under way, and how many bytes its request may take: the most there are until it has arrived."""
 
-    __slots__ = ("caller", "size")
+    __slots__ = ("caller", "size", "started", "task")
 
-    def __init__(self, caller: _Caller, size: int) -> None:
+    def __init__(self, task: Task, caller: _Caller, size: int, started: float) -> None:
+        self.task = task
         self.caller = caller
         self.size = size
+        self.started = started  # by the loop's clock
+
+
+_current: ContextVar[_Call] = ContextVar("call")
 
 
 class Admission:
@@ -54,9 +60,10 @@ class Admission:
         self._held_most = limits.held_bytes
         self._limits_reached = metrics.limits_reached
         self._callers: dict[str, _Caller] = {}  # by user id
-        self._calls: dict[Task, _Call] = {}  # the oldest first
+        # Sets that keep their order, the oldest first.
+        self._calls: dict[_Call, None] = {}
+        self._receiving: dict[_Call, None] = {}
         self._held = 0  # bytes
-        self._receiving: dict[Task, float] = {}  # since when, by the loop's clock; the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._ended: set[Task] = set()  # by us, while their callers still wait
 
@@ -74,22 +81,22 @@ class Admission:
             self._forget_gone()
             self._require_room(caller)
         self._callers[principal.user_id] = caller
+        loop = asyncio.get_running_loop()
         size = self._largest
-        self._calls[task] = _Call(caller, size)
+        call = _Call(task, caller, size, loop.time())
+        _current.set(call)
+        self._calls[call] = self._receiving[call] = None
         self._held += size
         caller.calls += 1
         caller.held += size
-        loop = asyncio.get_running_loop()
-        self._receiving[task] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._limits.receive_seconds, self._give_up)
 
     def received(self, size: int) -> None:
         """Note that the request of this task's call has arrived, and has `size` bytes. They are held until it ends."""
-        task = asyncio.current_task()
-        assert task is not None, "gRPC serves each call in a task"
-        self._receiving.pop(task, None)
-        if call := self._calls.get(task):
+        call = _current.get()
+        self._receiving.pop(call, None)
+        if call in self._calls:
             self._held += size - call.size
             call.caller.held += size - call.size
             call.size = size
@@ -100,25 +107,23 @@ class Admission:
         Not by a callback of the task: each would cost every call another turn of the event loop. A call whose request
         never arrives does not come here; it is forgotten when places are short, or its time is up.
         """
-        task = asyncio.current_task()
-        assert task is not None, "gRPC serves each call in a task"
-        self._forget(task)
+        self._forget(_current.get())
 
     def ending(self) -> ServiceError | None:
         """Return what to answer the cancelled call of this task with; None: its caller has cancelled it.
 
         Without an answer gRPC goes on receiving what comes on a stream of requests.
         """
-        task = asyncio.current_task()
+        task = _current.get().task
         if task not in self._ended or task.uncancel():
             return None
         return self._too_many("ended", "calls or requests are under way for too long")
 
-    def _cancel(self, task: Task) -> None:
-        self._ended.add(task)
-        task.add_done_callback(self._ended.discard)
-        task.add_done_callback(self._forget)
-        task.cancel()
+    def _cancel(self, call: _Call) -> None:
+        self._ended.add(call.task)
+        call.task.add_done_callback(self._ended.discard)
+        call.task.add_done_callback(lambda _: self._forget(call))
+        call.task.cancel()
 
     def _is_crowded(self, caller: _Caller) -> bool:
         return self._has_too_many_calls(caller) or self._holds_too_much(caller)
@@ -148,14 +153,14 @@ class Admission:
 
     def _forget_gone(self) -> None:
         """Forget calls whose callers left before their requests had arrived."""
-        for task in [task for task in self._receiving if task.done()]:
-            self._forget(task)
+        for call in [call for call in self._receiving if call.task.done()]:
+            self._forget(call)
 
-    def _forget(self, task: Task) -> None:
-        call = self._calls.pop(task, None)
-        if call is None:
+    def _forget(self, call: _Call) -> None:
+        if call not in self._calls:
             return  # it was ended, and counts no longer
-        self._receiving.pop(task, None)
+        del self._calls[call]
+        self._receiving.pop(call, None)
         caller = call.caller
         self._held -= call.size
         caller.calls -= 1
@@ -168,14 +173,14 @@ class Admission:
         loop = asyncio.get_running_loop()
         self._timer = None
         self._forget_gone()
-        for task, since in self._receiving.items():
-            due = since + self._limits.receive_seconds
+        for call in self._receiving:
+            due = call.started + self._limits.receive_seconds
             if due > loop.time():
                 self._timer = loop.call_at(due, self._give_up)
                 return
-            if not task.cancelling():
+            if not call.task.cancelling():
                 self._limits_reached.labels("receive_timeout").inc()
-                self._cancel(task)
+                self._cancel(call)
 
 
 class OpenAdmission(Admission):
@@ -194,10 +199,10 @@ class OpenAdmission(Admission):
         while self._holds_too_much(caller):
             self._end(next(iter(self._receiving or self._calls)))
 
-    def _end(self, task: Task) -> None:
+    def _end(self, call: _Call) -> None:
         self._limits_reached.labels("open_calls").inc()
-        self._cancel(task)
-        self._forget(task)
+        self._cancel(call)
+        self._forget(call)
 
 
 def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:

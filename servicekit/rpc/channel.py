@@ -37,6 +37,7 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
     (TLS_CA_FILE), with its certificate as client certificate under mutual TLS."""
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.enable_http_proxy", 0),  # http_proxy is for the AI provider; no proxy is between the two services
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
         # A replica that stands still gets no more of our calls after interval and timeout. Without the 0 gRPC pings
         # once a minute when nothing else is said.

@@ -18,13 +18,14 @@ from servicekit.rpc import reflection
 from servicekit.rpc.admission import Admission, OpenAdmission
 from servicekit.rpc.interceptors.access_log import AccessLog
 from servicekit.rpc.interceptors.authorization import Authorization, Permissions
-from servicekit.rpc.interceptors.base import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
+from servicekit.rpc.interceptors.token_expiry import TokenExpiry
 from servicekit.rpc.interceptors.unknown_methods import refusal
 from servicekit.rpc.interceptors.validation import Validation
+from servicekit.rpc.services import InterceptedServices
 from servicekit.rpc.sockets import hang_up, obstacle
 from servicekit.telemetry.metrics import Metrics
 
@@ -48,7 +49,8 @@ OPTIONS = (
     # Finds watchers whose machine has vanished, and lets clients ping through idle load balancers.
     ("grpc.keepalive_time_ms", 60_000),
     *ping_timeout(20),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),  # who pings more often is hung up on
+    # gRPC closes the connection of a caller that pings more often. The executor's callers ping every 5 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
@@ -89,7 +91,10 @@ class Server:
         answering = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
         # Health and reflection are open to everyone, and have limits of their own: strangers keep no caller out.
         open_services = InterceptedServices(
-            answering, [Decoding(OPEN_REQUEST_BYTES)], admission=OpenAdmission(settings.limits, metrics)
+            answering,
+            [Decoding(OPEN_REQUEST_BYTES)],
+            admission=OpenAdmission(settings.limits, metrics),
+            unknown=refusal,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, open_services)
@@ -97,13 +102,13 @@ class Server:
             reflection.enable([*self._names, health.SERVICE_NAME], open_services)
         services = InterceptedServices(
             answering,
-            [self._calls, Decoding(), Authorization(permissions), Validation()],
+            [self._calls, TokenExpiry(), Decoding(), Authorization(permissions), Validation()],
             admission=Admission(authenticator(settings), settings.limits, metrics),
-            unknown=refusal,
         )
         for registration in registrations:
             registration.add(registration.servicer, services)
-        self._server.add_generic_rpc_handlers([open_services, services])
+        # gRPC asks them in this order, at every call. The last one refuses what neither has.
+        self._server.add_generic_rpc_handlers([services, open_services])
         self._port = self._bind(settings)
         self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 

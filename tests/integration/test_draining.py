@@ -13,12 +13,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from servicekit.auth.principals import NoAuthentication
 from servicekit.rpc.admission import Admission
-from servicekit.rpc.interceptors.base import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.unknown_methods import refusal
 from servicekit.rpc.limits import Limits
+from servicekit.rpc.services import InterceptedServices
 from servicekit.rpc.sockets import hang_up
 from servicekit.telemetry.metrics import Metrics
 from tests.support.stopping import assert_shutting_down

@@ -4,7 +4,7 @@ from typing import Any
 
 from servicekit.errors import Reason, ServiceError
 from servicekit.rpc.interceptors.base import Context, unread
-from servicekit.rpc.interceptors.request_ids import HEADER, request_id_of
+from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
 
 def refusal(method: str) -> Any:
@@ -19,7 +19,7 @@ def refusal(method: str) -> Any:
             f"this server has no method {method}; gRPC reflection lists those it has",
             metadata={"method": method},
         ).to_status()
-        trailing = (*(status.trailing_metadata or ()), (HEADER, request_id_of(context)))
+        trailing = (*(status.trailing_metadata or ()), (HEADER, current_request_id()))
         await context.abort(status.code, status.details, trailing)
 
     return unread(refuse)

@@ -136,6 +136,7 @@ class RunsServiceServicer:
         """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
         Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
         oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+        UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

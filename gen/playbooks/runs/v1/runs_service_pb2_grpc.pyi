@@ -62,6 +62,7 @@ class RunsServiceStub:
     """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
     Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
     oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+    UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]
     """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
@@ -116,6 +117,7 @@ class RunsServiceAsyncStub(RunsServiceStub):
     """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
     Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
     oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+    UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
@@ -191,6 +193,7 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
         Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
         oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+        UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
         """
 
     @_abc_1.abstractmethod
