@@ -18,7 +18,7 @@ from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
 from playbooks.runs.v1.run_pb2 import Run
 
-from executor_service.records import Job
+from executor_service.domain.execution import Job
 from executor_service.settings import LEASE_CONNECTIONS
 from tests.integration.test_executor_process import DEADLINE, environment, log, openai  # noqa: F401  # fixtures
 from tests.support.executor import Bench, job
