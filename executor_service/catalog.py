@@ -1,15 +1,15 @@
-"""Projects and their products, as people write and read them."""
+"""Projects and their products: what CatalogService reads and writes."""
 
 from collections.abc import Sequence
 
-from executor_service.paging import Page, PageRequest
+from executor_service.domain.catalog import Product, Project
+from executor_service.domain.paging import Page, PageRequest
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import playbook
-from executor_service.playbooks.quota import Allowance
-from executor_service.records import Plan, Product, Project
-from executor_service.store import catalog as store
-from executor_service.store import usage
-from executor_service.store.catalog import PutCounts
+from executor_service.playbooks.quota import Allowance, Plan
+from executor_service.store.products import Products, PutCounts
+from executor_service.store.projects import Projects
+from executor_service.store.usage import Usage
 from servicekit.auth.principals import Role
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
@@ -48,11 +48,11 @@ class Catalog:
     ) -> Project:
         """Create a project on the default plan if there is none, change what is given, and return it.
 
-        A plan without a limit takes the limit back. Raises ROLE_TOO_LOW, and creates nothing, when somebody other than
-        the platform gives a plan that the project does not have, or a limit.
+        A plan without a limit removes the limit. Raises ROLE_TOO_LOW, and creates nothing, when a caller other than the
+        platform gives a plan that the project does not have, or a limit.
         """
         async with self._database.transaction() as connection:
-            present = await store.ensure_project(connection, Project(project_id, self._default_plan, None))
+            present = await Projects(connection).ensure(Project(project_id, self._default_plan, None))
             if not by_platform:
                 if plan not in (None, present.plan) or ai_daily_limit is not None:
                     raise set_by_platform()
@@ -60,49 +60,45 @@ class Catalog:
             if plan is None and ai_daily_limit is None:
                 return present
             wanted = Project(project_id, plan or present.plan, ai_daily_limit)
-            await store.update_project(connection, wanted)
+            await Projects(connection).update(wanted)
             return wanted
 
     async def project(self, project_id: str) -> Project:
         """Return a project. Raises PROJECT_NOT_FOUND."""
-        async with self._database.autocommit() as connection:
-            project = await store.find_project(connection, project_id)
+        project = await Projects(self._database).find(project_id)
         if project is None:
             raise project_not_found(project_id)
         return project
 
     async def allowance(self, project: Project) -> Allowance:
-        """Return what the project may ask of the AI today."""
+        """Return the project's AI allowance today."""
         now = self._clock.now()
-        async with self._database.autocommit() as connection:
-            used = await usage.used(connection, project.id, now.date())
-        return Allowance(quota.daily_limit(project), used, quota.next_reset(now))
+        used = await Usage(self._database).used(project.id, now.date())
+        return Allowance(quota.daily_limit(project.plan, project.ai_daily_limit), used, quota.next_reset(now))
 
     async def put_products(self, project_id: str, products: Sequence[Product]) -> PutCounts:
         """Create or replace products, all or none. Raises PROJECT_NOT_FOUND."""
         async with self._database.transaction() as connection:
-            if not await store.share_project(connection, project_id):
+            if not await Projects(connection).share(project_id):
                 raise project_not_found(project_id)
-            return await store.put_products(connection, project_id, products)
+            return await Products(connection).put(project_id, products)
 
     async def delete_products(self, project_id: str, product_ids: Sequence[str]) -> int:
         """Delete products; return how many were there. Raises PROJECT_NOT_FOUND."""
         async with self._database.transaction() as connection:
-            if not await store.share_project(connection, project_id):
+            if not await Projects(connection).share(project_id):
                 raise project_not_found(project_id)
-            return await store.delete_products(connection, project_id, product_ids)
+            return await Products(connection).delete(project_id, product_ids)
 
     async def products(self, project_id: str, playbook_id: str, *, limit: int, page_token: str) -> Page[Product]:
         """Return a page of products by id; with `playbook_id` only the affected ones. Raises PROJECT_NOT_FOUND."""
         request = PageRequest(["ListProducts", project_id, playbook_id], limit, page_token)
         after = request.after
         await self.project(project_id)
-        async with self._database.autocommit() as connection:
-            found = await store.list_products(
-                connection,
-                project_id,
-                playbook=playbook(playbook_id) if playbook_id else None,
-                after=after,
-                limit=request.size,
-            )
+        found = await Products(self._database).page(
+            project_id,
+            playbook=playbook(playbook_id) if playbook_id else None,
+            after=after,
+            limit=request.size,
+        )
         return request.page(found, lambda product: product.id)

@@ -1,17 +1,18 @@
-"""What runs made: their drafts, and what applying did."""
+"""Reads of what runs made: their drafts, and what applying did."""
 
 from uuid import UUID
 
-from executor_service.paging import MAX_LIMIT, Page, PageRequest
-from executor_service.records import DraftPage, RunItem
-from executor_service.store import drafts, executions
-from executor_service.store.drafts import DraftAndItems
+from executor_service.domain.draft import DraftPage, RunItem
+from executor_service.domain.paging import MAX_LIMIT, Page, PageRequest
+from executor_service.store.drafts import DraftAndItems, Drafts
+from executor_service.store.executions import Executions
+from executor_service.store.run_items import RunItems
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
 
 
-class Library:
-    """Reads only. Every method may raise ServiceError."""
+class Queries:
+    """Every method may raise ServiceError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -20,8 +21,7 @@ class Library:
         """Return a draft with a page of its items. Raises DRAFT_NOT_FOUND, PAGE_TOKEN_INVALID."""
         request = _items_of_draft(["GetDraft", project_id, str(draft_id)], limit, page_token)
         after = request.after
-        async with self._database.autocommit() as connection:
-            found = await drafts.find(connection, project_id, draft_id, after=after, limit=request.size)
+        found = await Drafts(self._database).find(project_id, draft_id, after=after, limit=request.size)
         if found is None:
             raise ServiceError(
                 Reason.DRAFT_NOT_FOUND,
@@ -39,8 +39,7 @@ class Library:
         """
         request = _items_of_draft(["GetLatestDraft", project_id, playbook_id], limit, page_token)
         after = request.after
-        async with self._database.autocommit() as connection:
-            found = await drafts.latest(connection, project_id, playbook_id, after=after, limit=request.size)
+        found = await Drafts(self._database).latest(project_id, playbook_id, after=after, limit=request.size)
         if found is None:
             raise ServiceError(
                 Reason.DRAFT_NOT_FOUND,
@@ -53,14 +52,13 @@ class Library:
         """Return a page of what an APPLY did, by product id. Raises RUN_NOT_FOUND."""
         request = PageRequest(["ListRunItems", project_id, str(run_id)], limit, page_token)
         after = request.after
-        async with self._database.autocommit() as connection:
-            if not await executions.exists(connection, project_id, run_id):
-                raise ServiceError(
-                    Reason.RUN_NOT_FOUND,
-                    f"project {project_id!r} has no run {run_id} here",
-                    metadata={"project_id": project_id, "run_id": str(run_id)},
-                )
-            found = await drafts.run_items(connection, run_id, after=after, limit=request.size)
+        if not await Executions(self._database).exists(project_id, run_id):
+            raise ServiceError(
+                Reason.RUN_NOT_FOUND,
+                f"project {project_id!r} has no run {run_id} here",
+                metadata={"project_id": project_id, "run_id": str(run_id)},
+            )
+        found = await RunItems(self._database).page(run_id, after=after, limit=request.size)
         return request.page(found, lambda item: item.product_id)
 
 

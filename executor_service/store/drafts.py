@@ -1,21 +1,129 @@
 # ruff: noqa: S608 - statements are put together from constants only
-"""Drafts, and what applying them did."""
+"""Drafts and their items."""
 
 from collections.abc import Sequence
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from executor_service.models import BLANK, shows_nothing
-from executor_service.paging import Slice
+from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftStatus
+from executor_service.domain.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem
 from executor_service.store.pages import page_of, slice_of
-from servicekit.postgres.database import Connection, Row
+from servicekit.postgres.database import Querier, Row
+
+ITEMS = 1_000  # in one statement: the event loop does nothing else while its parameters are made
 
 _DRAFT = """
   id, project_id, playbook_id, scope_id, rules_hash, rules, status, affected_total, draft_generated,
   no_suggestion_count, model, created_at, updated_at, expires_at, run_id"""
+_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings"
+_ITEMS = page_of(
+    f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > %(after)s",
+    columns=_ITEM,
+    key="product_id",
+    texts=["raw_suggestion", "final_suggestion"],
+)
+# With the items in the same statement: a reader gets a draft as it was before a run or after it, never in between.
+_WITH_ITEMS = f"""
+SELECT {_DRAFT}, (
+  SELECT jsonb_agg(jsonb_build_array({_ITEM}, more) ORDER BY product_id) FROM ({_ITEMS}) AS items
+) AS items
+FROM executor.drafts WHERE project_id = %(project_id)s"""
+
+DraftAndItems = tuple[Draft, Slice[DraftItem]]
+
+
+class Drafts:
+    """Writes and reads drafts. Takes where statements run: the database, or a connection in a transaction."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._querier = querier
+
+    # Writing
+
+    _PUT = f"""
+    INSERT INTO executor.drafts ({_DRAFT})
+    VALUES (%(id)s, %(project_id)s, %(playbook_id)s, %(scope_id)s, %(rules_hash)s, %(rules)s, %(status)s,
+            %(affected_total)s, %(draft_generated)s, %(no_suggestion_count)s, %(model)s, %(created_at)s,
+            %(updated_at)s, %(expires_at)s, %(run_id)s)
+    ON CONFLICT (project_id, playbook_id, scope_id, rules_hash) DO UPDATE
+    SET status = excluded.status, affected_total = excluded.affected_total, draft_generated = excluded.draft_generated,
+        no_suggestion_count = excluded.no_suggestion_count, model = excluded.model, updated_at = excluded.updated_at,
+        expires_at = excluded.expires_at, run_id = excluded.run_id
+    RETURNING id"""
+
+    async def put(self, draft: Draft, items: Sequence[DraftItem]) -> UUID:
+        """Write a draft and its items in place of the one under the same key; return its id, which stays the first
+        one."""
+        parameters = {
+            "id": draft.id,
+            "project_id": draft.key.project_id,
+            "playbook_id": draft.key.playbook_id,
+            "scope_id": draft.key.scope_id,
+            "rules_hash": draft.key.rules_hash,
+            "rules": Jsonb(draft.rules),
+            "status": draft.status.value,
+            "affected_total": draft.affected_total,
+            "draft_generated": draft.draft_generated,
+            "no_suggestion_count": draft.no_suggestion_count,
+            "model": draft.model,
+            "created_at": draft.created_at,
+            "updated_at": draft.updated_at,
+            "expires_at": draft.expires_at,
+            "run_id": draft.run_id,
+        }
+        draft_id: UUID = (await self._querier.fetch_one(self._PUT, parameters)).id
+        await self._querier.execute(self._DELETE_ITEMS, {"draft_id": draft_id})
+        for start in range(0, len(items), ITEMS):
+            await self._put_items(draft_id, items[start : start + ITEMS])
+        return draft_id
+
+    _DELETE_ITEMS = "DELETE FROM executor.draft_items WHERE draft_id = %(draft_id)s"
+
+    _PUT_ITEMS = """
+    INSERT INTO executor.draft_items (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings)
+    SELECT %(draft_id)s, product_id, raw, final, string_to_array(warnings, ',')
+    FROM unnest(CAST(%(product_ids)b AS text[]), CAST(%(raws)b AS text[]), CAST(%(finals)b AS text[]),
+                CAST(%(warnings)b AS text[]))
+      AS item (product_id, raw, final, warnings)"""
+
+    async def _put_items(self, draft_id: UUID, items: Sequence[DraftItem]) -> None:
+        parameters = {
+            "draft_id": draft_id,
+            "product_ids": [item.product_id for item in items],
+            "raws": [item.raw_suggestion for item in items],
+            "finals": [item.final_suggestion for item in items],
+            "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
+        }
+        await self._querier.execute(self._PUT_ITEMS, parameters)
+
+    # Reading
+
+    _OF_SCOPE = f"""
+    SELECT {_DRAFT} FROM executor.drafts
+    WHERE project_id = %(project_id)s AND playbook_id = %(playbook_id)s AND scope_id = %(scope_id)s
+    ORDER BY updated_at DESC, id DESC"""
+
+    async def of_scope(self, project_id: str, playbook: Playbook, scope_id: str) -> list[Draft]:
+        """Return the scope's drafts, the one written last first."""
+        parameters = {"project_id": project_id, "playbook_id": playbook.id, "scope_id": scope_id}
+        return [_draft(row) for row in await self._querier.fetch_all(self._OF_SCOPE, parameters)]
+
+    _FIND = f"{_WITH_ITEMS} AND id = %(id)s"
+
+    async def find(self, project_id: str, draft_id: UUID, *, after: str, limit: int) -> DraftAndItems | None:
+        """Return a draft of the project by its id, with up to `limit` items by product id from the one after
+        `after`."""
+        parameters = {"id": draft_id, "project_id": project_id, "after": after, "limit": limit}
+        return _with_items(await self._querier.fetch_optional(self._FIND, parameters))
+
+    _LATEST = f"{_WITH_ITEMS} AND playbook_id = %(playbook_id)s ORDER BY updated_at DESC, id DESC LIMIT 1"
+
+    async def latest(self, project_id: str, playbook_id: str, *, after: str, limit: int) -> DraftAndItems | None:
+        """Return the draft of a playbook that was written last, with items as `find` does."""
+        parameters = {"project_id": project_id, "playbook_id": playbook_id, "after": after, "limit": limit}
+        return _with_items(await self._querier.fetch_optional(self._LATEST, parameters))
 
 
 def _draft(row: Row) -> Draft:
@@ -35,119 +143,6 @@ def _draft(row: Row) -> Draft:
     )
 
 
-# Writing
-
-ITEMS = 1_000  # in one statement: the event loop does nothing else while its parameters are made
-
-_PUT = f"""
-INSERT INTO executor.drafts ({_DRAFT})
-VALUES (%(id)s, %(project_id)s, %(playbook_id)s, %(scope_id)s, %(rules_hash)s, %(rules)s, %(status)s,
-        %(affected_total)s, %(draft_generated)s, %(no_suggestion_count)s, %(model)s, %(created_at)s,
-        %(updated_at)s, %(expires_at)s, %(run_id)s)
-ON CONFLICT (project_id, playbook_id, scope_id, rules_hash) DO UPDATE
-SET status = excluded.status, affected_total = excluded.affected_total, draft_generated = excluded.draft_generated,
-    no_suggestion_count = excluded.no_suggestion_count, model = excluded.model, updated_at = excluded.updated_at,
-    expires_at = excluded.expires_at, run_id = excluded.run_id
-RETURNING id"""
-
-_DELETE_ITEMS = "DELETE FROM executor.draft_items WHERE draft_id = %(draft_id)s"
-
-_PUT_ITEMS = """
-INSERT INTO executor.draft_items (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings)
-SELECT %(draft_id)s, product_id, raw, final, string_to_array(warnings, ',')
-FROM unnest(CAST(%(product_ids)b AS text[]), CAST(%(raws)b AS text[]), CAST(%(finals)b AS text[]),
-            CAST(%(warnings)b AS text[]))
-  AS item (product_id, raw, final, warnings)"""
-
-
-async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem]) -> UUID:
-    """Write a draft and its items in place of the one under the same key; return its id, which stays the first one."""
-    parameters = {
-        "id": draft.id,
-        "project_id": draft.key.project_id,
-        "playbook_id": draft.key.playbook_id,
-        "scope_id": draft.key.scope_id,
-        "rules_hash": draft.key.rules_hash,
-        "rules": Jsonb(draft.rules),
-        "status": draft.status.value,
-        "affected_total": draft.affected_total,
-        "draft_generated": draft.draft_generated,
-        "no_suggestion_count": draft.no_suggestion_count,
-        "model": draft.model,
-        "created_at": draft.created_at,
-        "updated_at": draft.updated_at,
-        "expires_at": draft.expires_at,
-        "run_id": draft.run_id,
-    }
-    draft_id: UUID = (await connection.fetch_one(_PUT, parameters))[0]
-    await connection.execute(_DELETE_ITEMS, {"draft_id": draft_id})
-    for start in range(0, len(items), ITEMS):
-        await _put_items(connection, draft_id, items[start : start + ITEMS])
-    return draft_id
-
-
-async def _put_items(connection: Connection, draft_id: UUID, items: Sequence[DraftItem]) -> None:
-    await connection.execute(
-        _PUT_ITEMS,
-        {
-            "draft_id": draft_id,
-            "product_ids": [item.product_id for item in items],
-            "raws": [item.raw_suggestion for item in items],
-            "finals": [item.final_suggestion for item in items],
-            "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
-        },
-    )
-
-
-# Reading
-
-_OF_SCOPE = f"""
-SELECT {_DRAFT} FROM executor.drafts
-WHERE project_id = %(project_id)s AND playbook_id = %(playbook_id)s AND scope_id = %(scope_id)s
-ORDER BY updated_at DESC, id DESC"""
-
-
-async def of_scope(connection: Connection, project_id: str, playbook: Playbook, scope_id: str) -> list[Draft]:
-    """Return the scope's drafts, the one written last first."""
-    parameters = {"project_id": project_id, "playbook_id": playbook.id, "scope_id": scope_id}
-    return [_draft(row) for row in await connection.fetch_all(_OF_SCOPE, parameters)]
-
-
-_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings"
-_ITEMS = page_of(
-    f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > %(after)s",
-    columns=_ITEM,
-    key="product_id",
-    texts=["raw_suggestion", "final_suggestion"],
-)
-# With the items in the same statement: a draft is seen before a run or after it, never in between.
-_WITH_ITEMS = f"""
-SELECT {_DRAFT}, (
-  SELECT jsonb_agg(jsonb_build_array({_ITEM}, more) ORDER BY product_id) FROM ({_ITEMS}) AS items
-) AS items
-FROM executor.drafts WHERE project_id = %(project_id)s"""
-_FIND = f"{_WITH_ITEMS} AND id = %(id)s"
-_LATEST = f"{_WITH_ITEMS} AND playbook_id = %(playbook_id)s ORDER BY updated_at DESC, id DESC LIMIT 1"
-
-DraftAndItems = tuple[Draft, Slice[DraftItem]]
-
-
-async def find(
-    connection: Connection, project_id: str, draft_id: UUID, *, after: str, limit: int
-) -> DraftAndItems | None:
-    """Return a draft of the project by its id, with up to `limit` items by product id from the one after `after`."""
-    parameters = {"id": draft_id, "project_id": project_id, "after": after, "limit": limit}
-    return _with_items(await connection.fetch_optional(_FIND, parameters))
-
-
-async def latest(
-    connection: Connection, project_id: str, playbook_id: str, *, after: str, limit: int
-) -> DraftAndItems | None:
-    """Return the draft of a playbook that was written last, with items as `find` does."""
-    parameters = {"project_id": project_id, "playbook_id": playbook_id, "after": after, "limit": limit}
-    return _with_items(await connection.fetch_optional(_LATEST, parameters))
-
-
 def _with_items(row: Row | None) -> DraftAndItems | None:
     if row is None:
         return None
@@ -156,67 +151,3 @@ def _with_items(row: Row | None) -> DraftAndItems | None:
 
 def _item(product_id: str, raw: str, final: str, warnings: Sequence[str]) -> DraftItem:
     return DraftItem(product_id, raw, final, tuple(warnings))
-
-
-# Applying
-
-BLOCK = 1_000  # products in a row of run_item_blocks: as many as a page may have
-
-# One statement, so `affected` and `usable` are as they were before the update.
-_APPLY = {
-    field: f"""
-WITH affected AS (
-  SELECT id FROM executor.products WHERE project_id = %(project_id)s AND {blank}
-), usable AS (
-  SELECT product_id, final_suggestion FROM executor.draft_items
-  WHERE draft_id = %(draft_id)s AND NOT ({shows_nothing("final_suggestion")})
-), updated AS (
-  UPDATE executor.products p SET {field} = usable.final_suggestion, updated_at = now()
-  FROM usable WHERE p.project_id = %(project_id)s AND p.id = usable.product_id AND {blank}
-  RETURNING p.id
-), told AS (
-  INSERT INTO executor.run_item_blocks (run_id, last_product_id, product_ids, statuses, messages)
-  SELECT %(run_id)s, max(id), array_agg(id ORDER BY id),
-         array_agg(CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END ORDER BY id),
-         array_agg(CASE WHEN is_updated THEN '' ELSE %(skipped)s END ORDER BY id)
-  FROM (
-    -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
-    SELECT id, id IN (SELECT id FROM updated) AS is_updated, (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block
-    FROM affected
-  ) GROUP BY block
-)
-SELECT count(*), set_config('enable_nestloop', 'on', true) FROM updated"""
-    for field, blank in BLANK.items()
-}
-# A draft that was just written is unknown to the planner, which then looks thousands of products up one by one.
-_IN_BULK = "SELECT set_config('enable_nestloop', 'off', true)"
-
-
-async def apply(
-    connection: Connection, project_id: str, playbook: Playbook, draft_id: UUID, *, run_id: UUID, skipped: str
-) -> int:
-    """Write the draft's usable suggestions into the affected products, and an item for each of these.
-
-    `skipped` is the message of those without a suggestion. Returns how many products were updated.
-    """
-    parameters = {"project_id": project_id, "draft_id": draft_id, "run_id": run_id, "skipped": skipped}
-    await connection.execute(_IN_BULK)
-    updated: int = (await connection.fetch_one(_APPLY[playbook.field], parameters))[0]
-    return updated
-
-
-# The blocks' order, which the index has, before the products': a page reads no more blocks than it shows. A thousand
-# of the longest ids and messages are no more than PAGE_BYTES.
-_RUN_ITEMS = """
-SELECT item.product_id, item.status, item.message
-FROM executor.run_item_blocks AS block,
-     unnest(block.product_ids, block.statuses, block.messages) AS item (product_id, status, message)
-WHERE block.run_id = %(run_id)s AND block.last_product_id > %(after)s AND item.product_id > %(after)s
-ORDER BY block.last_product_id, item.product_id LIMIT %(limit)s"""
-
-
-async def run_items(connection: Connection, run_id: UUID, *, after: str, limit: int) -> Slice[RunItem]:
-    """Return what an APPLY did with up to `limit` products by id, from the one after `after`."""
-    rows = await connection.fetch_all(_RUN_ITEMS, {"run_id": run_id, "after": after, "limit": limit + 1})
-    items = [RunItem(row.product_id, ItemStatus(row.status), row.message) for row in rows[:limit]]
-    return Slice(items, more=len(rows) > limit)

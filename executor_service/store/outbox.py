@@ -3,34 +3,42 @@
 
 from collections.abc import Sequence
 
+from executor_service.domain.execution import State
 from executor_service.models import UNPUBLISHED
-from executor_service.records import State
-from executor_service.store.executions import STATE, state_of
-from servicekit.postgres.database import Connection
-
-LEFT = f"{UNPUBLISHED} AND updated_at < now() - make_interval(secs => %(age)s)"
-_UNPUBLISHED = f"SELECT {STATE} FROM executor.executions WHERE {LEFT} ORDER BY updated_at LIMIT %(limit)s"
+from executor_service.store.rows import STATE, state_of
+from servicekit.postgres.database import Querier
 
 
-async def unpublished(connection: Connection, *, age: float, limit: int) -> list[State]:
-    """Return executions with a change that was not published for `age` seconds, oldest first."""
-    return [state_of(row) for row in await connection.fetch_all(_UNPUBLISHED, {"age": age, "limit": limit})]
+class Outbox:
+    """Finds and marks changes. Takes where statements run: the database, or a connection in a transaction."""
 
+    def __init__(self, querier: Querier) -> None:
+        self._querier = querier
 
-# A row that is locked is being written, by a large APPLY for seconds: nobody's note waits for that. It is found again.
-_MARK_PUBLISHED = """
-WITH told AS (
-  SELECT run_id, max(number) AS number
-  FROM unnest(CAST(%(run_ids)b AS uuid[]), CAST(%(numbers)b AS bigint[])) AS t (run_id, number) GROUP BY run_id
-), locked AS MATERIALIZED (
-  SELECT e.run_id, told.number FROM executor.executions e JOIN told USING (run_id)
-  WHERE e.published_number < told.number FOR UPDATE OF e SKIP LOCKED
-)
-UPDATE executor.executions e SET published_number = locked.number
-FROM locked WHERE e.run_id = locked.run_id AND e.published_number < locked.number"""
+    _UNPUBLISHED = f"""
+    SELECT {STATE} FROM executor.executions
+    WHERE {UNPUBLISHED} AND updated_at < now() - make_interval(secs => %(age)s)
+    ORDER BY updated_at LIMIT %(limit)s"""
 
+    async def unpublished(self, *, age: float, limit: int) -> list[State]:
+        """Return executions with a change that was not published for `age` seconds, oldest first."""
+        rows = await self._querier.fetch_all(self._UNPUBLISHED, {"age": age, "limit": limit})
+        return [state_of(row) for row in rows]
 
-async def mark_published(connection: Connection, told: Sequence[State]) -> None:
-    """Note that these states have been published, but for executions that are being written."""
-    parameters = {"run_ids": [state.run_id for state in told], "numbers": [state.number for state in told]}
-    await connection.execute(_MARK_PUBLISHED, parameters)
+    # A row that is locked is being written, by a large APPLY for seconds: a mark does not wait for that. The row is
+    # found again.
+    _MARK_PUBLISHED = """
+    WITH published AS (
+      SELECT run_id, max(number) AS number
+      FROM unnest(CAST(%(run_ids)b AS uuid[]), CAST(%(numbers)b AS bigint[])) AS p (run_id, number) GROUP BY run_id
+    ), locked AS MATERIALIZED (
+      SELECT e.run_id, published.number FROM executor.executions e JOIN published USING (run_id)
+      WHERE e.published_number < published.number FOR UPDATE OF e SKIP LOCKED
+    )
+    UPDATE executor.executions e SET published_number = locked.number
+    FROM locked WHERE e.run_id = locked.run_id AND e.published_number < locked.number"""
+
+    async def mark_published(self, states: Sequence[State]) -> None:
+        """Note that these states have been published, but for executions that are being written."""
+        parameters = {"run_ids": [state.run_id for state in states], "numbers": [state.number for state in states]}
+        await self._querier.execute(self._MARK_PUBLISHED, parameters)

@@ -2,16 +2,18 @@
 """Suggestions that were paid for, each under everything it depends on."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+from executor_service.domain.execution import Lease, State
+from executor_service.domain.paging import Slice
+from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
 from executor_service.models import BLANK
-from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.records import Lease, LeaseLost, State, Suggested, Wanted
-from executor_service.store.executions import FENCE, STATE, fence, state_of
 from executor_service.store.pages import page_of, slice_of
-from servicekit.postgres.database import Connection
+from executor_service.store.rows import FENCE, STATE, fence, lease_lost, state_of
+from servicekit.postgres.database import Querier
 
-# A JSON array, because its text is unambiguous. Whatever else a prompt comes to depend on belongs in here.
+# A JSON array, because its text is unambiguous. What else a prompt comes to depend on belongs in here.
 _FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(
   CAST(%(field)s AS text), CAST(%(model)s AS text), CAST(%(prompt_version)s AS text), p.title, p.description
 ) AS text), 'UTF8'))"""
@@ -26,7 +28,7 @@ _STORED = """LEFT JOIN LATERAL (
 _PRODUCT = "id, title, description"
 
 
-def _wanted(products: str) -> str:
+def _candidates(products: str) -> str:
     # OFFSET 0 keeps the planner from writing the fingerprint, which is most of the work, into the statement twice.
     return f"""
 SELECT p.id, p.fingerprint, s.text,
@@ -41,39 +43,105 @@ def _affected(blank: str) -> str:
     return f"SELECT {_PRODUCT} FROM executor.products WHERE project_id = %(project_id)s AND {blank}"
 
 
-_SAMPLE = {
-    field: _wanted(f"SELECT *, false AS more FROM ({_affected(blank)} ORDER BY id LIMIT %(limit)s) p")
-    for field, blank in BLANK.items()
-}
-_PAGE = {
-    field: _wanted(
-        page_of(f"{_affected(blank)} AND id > %(after)s", columns=_PRODUCT, key="id", texts=["title", "description"])
+class Suggestions:
+    """Reads and stores suggestions. Takes where statements run: the database, or a connection in a transaction."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._querier = querier
+
+    _SAMPLE: ClassVar = {
+        field: _candidates(f"SELECT *, false AS more FROM ({_affected(blank)} ORDER BY id LIMIT %(limit)s) p")
+        for field, blank in BLANK.items()
+    }
+
+    async def sample(
+        self, project_id: str, playbook: Playbook, *, model: str, prompt_version: str, limit: int
+    ) -> Sequence[SuggestionCandidate]:
+        """Return the first `limit` affected products by id, with the suggestions that are there."""
+        parameters = _parameters(project_id, playbook, model, prompt_version) | {"limit": limit}
+        rows = await self._querier.fetch_all(self._SAMPLE[playbook.field], parameters)
+        return slice_of(rows, SuggestionCandidate).rows
+
+    _PAGE: ClassVar = {
+        field: _candidates(
+            page_of(
+                f"{_affected(blank)} AND id > %(after)s", columns=_PRODUCT, key="id", texts=["title", "description"]
+            )
+        )
+        for field, blank in BLANK.items()
+    }
+
+    async def page(
+        self, project_id: str, playbook: Playbook, *, model: str, prompt_version: str, after: str, limit: int
+    ) -> Slice[SuggestionCandidate]:
+        """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are
+        there."""
+        parameters = _parameters(project_id, playbook, model, prompt_version) | {"after": after, "limit": limit}
+        return slice_of(await self._querier.fetch_all(self._PAGE[playbook.field], parameters), SuggestionCandidate)
+
+    _MISSING: ClassVar = {
+        field: f"""
+    SELECT count(DISTINCT p.fingerprint) AS missing
+    FROM (SELECT {_FINGERPRINT} AS fingerprint FROM executor.products p
+          WHERE project_id = %(project_id)s AND {blank} OFFSET 0) p
+    {_STORED}
+    WHERE s.text IS NULL"""
+        for field, blank in BLANK.items()
+    }
+
+    async def missing(self, project_id: str, playbook: Playbook, *, model: str, prompt_version: str) -> int:
+        """Return how many suggestions have to be asked for; products of the same content share one."""
+        parameters = _parameters(project_id, playbook, model, prompt_version)
+        count: int = (await self._querier.fetch_one(self._MISSING[playbook.field], parameters)).missing
+        return count
+
+    # In the order of the fingerprints, so that two runs that got the same suggestions cannot deadlock.
+    _RECORD = f"""
+    WITH run AS (
+      UPDATE executor.executions
+      SET ai_reserved = greatest(ai_reserved - %(usable)s, 0), progress_completed = %(completed)s,
+          progress_total = %(total)s, event_number = event_number + CASE WHEN %(report)s THEN 1 ELSE 0 END,
+          updated_at = now()
+      WHERE {FENCE} RETURNING {STATE}
+    ), stored AS (
+      INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
+      SELECT %(project_id)s, arrived.fingerprint, arrived.text, %(model)s
+      FROM run, unnest(CAST(%(fingerprints)b AS bytea[]), CAST(%(texts)b AS text[])) AS arrived (fingerprint, text)
+      ORDER BY arrived.fingerprint
+      ON CONFLICT (project_id, fingerprint) DO NOTHING
     )
-    for field, blank in BLANK.items()
-}
+    SELECT * FROM run"""
 
+    async def record(
+        self,
+        lease: Lease,
+        project_id: str,
+        arrived: Sequence[Suggestion],
+        *,
+        model: str,
+        completed: int,
+        total: int,
+        report: bool,
+    ) -> State:
+        """Store suggestions the moment they arrive, and turn that much of the run's reservation into use.
 
-async def sample(
-    connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str, limit: int
-) -> Sequence[Wanted]:
-    """Return the first `limit` affected products by id, with the suggestions that are there."""
-    parameters = _parameters(project_id, playbook, model, prompt_version) | {"limit": limit}
-    return slice_of(await connection.fetch_all(_SAMPLE[playbook.field], parameters), Wanted).rows
-
-
-async def page(
-    connection: Connection,
-    project_id: str,
-    playbook: Playbook,
-    *,
-    model: str,
-    prompt_version: str,
-    after: str,
-    limit: int,
-) -> Slice[Wanted]:
-    """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are there."""
-    parameters = _parameters(project_id, playbook, model, prompt_version) | {"after": after, "limit": limit}
-    return slice_of(await connection.fetch_all(_PAGE[playbook.field], parameters), Wanted)
+        With `report` this is a change of the run that is published. Raises LeaseLost, and stores nothing then.
+        """
+        parameters = {
+            **fence(lease),
+            "project_id": project_id,
+            "usable": len(arrived),
+            "fingerprints": [suggestion.fingerprint for suggestion in arrived],
+            "texts": [suggestion.text for suggestion in arrived],
+            "model": model,
+            "completed": completed,
+            "total": total,
+            "report": report,
+        }
+        row = await self._querier.fetch_optional(self._RECORD, parameters)
+        if row is None:
+            raise lease_lost(lease)
+        return state_of(row)
 
 
 def _parameters(project_id: str, playbook: Playbook, model: str, prompt_version: str) -> dict[str, object]:
@@ -83,72 +151,3 @@ def _parameters(project_id: str, playbook: Playbook, model: str, prompt_version:
         "model": model,
         "prompt_version": prompt_version,
     }
-
-
-_MISSING = {
-    field: f"""
-SELECT count(DISTINCT p.fingerprint)
-FROM (SELECT {_FINGERPRINT} AS fingerprint FROM executor.products p
-      WHERE project_id = %(project_id)s AND {blank} OFFSET 0) p
-{_STORED}
-WHERE s.text IS NULL"""
-    for field, blank in BLANK.items()
-}
-
-
-async def missing(
-    connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str
-) -> int:
-    """Return how many suggestions have to be asked for; products of the same content share one."""
-    parameters = _parameters(project_id, playbook, model, prompt_version)
-    count: int = (await connection.fetch_one(_MISSING[playbook.field], parameters))[0]
-    return count
-
-
-# In the order of the fingerprints, so that two runs that got the same suggestions cannot deadlock.
-_RECORD = f"""
-WITH run AS (
-  UPDATE executor.executions
-  SET ai_reserved = greatest(ai_reserved - %(usable)s, 0), progress_completed = %(completed)s,
-      progress_total = %(total)s, event_number = event_number + CASE WHEN %(tell)s THEN 1 ELSE 0 END, updated_at = now()
-  WHERE {FENCE} RETURNING {STATE}
-), stored AS (
-  INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
-  SELECT %(project_id)s, arrived.fingerprint, arrived.text, %(model)s
-  FROM run, unnest(CAST(%(fingerprints)b AS bytea[]), CAST(%(texts)b AS text[])) AS arrived (fingerprint, text)
-  ORDER BY arrived.fingerprint
-  ON CONFLICT (project_id, fingerprint) DO NOTHING
-)
-SELECT * FROM run"""
-
-
-async def record(
-    connection: Connection,
-    lease: Lease,
-    project_id: str,
-    arrived: Sequence[Suggested],
-    *,
-    model: str,
-    completed: int,
-    total: int,
-    tell: bool,
-) -> State:
-    """Store suggestions the moment they arrive, and turn that much of the run's reservation into use.
-
-    With `tell` this is a change of the run that others hear of. Raises LeaseLost, and stores nothing then.
-    """
-    parameters = {
-        **fence(lease),
-        "project_id": project_id,
-        "usable": len(arrived),
-        "fingerprints": [suggestion.fingerprint for suggestion in arrived],
-        "texts": [suggestion.text for suggestion in arrived],
-        "model": model,
-        "completed": completed,
-        "total": total,
-        "tell": tell,
-    }
-    row = await connection.fetch_optional(_RECORD, parameters)
-    if row is None:
-        raise LeaseLost(f"run {lease.run_id}, attempt {lease.attempt}")
-    return state_of(row)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from executor_service.playbooks.playbook import Playbook
-from executor_service.store import catalog
+from executor_service.store.products import Products
 from servicekit.background.batching import Batcher
 from servicekit.postgres.database import Database
 
@@ -26,8 +26,7 @@ class AffectedLookup(Batcher[tuple[str, Playbook], bool | None]):
         for project_id, playbook in asked:
             projects[playbook].add(project_id)
         found: dict[tuple[str, Playbook], bool] = {}
-        async with self._database.autocommit() as connection:
-            for playbook, project_ids in projects.items():
-                have = await catalog.have_affected(connection, list(project_ids), playbook)
-                found |= {(project_id, playbook): has for project_id, has in have.items()}
+        for playbook, project_ids in projects.items():
+            have = await Products(self._database).have_affected(list(project_ids), playbook)
+            found |= {(project_id, playbook): has for project_id, has in have.items()}
         return [found.get(key) for key in asked]

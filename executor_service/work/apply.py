@@ -3,10 +3,13 @@
 import logging
 from uuid import UUID
 
-from executor_service.execution.executor import Effect
+from executor_service.domain.catalog import Scope
+from executor_service.domain.execution import Job, Lease, Outcome, Status
+from executor_service.execution.types import Effect
 from executor_service.playbooks.scope import scope_id
-from executor_service.records import Job, Lease, Outcome, Scope, Status
-from executor_service.store import catalog, drafts
+from executor_service.store.drafts import Drafts
+from executor_service.store.projects import Projects
+from executor_service.store.run_items import RunItems
 from executor_service.work import preconditions as checks
 from executor_service.work.affected import AffectedLookup
 from servicekit.clock import Clock
@@ -39,7 +42,7 @@ class Apply:
         return apply
 
     async def _apply(self, connection: Connection, job: Job) -> Outcome:
-        await catalog.lock_project(connection, job.project_id)
+        await Projects(connection).lock(job.project_id)
         scope = await checks.current_scope(connection, job, expected=job.scope_id)
         draft_id, updated = await self._write(connection, job)
         return self._completed(job, draft_id=draft_id, affected=scope.products, updated=updated)
@@ -71,7 +74,7 @@ class Apply:
         )
 
     async def _write(self, connection: Connection, job: Job) -> tuple[UUID, int]:
-        of_scope = await drafts.of_scope(connection, job.project_id, job.playbook, job.scope_id)
+        of_scope = await Drafts(connection).of_scope(job.project_id, job.playbook, job.scope_id)
         draft = checks.draft_to_apply(job, of_scope, self._clock.now())
         logger.info(
             "apply.started { projectId: %s, playbookId: %s, scopeId: %s, runId: %s, usedDraft: true }",
@@ -80,8 +83,7 @@ class Apply:
             job.scope_id,
             job.run_id,
         )
-        updated = await drafts.apply(
-            connection,
+        updated = await RunItems(connection).apply(
             job.project_id,
             job.playbook,
             draft.id,

@@ -10,9 +10,6 @@ from runs_service.models import ACTIVE, UNDISPATCHED
 from runs_service.store.records import Dispatchable
 from servicekit.postgres.database import Database
 
-UNDISPATCHED_FOR_LONG = f"{UNDISPATCHED} AND created_at < now() - %(older_than)s"
-SILENT = f"{ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL"
-
 
 class Outbox:
     """Finds runs whose job or whose events may have been lost."""
@@ -38,7 +35,9 @@ class Outbox:
         await self._database.execute(self._MARK_DISPATCHED, parameters)
 
     _UNDISPATCHED = f"""
-    SELECT run, request_id FROM runs.runs WHERE {UNDISPATCHED_FOR_LONG} ORDER BY created_at LIMIT %(limit)s"""
+    SELECT run, request_id FROM runs.runs
+    WHERE {UNDISPATCHED} AND created_at < now() - %(older_than)s
+    ORDER BY created_at LIMIT %(limit)s"""
 
     async def undispatched(self, *, older_than: timedelta, limit: int) -> list[Dispatchable]:
         """Return runs that were committed a while ago and not dispatched since."""
@@ -49,7 +48,7 @@ class Outbox:
     UPDATE runs.runs SET reconcile_at = now() + %(reconcile_after)s
     WHERE id IN (
         SELECT id FROM runs.runs
-        WHERE {SILENT}
+        WHERE {ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL
         ORDER BY reconcile_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     )
     RETURNING run, request_id"""

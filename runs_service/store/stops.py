@@ -12,7 +12,6 @@ from runs_service.store.records import Dispatchable
 from servicekit.postgres.database import Database
 
 FIRST_ID = str(UUID(int=0))
-OVERDUE = f"{ACTIVE} AND deadline_at < now() - %(margin)s"
 
 
 class Stops:
@@ -42,7 +41,9 @@ class Stops:
         """Note that the executor knows it."""
         await self._database.execute(self._MARK_DELIVERED, {"ids": list(run_ids)})
 
-    _OVERDUE = f"SELECT id FROM runs.runs WHERE {OVERDUE} ORDER BY deadline_at LIMIT %(limit)s"
+    _OVERDUE = f"""
+    SELECT id FROM runs.runs WHERE {ACTIVE} AND deadline_at < now() - %(margin)s
+    ORDER BY deadline_at LIMIT %(limit)s"""
 
     async def overdue(self, *, margin: timedelta, limit: int) -> list[str]:
         """Return the ids of runs that have not ended long after their deadline."""

@@ -34,8 +34,8 @@ OPTIONS = (
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
-class Statements(ABC):
-    """Where a statement can be run."""
+class Querier(ABC):
+    """Where statements run: on a database, each a transaction of its own, or on a connection."""
 
     @abstractmethod
     async def _run(self, statement: str, parameters: Mapping[str, object] | None) -> tuple[list[Row], int]: ...
@@ -59,7 +59,7 @@ class Statements(ABC):
         return rows[0] if rows else None
 
 
-class Connection(Statements):
+class Connection(Querier):
     """A connection: its statements are one transaction, or one each, as the Database says that gave it."""
 
     def __init__(self, driver: psycopg.AsyncConnection[Any]) -> None:
@@ -71,7 +71,7 @@ class Connection(Statements):
         return await cursor.fetchall() if cursor.description else [], cursor.rowcount
 
 
-class Database(Statements):
+class Database(Querier):
     """A service's PostgreSQL; what is run on it directly is a transaction of its own, in one round trip.
 
     Takes the URL, the largest number of connections, the name they show in pg_stat_activity, and the seconds that

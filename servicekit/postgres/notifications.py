@@ -1,6 +1,6 @@
 """Hints between the processes of a service, over PostgreSQL's LISTEN and NOTIFY.
 
-A hint only says "look now". A process that misses one finds the change by reading its table a moment later.
+A hint only says "look now": a process that misses one finds the same by reading its table a moment later.
 """
 
 import logging
@@ -23,8 +23,8 @@ NOTIFY = "SELECT pg_notify(%(channel)s, %(payload)s)"
 
 
 class Listener(Worker):
-    """Calls `on_notification` with each payload on `channel`, and `on_gap` when some may not have arrived: at the
-    start and after every lost connection. A server that does not answer for `answer_timeout` seconds is lost."""
+    """Calls `on_notification` with each payload on `channel`, and `on_gap` whenever some may be lost (at the start and
+    after every lost connection). A connection that answers nothing for `answer_timeout` seconds counts as lost."""
 
     def __init__(
         self,
@@ -34,8 +34,10 @@ class Listener(Worker):
         on_notification: Callable[[str], None],
         on_gap: Callable[[], None],
         answer_timeout: float = ANSWER_TIMEOUT,
+        idle_check: float = IDLE_CHECK,
     ) -> None:
         super().__init__()
+        self._idle_check = idle_check
         self._url = url
         self._channel = channel
         self._on_notification = on_notification
@@ -57,7 +59,7 @@ class Listener(Worker):
             await connection.execute(f'LISTEN "{self._channel}"')
             self._on_gap()
             while True:
-                async for notification in connection.notifies(timeout=IDLE_CHECK):
+                async for notification in connection.notifies(timeout=self._idle_check):
                     self._on_notification(notification.payload)
                 await connection.execute("SELECT 1")
 

@@ -9,18 +9,20 @@ import pytest
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
-from executor_service.execution.executor import MAX_CRASHES, Effect
-from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
-from executor_service.store import executions, outbox
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, Status
+from executor_service.execution.pipeline import MAX_CRASHES
+from executor_service.execution.types import Effect
+from executor_service.store.claims import Claims
+from executor_service.store.executions import Executions
+from executor_service.store.outbox import Outbox
+from executor_service.store.outcomes import Outcomes
 from servicekit.background.tasks import running
-from servicekit.postgres.database import Connection
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
 
 
 async def claim(bench: Bench, limit: int = 10, lease_seconds: float = 15) -> Sequence[Execution]:
-    async with bench.database.autocommit() as connection:
-        claimed = await executions.claim(connection, owner=bench.owner, limit=limit, lease_seconds=lease_seconds)
+    claimed = await Claims(bench.database).claim(owner=bench.owner, limit=limit, lease_seconds=lease_seconds)
     return claimed.executions
 
 
@@ -31,8 +33,7 @@ async def expire_leases(bench: Bench) -> None:
 
 
 async def finish(bench: Bench, lease: Lease) -> None:
-    async with bench.database.autocommit() as connection:
-        (end,) = await executions.finish(connection, [(lease, Outcome(Status.SUCCEEDED))])
+    (end,) = await Outcomes(bench.database).finish([(lease, Outcome(Status.SUCCEEDED))])
     if isinstance(end, LeaseLost):
         raise end
 
@@ -87,8 +88,7 @@ async def test_a_claim_costs_the_same_however_many_runs_have_gone_through_since_
         for _ in range(claims):
             await bench.inbox.accept([job() for _ in range(20)])
             claimed = await claim(bench, limit=20)
-            async with bench.database.autocommit() as connection:
-                await executions.finish(connection, [(one.lease, Outcome(Status.SUCCEEDED)) for one in claimed])
+            await Outcomes(bench.database).finish([(one.lease, Outcome(Status.SUCCEEDED)) for one in claimed])
         return await entries_read() - before
 
     first = await read_for(20)
@@ -177,9 +177,8 @@ async def test_who_lost_the_lease_can_write_nothing_more(bench: Bench, other: Be
     await expire_leases(bench)
     (taken_over,) = await claim(other)
 
-    async with bench.database.autocommit() as connection:
-        with pytest.raises(LeaseLost):
-            await executions.set_progress(connection, frozen.lease, completed=1, total=2)
+    with pytest.raises(LeaseLost):
+        await Executions(bench.database).set_progress(frozen.lease, completed=1, total=2)
     with pytest.raises(LeaseLost):
         await finish(bench, frozen.lease)
 
@@ -196,9 +195,8 @@ async def test_a_heartbeat_renews_leases_and_learns_of_lost_ones(bench: Bench, o
     )
     await claim(other)
 
-    async with bench.database.autocommit() as connection:
-        run_ids = [kept.lease.run_id, lost.lease.run_id]
-        ours = await executions.renew(connection, run_ids, owner="one", lease_seconds=100)
+    run_ids = [kept.lease.run_id, lost.lease.run_id]
+    ours = await Claims(bench.database).renew(run_ids, owner="one", lease_seconds=100)
 
     assert ours == {(kept.lease.run_id, 1)}
     seconds = "SELECT extract(epoch FROM lease_until - now()) FROM executor.executions WHERE run_id = %(id)s"
@@ -209,10 +207,10 @@ async def test_a_heartbeat_does_not_wait_for_a_run_that_is_being_written(bench: 
     await bench.inbox.accept([job(), job()])
     written, idle = await claim(bench)
     async with bench.database.transaction() as writing, bench.database.autocommit() as connection:
-        await executions.hold(writing, written.lease)
+        await Claims(writing).lock(written.lease)
         async with asyncio.timeout(2):
             run_ids = [written.lease.run_id, idle.lease.run_id]
-            ours = await executions.renew(connection, run_ids, owner="one", lease_seconds=100)
+            ours = await Claims(connection).renew(run_ids, owner="one", lease_seconds=100)
     assert ours == {(written.lease.run_id, 1), (idle.lease.run_id, 1)}
 
 
@@ -225,7 +223,7 @@ async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench) -> No
         # In one step: a heartbeat that comes between the end of a lease and the next claim renews it.
         await bench.rows("UPDATE executor.executions SET lease_owner = 'two', attempt = 2")
         await bench.heartbeat.tick()
-        await eventually(lambda: not bench.executor.leases())
+        await eventually(lambda: not len(bench.leases))
         bench.provider.open.set()
     assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
     assert await bench.value("SELECT lease_owner FROM executor.executions") == "two"
@@ -240,21 +238,21 @@ async def test_an_attempt_that_lost_its_lease_does_not_take_the_next_one_with_it
     (first,) = await claim(bench)
     await expire_leases(bench)
     (second,) = await claim(bench)
-    async with running(bench.executor.endings):
-        bench.executor.begin([first, second])
+    async with running(bench.outcomes):
+        bench.claimer.start_claimed([first, second])
         await bench.heartbeat.tick()
-        await eventually(lambda: bench.executor.leases() == [second.lease])
+        await eventually(lambda: list(bench.leases) == [second.lease])
         bench.provider.open.set()
-        await eventually(lambda: not bench.executor.leases())
+        await eventually(lambda: not len(bench.leases))
     assert await bench.value("SELECT status || attempt FROM executor.executions") == "SUCCEEDED2"
 
 
-async def test_work_that_is_stopped_before_its_first_step_keeps_no_place(bench: Bench) -> None:
+async def test_work_that_is_stopped_before_its_first_step_keeps_no_slot(bench: Bench) -> None:
     await bench.inbox.accept([job()])
     claimed = await claim(bench)
-    bench.executor.begin(claimed)
-    bench.executor.abandon(claimed[0].lease.run_id)
-    await eventually(lambda: not bench.executor.leases())
+    bench.claimer.start_claimed(claimed)
+    bench.leases.revoke(claimed[0].lease.run_id)
+    await eventually(lambda: not len(bench.leases))
 
 
 async def test_a_stopped_executor_hands_its_runs_back_at_once(bench: Bench, other: Bench) -> None:
@@ -295,13 +293,11 @@ async def test_runs_whose_executors_died_twice_are_tried_one_after_the_other(ben
 
     (first,) = await claim(other)
     assert first.crashes == 2
-    async with bench.database.autocommit() as connection:
-        beside = await executions.claim(connection, owner="two", limit=10, lease_seconds=15, doubtful=0)
+    beside = await Claims(bench.database).claim(owner="two", limit=10, lease_seconds=15, doubtful=0)
     assert beside.executions == []
     fresh = job()
     await bench.inbox.accept([fresh])
-    async with bench.database.autocommit() as connection:
-        beside = await executions.claim(connection, owner="two", limit=10, lease_seconds=15, doubtful=0)
+    beside = await Claims(bench.database).claim(owner="two", limit=10, lease_seconds=15, doubtful=0)
     assert [execution.lease.run_id for execution in beside.executions] == [fresh.run_id]
 
     await expire_leases(bench)
@@ -353,12 +349,11 @@ async def test_what_was_published_is_noted_without_waiting_for_a_run_that_is_bei
     states = [execution.state for execution in await claim(bench, limit=50)]
 
     async def noted() -> object:
-        async with bench.database.autocommit() as connection:
-            await outbox.mark_published(connection, states)
+        await Outbox(bench.database).mark_published(states)
         return await bench.value("SELECT count(*) FROM executor.executions WHERE published_number = 1")
 
     async with bench.database.transaction() as connection:
-        await executions.hold(connection, Lease(states[0].run_id, 1, "one"))
+        await Claims(connection).lock(Lease(states[0].run_id, 1, "one"))
         assert await noted() == 49
     assert await noted() == 50
 
@@ -372,16 +367,17 @@ async def test_a_run_of_another_replica_can_be_followed(bench: Bench, other: Ben
 
 async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.stock(2)
-    finish_really = executions.finish
+    finish_really = Outcomes.finish
 
-    async def fail_once(connection: Connection, endings: Sequence[tuple[Lease, Outcome]]) -> Any:
+    async def fail_once(outcomes: Outcomes, endings: Sequence[tuple[Lease, Outcome]]) -> Any:
         if endings[0][1].status is Status.SUCCEEDED:
             raise RuntimeError("between the effects and the commit")
-        return await finish_really(connection, endings)
+        return await finish_really(outcomes, endings)
 
-    monkeypatch.setattr(executions, "finish", fail_once)
+    monkeypatch.setattr(Outcomes, "finish", fail_once)
     async with bench.working():
         state = await bench.preview(expect=Status.FAILED)
     assert state.draft_id is None
-    assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
-    assert isinstance(state.run_id, UUID)
+    for effects in ("drafts", "draft_items"):
+        assert await bench.value(f"SELECT count(*) FROM executor.{effects}") == 0
+    assert state.error_code == "INTERNAL_ERROR"

@@ -6,10 +6,12 @@ import psycopg
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from executor_service.domain.catalog import Product, Project, Scope
 from executor_service.playbooks.playbook import PLAYBOOKS
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.scope import scope_id
-from executor_service.records import Plan, Product, Project, Scope
-from executor_service.store import catalog
+from executor_service.store.products import Products
+from executor_service.store.projects import Projects
 from servicekit.postgres.database import Database
 from tests.integration.conftest import EMPTY
 
@@ -39,10 +41,10 @@ async def scopes(url: str, project: str, products: dict[str, tuple[str, str]]) -
     database = Database(url, pool_size=1, application_name="test")
     try:
         async with database.transaction() as connection:
-            await catalog.ensure_project(connection, Project(project, Plan.PRO, None))
-            await catalog.put_products(
-                connection, project, [Product(one, "", "T", "", *fields) for one, fields in products.items()]
+            await Projects(connection).ensure(Project(project, Plan.PRO, None))
+            await Products(connection).put(
+                project, [Product(one, "", "T", "", *fields) for one, fields in products.items()]
             )
-            return {playbook.id: await catalog.scope(connection, project, playbook) for playbook in PLAYBOOKS}
+            return {playbook.id: await Products(connection).scope(project, playbook) for playbook in PLAYBOOKS}
     finally:
         await database.close()
