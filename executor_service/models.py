@@ -1,6 +1,7 @@
 """The schema `executor`."""
 
 import sqlalchemy as sa
+from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
 from executor_service.playbooks.playbook import BLANKS, PLAYBOOKS
@@ -9,8 +10,8 @@ SCHEMA = "executor"
 metadata = sa.MetaData(schema=SCHEMA)
 
 PLANS = ("FREE", "PRO", "BUSINESS")
-RUN_TYPES = ("PREVIEW_GENERATE", "DRAFT_GENERATE", "APPLY")
-STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "STALE", "CANCELLED")
+RUN_TYPES = tuple(Run.Type.keys()[1:])  # without TYPE_UNSPECIFIED
+STATUSES = tuple(Run.Status.keys()[1:])
 DRAFT_STATUSES = ("PARTIAL", "READY", "FAILED")  # EXPIRED is a matter of the clock
 ITEM_STATUSES = ("UPDATED", "SKIPPED", "FAILED")
 

@@ -46,7 +46,7 @@ class Claimer(Worker):
         startup_delay: float = 0.0,
     ) -> None:
         super().__init__()
-        self._database = database
+        self._claims = Claims(database)
         self._leases = leases
         self._slots = slots
         self._pipeline = pipeline
@@ -88,7 +88,7 @@ class Claimer(Worker):
             self._slots.backlog = True
             return Claimed((), seen=0)
         with self._slots.reserve(room):  # jobs that come in meanwhile must not take the same slots
-            claimed = await Claims(self._database).claim(
+            claimed = await self._claims.claim(
                 owner=self._leases.owner,
                 limit=room,
                 lease_seconds=self._leases.seconds,

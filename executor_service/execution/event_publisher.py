@@ -13,6 +13,7 @@ from executor_service import messages
 from executor_service.domain.execution import State
 from executor_service.store.outbox import Outbox
 from servicekit.background.batching import Conflator
+from servicekit.background.outbox import SWEEP_AGE, OutboxMarks
 from servicekit.background.tasks import Ticker
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
@@ -23,10 +24,7 @@ logger = logging.getLogger(__name__)
 EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
 BATCH = 500  # events in one broker message
 FIRST_WORD = 0.01  # seconds
-MARKS = 5_000  # rows marked with one statement
-MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
 SWEEP_INTERVAL = 5.0  # seconds
-SWEEP_AGE = 2.0  # seconds; younger changes are on their way already
 
 
 class EventPublisher(Conflator[UUID, State]):
@@ -39,7 +37,8 @@ class EventPublisher(Conflator[UUID, State]):
 
     def __init__(self, database: Database, publisher: Publisher | None) -> None:
         super().__init__(limit=BATCH)
-        self.marks = _Marks(database)
+        self._outbox = Outbox(database)
+        self.marks: OutboxMarks[UUID, State] = OutboxMarks(self._mark)
         self._publisher = publisher
         self._subscribers: defaultdict[UUID, set[asyncio.Queue[State]]] = defaultdict(set)
         self._soon: dict[UUID, asyncio.TimerHandle] = {}
@@ -94,17 +93,8 @@ class EventPublisher(Conflator[UUID, State]):
         reached(FailPoint.EXECUTOR_AFTER_PUBLISH)
         return True
 
-
-class _Marks(Conflator[UUID, State]):
-    """Marks what was published. Nothing waits for that: without its mark a change is published twice."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(limit=MARKS, pause=MARK_PAUSE)
-        self._database = database
-
-    async def handle(self, batch: Mapping[UUID, State]) -> None:
-        """Mark one batch."""
-        await Outbox(self._database).mark_published(list(batch.values()))
+    async def _mark(self, published: Mapping[UUID, State]) -> None:
+        await self._outbox.mark_published(list(published.values()))
 
 
 class OutboxSweeper(Ticker):
@@ -112,15 +102,15 @@ class OutboxSweeper(Ticker):
 
     def __init__(self, database: Database, publisher: EventPublisher) -> None:
         super().__init__(SWEEP_INTERVAL)
-        self._database = database
+        self._outbox = Outbox(database)
         self._publisher = publisher
 
     async def tick(self) -> None:
         """Publish what is left."""
         more = True
         while more:
-            states = await Outbox(self._database).unpublished(age=SWEEP_AGE, limit=BATCH)
+            states = await self._outbox.unpublished(older_than=SWEEP_AGE, limit=BATCH)
             if not states or not await self._publisher.publish(states):
                 return
-            await Outbox(self._database).mark_published(states)
+            await self._outbox.mark_published(states)
             more = len(states) == BATCH

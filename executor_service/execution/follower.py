@@ -18,7 +18,7 @@ class Follower:
     """Reads states of executions, and follows their changes."""
 
     def __init__(self, database: Database, publisher: EventPublisher) -> None:
-        self._database = database
+        self._executions = Executions(database)
         self._publisher = publisher
 
     async def follow(self, run_id: UUID, send: Callable[[State], Awaitable[None]]) -> None:
@@ -41,7 +41,7 @@ class Follower:
 
     async def states(self, run_ids: Sequence[UUID]) -> list[State]:
         """Return the states of those of the executions that are here. Raises ServiceError."""
-        return await Executions(self._database).states(run_ids)
+        return await self._executions.states(run_ids)
 
     async def _read(self, run_id: UUID) -> State:
         (state,) = await self.states([run_id])

@@ -23,7 +23,7 @@ class Inbox:
     """Takes jobs in. A job that is here already is skipped, so every delivery may be repeated."""
 
     def __init__(self, database: Database, leases: Leases, slots: Slots, claimer: Claimer) -> None:
-        self._database = database
+        self._executions = Executions(database)
         self._leases = leases
         self._slots = slots
         self._claimer = claimer
@@ -47,8 +47,8 @@ class Inbox:
         with self._slots.reserve_for_new(len(jobs)) as reserved:
             if reserved:
                 owner, seconds = self._leases.owner, self._leases.seconds
-                return await Executions(self._database).enqueue_claimed(jobs, owner=owner, lease_seconds=seconds)
-            await Executions(self._database).enqueue(jobs)
+                return await self._executions.enqueue_claimed(jobs, owner=owner, lease_seconds=seconds)
+            await self._executions.enqueue(jobs)
             return ()
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:

@@ -39,7 +39,7 @@ class Leases:
     def __init__(self, database: Database, *, owner: str, seconds: float) -> None:
         self.owner = owner
         self.seconds = seconds
-        self._database = database
+        self._claims = Claims(database)
         self._held: dict[Lease, _Held] = {}
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Leases:
             return
         until = time.monotonic() + self.seconds
         run_ids = [lease.run_id for lease in leases]
-        kept = await Claims(self._database).renew(run_ids, owner=self.owner, lease_seconds=self.seconds)
+        kept = await self._claims.renew(run_ids, owner=self.owner, lease_seconds=self.seconds)
         for lease in leases:
             if (lease.run_id, lease.attempt) not in kept:
                 self._revoke(lease)
@@ -115,7 +115,7 @@ class Leases:
 
     async def hand_back(self, lease: Lease) -> None:
         """Let others take the execution at once. Raises ServiceError."""
-        await Claims(self._database).hand_back(lease)
+        await self._claims.hand_back(lease)
 
     async def hand_back_when_possible(self, lease: Lease) -> None:
         """Hand back as soon as there is a database again; until then the heartbeat keeps the lease alive."""
@@ -128,7 +128,7 @@ class Leases:
     async def hand_back_unknown(self) -> None:
         """Hand back what is claimed for this process and what it does not know of. Raises ServiceError."""
         known = [lease.run_id for lease in self._held]
-        await Claims(self._database).hand_back_all_but(known, self.owner)
+        await self._claims.hand_back_all_but(known, self.owner)
 
 
 class Heartbeat(Ticker):

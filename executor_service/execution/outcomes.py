@@ -53,7 +53,7 @@ class OutcomeWriter(Batcher[tuple[Lease, Outcome], State]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(self._write, limit=BATCH)
-        self._database = database
+        self._outcomes = Outcomes(database)
 
     async def _write(self, outcomes: Sequence[tuple[Lease, Outcome]]) -> Sequence[State | LeaseLost]:
-        return await Outcomes(self._database).finish(outcomes)
+        return await self._outcomes.finish(outcomes)

@@ -2,6 +2,7 @@
 """The outbox: changes of executions that were committed and are still to be published."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from executor_service.domain.execution import State
 from executor_service.models import UNPUBLISHED
@@ -17,12 +18,12 @@ class Outbox:
 
     _UNPUBLISHED = f"""
     SELECT {STATE} FROM executor.executions
-    WHERE {UNPUBLISHED} AND updated_at < now() - make_interval(secs => %(age)s)
+    WHERE {UNPUBLISHED} AND updated_at < now() - %(older_than)s
     ORDER BY updated_at LIMIT %(limit)s"""
 
-    async def unpublished(self, *, age: float, limit: int) -> list[State]:
-        """Return executions with a change that was not published for `age` seconds, oldest first."""
-        rows = await self._querier.fetch_all(self._UNPUBLISHED, {"age": age, "limit": limit})
+    async def unpublished(self, *, older_than: timedelta, limit: int) -> list[State]:
+        """Return executions with a change that was committed a while ago and not published since, oldest first."""
+        rows = await self._querier.fetch_all(self._UNPUBLISHED, {"older_than": older_than, "limit": limit})
         return [state_of(row) for row in rows]
 
     # A row that is locked is being written, by a large APPLY for seconds: a mark does not wait for that. The row is

@@ -19,7 +19,7 @@ class AffectedLookup(Batcher[tuple[str, Playbook], bool | None]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(self._look, limit=BATCH)
-        self._database = database
+        self._products = Products(database)
 
     async def _look(self, asked: Sequence[tuple[str, Playbook]]) -> list[bool | None]:
         projects: defaultdict[Playbook, set[str]] = defaultdict(set)
@@ -27,6 +27,6 @@ class AffectedLookup(Batcher[tuple[str, Playbook], bool | None]):
             projects[playbook].add(project_id)
         found: dict[tuple[str, Playbook], bool] = {}
         for playbook, project_ids in projects.items():
-            have = await Products(self._database).have_affected(list(project_ids), playbook)
+            have = await self._products.have_affected(list(project_ids), playbook)
             found |= {(project_id, playbook): has for project_id, has in have.items()}
         return [found.get(key) for key in asked]

@@ -1,5 +1,5 @@
-"""Which revision a schema is at and which one its scripts lead to, told without importing Alembic: that takes longer
-than most starts."""
+"""Which revision a schema is at and which one its scripts lead to, without importing Alembic: that takes longer than
+most starts."""
 
 import re
 from pathlib import Path

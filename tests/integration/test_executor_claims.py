@@ -1,6 +1,7 @@
 """The inbox and the leases: each run is taken once, in a fair order, and never written by two."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, Status
 from executor_service.execution.pipeline import MAX_CRASHES
 from executor_service.execution.types import Effect
+from executor_service.models import RUN_TYPES, STATUSES
 from executor_service.store.claims import Claims
 from executor_service.store.executions import Executions
 from executor_service.store.outbox import Outbox
@@ -381,3 +383,9 @@ async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch
     for effects in ("drafts", "draft_items"):
         assert await bench.value(f"SELECT count(*) FROM executor.{effects}") == 0
     assert state.error_code == "INTERNAL_ERROR"
+
+
+async def test_the_database_takes_the_statuses_and_types_of_the_contract(bench: Bench) -> None:
+    for name, values in (("executions_status", STATUSES), ("executions_run_type", RUN_TYPES)):
+        query = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %(name)s"
+        assert set(re.findall("'([A-Z_]+)'", await bench.value(query, name=name))) == set(values)

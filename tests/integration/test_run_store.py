@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -287,9 +288,13 @@ async def test_every_combination_of_filters_finds_what_it_says(store: RunStore, 
         assert [run.id for run in listed] == expected, (playbook, type_name, scope, status)
 
 
-def test_the_kinds_are_those_of_the_contract() -> None:
-    assert set(Run.Type.keys()) == {"TYPE_UNSPECIFIED", *RUN_TYPES}
-    assert set(Run.Status.keys()) == {"STATUS_UNSPECIFIED", *STATUSES}
+async def test_the_database_takes_the_statuses_of_the_contract(runs_database: Database) -> None:
+    definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'runs_status'"
+    ((constraint,),) = await rows(runs_database, definition)
+    assert set(re.findall("'([A-Z_]+)'", constraint)) == set(STATUSES)
+
+
+def test_the_playbooks_are_those_of_the_contract() -> None:
     field = ListRunsRequest.DESCRIPTOR.fields_by_name["playbook_id"]
     assert set(field.GetOptions().Extensions[validate_pb2.field].string.__getattribute__("in")) == {"", *PLAYBOOKS}
 
