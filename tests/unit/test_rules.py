@@ -92,6 +92,7 @@ class TestRUL_001_Transforms:
             (7, "山小屋マグ🏔️", ()),
             (6, "山小屋マグ🏔", ("trimmed_to_max_length",)),
             (3, "山小屋", ("trimmed_to_max_length",)),
+            (1, "山", ("trimmed_to_max_length",)),
         ],
     )
     def test_cutting_counts_characters_and_warns(
@@ -106,7 +107,15 @@ class TestRUL_001_Transforms:
         )
 
     def test_forbidden_phrases_ignore_case_beyond_ascii(self) -> None:
-        assert ruled("MADE FOR THE STRASSE", forbidden_phrases=("straße",)).warnings == ("forbidden_phrase_detected",)
+        for text, phrase in (("MADE FOR THE STRASSE", "straße"), ("Made for the Straße", "STRASSE")):
+            assert ruled(text, forbidden_phrases=(phrase,)).warnings == ("forbidden_phrase_detected",)
+
+    @pytest.mark.parametrize("left", ["", " ", "\u200b"])
+    def test_what_find_and_replace_makes_blank_gets_no_prefix(self, left: str) -> None:
+        assert ruled("mug", find_replace=FindReplace("mug", left), prefix="Buy ") == RuledText(left)
+
+    def test_a_negative_length_is_no_limit(self) -> None:
+        assert Rules.from_message(PlaybookRules(enabled=True, max_length=-5)) == Rules(enabled=True)
 
     def test_an_empty_forbidden_phrase_is_no_phrase(self) -> None:
         assert ruled("Mug", forbidden_phrases=("",)).warnings == ()
