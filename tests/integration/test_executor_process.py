@@ -55,7 +55,7 @@ def start(environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str
     return subprocess.Popen([*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
 
 
-async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
+async def test_at_sigterm_it_hands_its_runs_back_and_ends_with_0(
     environment: dict[str, str], openai: OpenAIServer, bench: Bench
 ) -> None:
     await bench.stock(1)
@@ -82,7 +82,7 @@ async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
     assert tuple(row) == ("RUNNING", None, True, 0)
 
 
-async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
+async def test_at_sigterm_it_leaves_messages_to_others_while_its_work_goes_on(
     environment: dict[str, str], openai: OpenAIServer, bench: Bench, valkey_server: Valkey
 ) -> None:
     await bench.stock(1)
