@@ -109,9 +109,8 @@ async def test_events_that_the_broker_did_not_take_are_published_when_it_is_back
     async with bench.working():
         state = await bench.preview()
         await broker.refused.wait()
-        assert not await outbox_is_empty(
-            bench
-        )  # while it is away: once it is back the next event may be published at once
+        # While it is away: once it is back, the next event may be published at once.
+        assert not await outbox_is_empty(bench)
         broker.away = False
         await bench.rows("UPDATE executor.executions SET updated_at = now() - interval '1 minute'")
         await OutboxSweeper(bench.database, bench.publisher).tick()
@@ -149,9 +148,8 @@ async def test_a_claim_whose_answer_was_lost_is_taken_again_at_once(bench: Bench
     await bench.stock(1)
     await bench.inbox.accept([job()])
     async with bench.database.autocommit() as connection:
-        await executions.claim(
-            connection, owner=bench.owner, limit=1, lease_seconds=1000
-        )  # its answer reaches no executor
+        # Its answer reaches no executor.
+        await executions.claim(connection, owner=bench.owner, limit=1, lease_seconds=1000)
     async with bench.working():
         await eventually(lambda: ended(bench))
     assert await bench.value("SELECT crashes FROM executor.executions") == 0
