@@ -55,7 +55,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "executor.log"
 
 
-async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
+async def test_at_sigterm_it_hands_its_runs_back_and_ends_with_0(
     executor_forks: Forks, log: Path, environment: dict[str, str], openai: OpenAIServer, bench: Bench
 ) -> None:
     await bench.stock(1)
@@ -81,7 +81,7 @@ async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
     assert tuple(row) == ("RUNNING", None, True, 0)
 
 
-async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
+async def test_at_sigterm_it_leaves_messages_to_others_while_its_work_goes_on(
     executor_forks: Forks,
     log: Path,
     environment: dict[str, str],
