@@ -25,7 +25,7 @@ from runs_service.watching.stream import RunStream
 from servicekit.auth.tokens import ServiceTokens
 from servicekit.background import tasks as lifecycle
 from servicekit.background.sweep import INTERVAL, Sweep
-from servicekit.broker import Consumer, Publisher, signer_of
+from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations
@@ -89,7 +89,7 @@ async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
     ]
     publisher = jobs = None
     if settings.queue_url:
-        signer = signer_of(settings.jwt_secrets)
+        signer = MessageSigner(settings.jwt_secrets)
         publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
         jobs = JobPublisher(publisher, store)
         workers += [

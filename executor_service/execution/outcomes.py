@@ -3,9 +3,7 @@
 from typing import Literal
 
 from executor_service.ai.errors import AIError
-from executor_service.records import Outcome, Status
-
-MAX_MESSAGE = 1_000  # characters; job.proto bounds events by it, 500 of which go into one broker message
+from executor_service.records import MAX_ERROR_MESSAGE, Outcome, Status
 
 
 class StaleRun(Exception):
@@ -66,4 +64,4 @@ def outcome_of(error: Exception, *, request_id: str) -> Outcome:
 
 def _storable(error: Exception) -> str:
     # A provider's words may be in it. PostgreSQL stores no NUL, UTF-8 no lone surrogate.
-    return str(error)[:MAX_MESSAGE].replace("\0", "").encode(errors="replace").decode()
+    return str(error)[:MAX_ERROR_MESSAGE].replace("\0", "").encode(errors="replace").decode()
