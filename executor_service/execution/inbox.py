@@ -1,13 +1,15 @@
-"""The way in: jobs become rows, each once, and the executor starts them or is woken."""
+"""The inbox: jobs become rows, each once, and start at once where there is room."""
 
 from collections.abc import Sequence
 
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 
 from executor_service import messages
-from executor_service.execution.executor import Executor
+from executor_service.domain.execution import Execution, Job
+from executor_service.execution.claimer import Claimer
+from executor_service.execution.leases import Leases
+from executor_service.execution.slots import Slots
 from executor_service.messages import UnreadableJob
-from executor_service.records import Execution, Job
 from executor_service.store import executions
 from servicekit.background.breathing import Breath
 from servicekit.broker import DeadLetter
@@ -21,11 +23,13 @@ FOREIGN = "a run of this id is here as another project's; nothing was done"
 
 
 class Inbox:
-    """Takes jobs in. A job that is here already is passed over, so every delivery may be repeated."""
+    """Takes jobs in. A job that is here already is skipped, so every delivery may be repeated."""
 
-    def __init__(self, database: Database, executor: Executor) -> None:
+    def __init__(self, database: Database, leases: Leases, slots: Slots, claimer: Claimer) -> None:
         self._database = database
-        self._executor = executor
+        self._leases = leases
+        self._slots = slots
+        self._claimer = claimer
         self._reader: BatchReader[RunJob] = BatchReader(RunJobBatch, name=lambda job: f"run {job.run_id[:RUN_ID]!r}")
 
     async def accept(self, jobs: Sequence[Job]) -> list[Job]:
@@ -36,22 +40,27 @@ class Inbox:
         """
         if not jobs:
             return []
-        with self._executor.places(len(jobs)) as places:
-            async with self._database.autocommit() as connection:
-                if places is None:
-                    stored = await executions.enqueue(connection, jobs)
-                    started: Sequence[Execution] = ()
-                else:
-                    started = await executions.enqueue_claimed(
-                        connection, jobs, owner=places.owner, lease_seconds=places.lease_seconds
-                    )
-                    stored = len(started)
+        try:
+            stored, claimed = await self._store(jobs)
+        except BaseException:
+            self._claimer.wake()  # the claim may have been committed; it is handed back
+            raise
         reached(FailPoint.EXECUTOR_AFTER_INSERT)
-        self._executor.begin(started)
+        self._claimer.start_claimed(claimed)
         if stored == len(jobs):
             return []
         async with self._database.autocommit() as connection:
             return await executions.foreign(connection, jobs)
+
+    async def _store(self, jobs: Sequence[Job]) -> tuple[int, Sequence[Execution]]:
+        """Return how many were not here yet, and the executions of those that were stored as claimed."""
+        with self._slots.reserve_for_new(len(jobs)) as reserved:
+            async with self._database.autocommit() as connection:
+                if reserved:
+                    owner, seconds = self._leases.owner, self._leases.seconds
+                    claimed = await executions.enqueue_claimed(connection, jobs, owner=owner, lease_seconds=seconds)
+                    return len(claimed), claimed
+                return await executions.enqueue(connection, jobs), ()
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Store the jobs in broker messages, all with one statement; return what cannot be read.

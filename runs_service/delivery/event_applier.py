@@ -1,4 +1,4 @@
-"""What executors tell about runs, applied to the runs."""
+"""Applying the events of executors to the runs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -44,17 +44,20 @@ class EventApplier:
                 logger.error("an event of run %r is refused: %s", event.run_id[:RUN_ID], flaw)
             else:
                 good.append(event)
-        for event, why in await self._applied(good):
+        for event, why in await self._apply(good):
             logger.error("an event of run %s is refused: %s", event.run_id, why)
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
-        """Apply the events in broker messages; return what is refused. Raises ServiceError: deliver them again."""
+        """Apply the events in broker messages; return those that are refused.
+
+        After a ServiceError the broker delivers the messages again.
+        """
         events, dead = await self._reader.read(bodies)
-        refused = await self._applied(events)
+        refused = await self._apply(events)
         reached(FailPoint.RUNS_BEFORE_ACK)
         return dead + self._reader.refused(refused)
 
-    async def _applied(self, events: Sequence[RunEvent]) -> list[tuple[RunEvent, str]]:
+    async def _apply(self, events: Sequence[RunEvent]) -> list[tuple[RunEvent, str]]:
         """Apply events that keep the rules in their proto; return those that are refused nevertheless, and why."""
         odd = [(event, ODD_TIME) for event in events if not _has_valid_times(event)]
         if odd:

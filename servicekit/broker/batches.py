@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from servicekit.background.breathing import Breath
 from servicekit.broker.consumer import DeadLetter
-from servicekit.rpc.validation import broken_rules, most_items
+from servicekit.rpc.validation import broken_rules, max_items
 
 ALONE = 20  # bad items of a message that are dead letters of their own; the others go into one
 SHOWN = 3  # violations in a reason
@@ -28,7 +28,7 @@ class BatchReader(Generic[Item]):
     def __init__(self, batch: type[Message], *, name: Callable[[Item], str]) -> None:
         field: FieldDescriptor
         (field,) = batch.DESCRIPTOR.fields  # type: ignore[assignment]  # its other type is the same class
-        limit = most_items(field)
+        limit = max_items(field)
         if limit is None:
             raise ValueError(f"{field.full_name} has no rule for the number of its items")
         self._batch = batch
@@ -101,7 +101,7 @@ def flaw_of(item: Message) -> str:
     """Return which of its proto's rules an item breaks, in short; "" when it keeps them."""
     if not protovalidate.collect_violations(item, fail_fast=True):
         return ""
-    return "; ".join(f"{violation.field}: {violation.description}" for violation in broken_rules(item, most=SHOWN))
+    return "; ".join(f"{violation.field}: {violation.description}" for violation in broken_rules(item, limit=SHOWN))
 
 
 def _together(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:

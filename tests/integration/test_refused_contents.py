@@ -12,10 +12,10 @@ from playbooks.runs.v1.run_pb2 import Run, RunMeta, RunProgress, RunResult
 
 from executor_service import messages as executor_messages
 from executor_service.ai.errors import AIError
-from executor_service.execution import event_publisher as reporter
-from executor_service.execution.cancellation import Stops
+from executor_service.domain.execution import MAX_ERROR_MESSAGE, State, Status
+from executor_service.execution import event_publisher
+from executor_service.execution.cancellation import Cancellation
 from executor_service.execution.outcomes import outcome_of
-from executor_service.records import MAX_ERROR_MESSAGE, State, Status
 from executor_service.store import executions
 from runs_service import messages as runs_messages
 from runs_service.delivery import dispatcher as dispatch
@@ -26,7 +26,7 @@ from servicekit.broker.wrapping import MAX_BODY
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.postgres.database import Database
-from servicekit.rpc.validation import most_items
+from servicekit.rpc.validation import max_items
 from tests.support.executor import Bench, job
 from tests.support.runs import NOW, event, large_rules, new_run
 
@@ -232,12 +232,12 @@ async def test_a_job_of_another_project_is_refused_and_the_first_one_stays(bench
     (letter,) = await bench.inbox.consume([RunJobBatch(jobs=[RunJob.FromString(other.body)]).SerializeToString()])
     assert letter.body == RunJobBatch(jobs=[RunJob.FromString(other.body)]).SerializeToString()
     assert str(first.run_id) in letter.reason
-    stops = Stops(bench.database, bench.reporter, abandon=lambda _: None)
+    cancellation = Cancellation(bench.database, bench.leases, bench.publisher)
     with pytest.raises(ServiceError) as refused:
-        await stops.cancel([new, other])
+        await cancellation.cancel([new, other])
     assert [violation.field for violation in refused.value.violations] == ["jobs[1].run_id"]
     assert await bench.rows("SELECT * FROM executor.executions") == before
-    (state,) = await stops.cancel([first])
+    (state,) = await cancellation.cancel([first])
     assert (state.status, state.project_id) == (Status.CANCELLED, "p")
 
 
@@ -295,7 +295,7 @@ def _largest_state(message: str) -> State:
 
 
 async def test_the_largest_batch_of_events_keeps_every_rule(desk: Desk) -> None:
-    largest = [executor_messages.event(_largest_state(WIDE * 100_000)) for _ in range(reporter.BATCH)]
+    largest = [executor_messages.event(_largest_state(WIDE * 100_000)) for _ in range(event_publisher.BATCH)]
     sent = body(*largest)
     assert 2_000_000 < len(sent) <= MAX_BODY
     assert await desk.applier.consume([sent]) == []
@@ -315,8 +315,8 @@ async def test_the_largest_batch_of_jobs_keeps_every_rule(bench: Bench) -> None:
 
 
 def test_both_sides_agree_about_the_items_of_a_message() -> None:
-    assert dispatch.BATCH == most_items(RunJobBatch.DESCRIPTOR.fields[0]) == 500
-    assert reporter.BATCH == most_items(RunEventBatch.DESCRIPTOR.fields[0]) == 500
+    assert dispatch.BATCH == max_items(RunJobBatch.DESCRIPTOR.fields[0]) == 500
+    assert event_publisher.BATCH == max_items(RunEventBatch.DESCRIPTOR.fields[0]) == 500
 
 
 @pytest.mark.parametrize("words", ["x" * 100_000, WIDE * 100_000])
