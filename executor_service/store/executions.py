@@ -95,6 +95,19 @@ async def enqueue_claimed(
     return [_execution(row) for row in await connection.execute(_ENQUEUE_CLAIMED, parameters)]
 
 
+_FOREIGN = text("""
+SELECT wanted.run_id, wanted.project_id
+FROM unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[])) AS wanted (run_id, project_id)
+JOIN executor.executions e USING (run_id) WHERE e.project_id <> wanted.project_id""")
+
+
+async def foreign(connection: Connection, jobs: Sequence[Job]) -> list[Job]:
+    """Return those of `jobs` whose run is here as another project's."""
+    parameters = {"run_ids": [job.run_id for job in jobs], "project_ids": [job.project_id for job in jobs]}
+    found = {(row.run_id, row.project_id) for row in await connection.execute(_FOREIGN, parameters)}
+    return [job for job in jobs if (job.run_id, job.project_id) in found]
+
+
 # Claims
 
 # Its executor died twice, now and before: one such run after another, so that the one that kills them is found out and

@@ -264,7 +264,7 @@ Global___RunMeta: _TypeAlias = RunMeta  # noqa: Y015
 
 @_typing.final
 class RunProgress(_message.Message):
-    """The progress of a run, in products."""
+    """The progress of a run, in products: 1,000,000,000 at most."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -290,7 +290,7 @@ Global___RunProgress: _TypeAlias = RunProgress  # noqa: Y015
 
 @_typing.final
 class RunResult(_message.Message):
-    """Counts of a finished run, in products. The first three are a PREVIEW_GENERATE's or DRAFT_GENERATE's, the
+    """Counts of a finished run, in products, 1,000,000,000 at most. The first three are a PREVIEW_GENERATE's or DRAFT_GENERATE's, the
     others an APPLY's.
     """
 
