@@ -16,6 +16,7 @@ from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Run
 from rich.console import Console
 
+from runs_client.catalog_mapping import fill_in, to_product, unused_name
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
@@ -23,7 +24,6 @@ from runs_client.failures import CommandError
 from runs_client.printing import console, say
 from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name
 from runs_client.shopify import Catalog
-from runs_client.transfer import fill_in, to_product, unused_name
 from runs_client.views import follow, view_for
 
 if TYPE_CHECKING:

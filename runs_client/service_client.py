@@ -1,4 +1,4 @@
-"""What the clients of both services are: a connection, open for as long as they are used, and stubs on it."""
+"""What the clients of both services share: a connection that is open while they are used, and stubs on it."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -14,7 +14,12 @@ class ServiceClient(ABC):
     """A client of one service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
     `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
-    and `key_file` are the client's own certificate under mutual TLS; `timeout` is in seconds.
+    and `key_file` are the client's own certificate under mutual TLS; `timeout` is that of a call, in seconds.
+
+    A method whose call fails raises ServiceCallError. Its docstring names the reasons that are its own; any call may
+    fail with VALIDATION_FAILED, TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID, PROJECT_ACCESS_DENIED, ROLE_TOO_LOW,
+    TOO_MANY_CALLS, DATABASE_UNAVAILABLE, SHUTTING_DOWN, METHOD_UNKNOWN or INTERNAL_ERROR, and without a reason when no
+    service answers.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project, PutProductsResponse
 
-from runs_client.access import find_access
+from runs_client.catalog_mapping import fill_in, from_product, to_product, unused_name
 from runs_client.commands.options import (
     INT64_MAX,
     CaFileOption,
@@ -21,10 +21,10 @@ from runs_client.commands.options import (
     ProjectOption,
     TokenOption,
 )
+from runs_client.endpoints import find_access
 from runs_client.failures import CommandError
 from runs_client.printing import say, say_json
 from runs_client.shopify import Catalog
-from runs_client.transfer import fill_in, from_product, to_product, unused_name
 
 
 def import_(

@@ -8,7 +8,6 @@ import typer
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunResponse, RetryRunResponse
 
-from runs_client.access import find_access
 from runs_client.client import RunsClient
 from runs_client.commands.options import (
     INT32_MAX,
@@ -36,6 +35,7 @@ from runs_client.commands.rules import (
     SuffixOption,
     rules_from_options,
 )
+from runs_client.endpoints import find_access
 from runs_client.printing import console, say, say_json
 from runs_client.render import outcome, run_details, run_table
 from runs_client.views import follow, outcome_line, view_for

@@ -235,8 +235,7 @@ async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with
             service.process.send_signal(signal.SIGTERM)
             async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN") as errors:
                 await call.read()
-            retry = error_details_pb2.RetryInfo()
-            assert any(detail.Unpack(retry) for detail in rpc_status.from_call(errors[0]).details)
+            assert ServiceCallError.from_call(errors[0]).retry_after
             assert await asyncio.to_thread(service.process.wait, 15) == 0
         assert "Traceback" not in service.log.read_text()
     finally:

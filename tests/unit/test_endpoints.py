@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from devstack.datadir import DataDir, Secrets, StackInfo
-from runs_client.access import TOKEN_VARIABLE, Access, find_access
+from runs_client.endpoints import TOKEN_VARIABLE, Access, find_access
 from runs_client.failures import CommandError
 from tests.support.certificates import Authority
 
