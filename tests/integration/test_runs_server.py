@@ -295,9 +295,9 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
 
         options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
         assert "has no run" in told_by_hand(service, *options)
-        assert probe(service, *options)
-        assert probe(service, "--ca-file", authority.file) is not mutual
-        assert not probe(service)
+        assert probe(service, *options) == ""
+        assert bool(probe(service, "--ca-file", authority.file)) is mutual
+        assert probe(service).startswith(f"no answer from {service.address}: UNAVAILABLE: ")
     finally:
         service.stop()
 
@@ -316,9 +316,12 @@ def told_by_hand(service: Service, *options: object) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
-def probe(service: Service, *options: object) -> bool:
+def probe(service: Service, *options: object) -> str:
+    """Return why the probe says that the service does not serve; "" when it serves."""
     command = [sys.executable, "-m", "servicekit.health_probe", service.address, *map(str, options)]
-    return subprocess.run(command, check=False).returncode == 0
+    probed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (probed.returncode, bool(probed.stderr)) in ((0, False), (1, True)), probed
+    return probed.stderr
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(
