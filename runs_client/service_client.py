@@ -6,8 +6,13 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from runs_client.connection import TIMEOUT, Connection
+from runs_client.errors import ServiceCallError
+
+HEALTH_TIMEOUT = 3.0  # seconds
 
 
 class ServiceClient(ABC):
@@ -48,6 +53,19 @@ class ServiceClient(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def target(self) -> str:
+        """The address of the service."""
+        return self._connection.target
+
+    async def require_serving(self) -> None:
+        """Return when the service says over grpc.health.v1 that it serves. Raises ServiceCallError."""
+        check = HealthStub(self._connection.channel).Check
+        answer = await self._connection.unary(check, HealthCheckRequest(), timeout=HEALTH_TIMEOUT)
+        if answer.status != HealthCheckResponse.SERVING:
+            name = HealthCheckResponse.ServingStatus.Name(answer.status)
+            raise ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", f"it says {name}", target=self.target)
 
     async def close(self) -> None:
         """Close the connection and end its calls."""
