@@ -11,7 +11,7 @@ _TLS = re.compile(r"handshake|ssl|certificate", re.IGNORECASE)
 _HANGS_UP = re.compile(r"socket closed|reset by peer|broken pipe", re.IGNORECASE)
 
 
-# What somebody at a terminal calls instead of an RPC.
+# The command for each RPC that a person may need.
 _COMMANDS = {
     "CreateRun": "create",
     "GetRun": "get",
@@ -42,7 +42,7 @@ def in_commands(message: str) -> str:
 
 
 def explain(error: ServiceCallError) -> str:
-    """Return in one line what a failed call means to somebody at a terminal, and what to do next."""
+    """Return in one line what a failed call means to a person at a terminal, and what to do next."""
     return printable(in_commands(_explained(error)))
 
 

@@ -37,7 +37,7 @@ def duration(took: float) -> str:
 
 
 def written_by(models: Iterable[str]) -> str:
-    """Return who wrote suggestions, "" when nobody did."""
+    """Return who wrote suggestions, "" when no model is known."""
     named = sorted(filter(None, models))
     if OFFLINE_MODEL in named:
         return "by the offline template writer; set OPENAI_API_KEY to have a model write them"
