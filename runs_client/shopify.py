@@ -177,7 +177,9 @@ class Catalog:
             if row.is_empty:
                 continue
             if len(row.cells) > width:
-                refuse(f"{len(row.cells)} cells under a header of {width}: quote cells that have commas in them.", number)
+                refuse(
+                    f"{len(row.cells)} cells under a header of {width}: quote cells that have commas in them.", number
+                )
             if not row.value(columns.handle).strip() and (not handle or row.value(columns.title).strip()):
                 refuse("a product without Handle: fill it in.", number)
             handle = row.value(columns.handle).strip() or handle

@@ -1,4 +1,4 @@
-"""Ask for a service's health over gRPC, from containers and scripts: `python -m servicekit.health_probe HOST:PORT`."""
+"""A gRPC health check for containers and scripts: `python -m servicekit.health_probe HOST:PORT`."""
 
 import servicekit.rpc.grpc_log  # noqa: F401, I001  # before gRPC
 
@@ -12,14 +12,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from servicekit.telemetry.printable import printable
 
 TIMEOUT = 3.0  # seconds
-# No state is shared between probes: one that failed must not make the next one wait its reconnect delay.
+# Probes share no state: after a failed one the next would wait for the reconnect delay.
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelCredentials | None = None) -> bool:
     """Return whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds.
 
-    Over TLS with `credentials`.
+    With `credentials` the connection uses TLS.
     """
     return why_not_serving(target, timeout, credentials) is None
 
@@ -29,7 +29,7 @@ def why_not_serving(
 ) -> str | None:
     """Return why the service at `target` (HOST:PORT) does not answer SERVING within `timeout` seconds; None: it does.
 
-    Over TLS with `credentials`.
+    With `credentials` the connection uses TLS.
     """
     channel = (
         grpc.secure_channel(target, credentials, options=OPTIONS)

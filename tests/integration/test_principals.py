@@ -9,10 +9,10 @@ from google.protobuf.empty_pb2 import Empty
 from servicekit.auth.principals import current_principal
 from servicekit.auth.tokens import TokenAuthenticator
 from servicekit.rpc.admission import Admission
-from servicekit.rpc.interceptors.base import InterceptedServices
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.limits import Limits
+from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
 from tests.support.service import metadata
 from tests.support.tokens import SECRET

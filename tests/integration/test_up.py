@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,15 +101,18 @@ def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path,
     assert DataDir(tmp_path).info() is None
 
 
-def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(tmp_path: Path, ports: list[str]) -> None:
+def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
+    stack_folder: Callable[[], Path], ports: list[str]
+) -> None:
+    folder = stack_folder()
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker", "--auth", "disabled")
-    with up(tmp_path, *options) as killed:
+    with up(folder, *options) as killed:
         killed.end(signal.SIGKILL)
-        assert DataDir(tmp_path).info() is None
+        assert DataDir(folder).info() is None
         if sys.platform == "linux":
             wait_until_gone(killed.pids)
-    with up(tmp_path, *options) as again:
-        earlier = DataDir(tmp_path).earlier_logs(1)
+    with up(folder, *options) as again:
+        earlier = DataDir(folder).earlier_logs(1)
         assert "serving at" in (earlier / "executor-service.log").read_text()
         again.kill_executor()
         assert again.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
@@ -119,9 +122,12 @@ def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(tmp_path
     wait_until_gone(again.pids)
 
 
-def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(tmp_path: Path, ports: list[str]) -> None:
+def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
+    stack_folder: Callable[[], Path], ports: list[str]
+) -> None:
+    folder = stack_folder()
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
-    with up(tmp_path, *options) as ending:
+    with up(folder, *options) as ending:
         for _ in range(4):
             ending.kill_executor()
             assert ending.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
@@ -129,7 +135,7 @@ def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(tmp_path:
         errors = ending.errors()
         assert ending.process.returncode == 1
         assert errors.startswith("error: executor-service died 5 times within 60 s; the last time it was killed by")
-        assert f"the end of {tmp_path}/logs/executor-service.log:" in errors
+        assert f"the end of {folder}/logs/executor-service.log:" in errors
         assert "serving at" in errors
     wait_until_gone(ending.pids)
 
@@ -147,10 +153,12 @@ def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(tmp_path:
     ],
     ids=str,
 )
-def test_the_ready_line_says_who_writes(env: dict[str, str], writer: str, tmp_path: Path, ports: list[str]) -> None:
+def test_the_ready_line_says_who_writes(
+    env: dict[str, str], writer: str, stack_folder: Callable[[], Path], ports: list[str]
+) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
-    with up(tmp_path, *options, env=clean | env) as running:
+    with up(stack_folder(), *options, env=clean | env) as running:
         assert writer in running.ready_line
         assert "sk-" not in running.ready_line
         assert "secret" not in running.ready_line

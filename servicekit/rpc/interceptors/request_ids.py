@@ -1,11 +1,12 @@
-"""Every call has an id: the caller's `x-request-id`, or a new one. It is in the answer and in every log line."""
+"""Gives every call an id: the caller's `x-request-id`, or a new one. The answer and every log line have it."""
 
 import os
 import re
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.telemetry import logs
 
 HEADER = "x-request-id"
@@ -13,24 +14,26 @@ _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestIds(CallInterceptor):
-    """Binds the request's id for the logs and sends it back."""
+    """Sends the request's id back in the trailing metadata."""
 
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
-        """Serve the call under its id."""
-        request_id = request_id_of(context)
-        logs.bind(request_id=request_id)
-        context.set_trailing_metadata(((HEADER, request_id),))
-        return await call(request, context)
+    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call and send its id."""
+        context.set_trailing_metadata(((HEADER, current_request_id()),))
+        return await proceed(request, context)
 
 
-def request_id_of(context: Context) -> str:
-    """Return the id the caller gave this call, or a new one."""
-    for key, value in context.invocation_metadata() or ():
+def bind_request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
+    """Give the call of this task the id that its caller chose, or a new one; every log line of the call has it.
+
+    The metadata comes from the call's details: a context converts them anew at each read, which takes 3 microseconds.
+    """
+    for key, value in metadata or ():
         if key == HEADER and _ACCEPTABLE.fullmatch(str(value)):
-            return str(value)
-    return os.urandom(16).hex()
+            logs.bind(request_id=str(value))
+            return
+    logs.bind(request_id=os.urandom(16).hex())
 
 
 def current_request_id() -> str:
-    """Return the id of the call that is being served, or ""."""
+    """Return the id of this task's call, or ""."""
     return logs.bound("request_id")
