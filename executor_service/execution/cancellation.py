@@ -11,6 +11,7 @@ from executor_service.execution.inbox import FOREIGN
 from executor_service.execution.leases import Leases
 from executor_service.execution.outcomes import deadline_exceeded, outcome_of
 from executor_service.store import executions
+from executor_service.store import jobs as job_store
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
@@ -43,8 +44,8 @@ class Cancellation:
         pauses = chain(LOCKED_PAUSES, repeat(LOCKED_PAUSES[-1]))
         while True:
             async with self._database.transaction() as connection:
-                stored = await executions.enqueue(connection, jobs)
-                if stored < len(jobs) and (foreign := await executions.foreign(connection, jobs)):
+                stored = await job_store.enqueue(connection, jobs)
+                if stored < len(jobs) and (foreign := await job_store.foreign(connection, jobs)):
                     field = f"jobs[{jobs.index(foreign[0])}].run_id"
                     raise ServiceError(Reason.VALIDATION_FAILED, FOREIGN, field=field)
                 cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))

@@ -10,7 +10,7 @@ from executor_service.execution.claimer import Claimer
 from executor_service.execution.leases import Leases
 from executor_service.execution.slots import Slots
 from executor_service.messages import UnreadableJob
-from executor_service.store import executions
+from executor_service.store import jobs as job_store
 from servicekit.background.breathing import Breath
 from servicekit.broker import DeadLetter
 from servicekit.broker.batches import BatchReader
@@ -50,7 +50,7 @@ class Inbox:
         if stored == len(jobs):
             return []
         async with self._database.autocommit() as connection:
-            return await executions.foreign(connection, jobs)
+            return await job_store.foreign(connection, jobs)
 
     async def _store(self, jobs: Sequence[Job]) -> tuple[int, Sequence[Execution]]:
         """Return how many were not here yet, and the executions of those that were stored as claimed."""
@@ -58,9 +58,9 @@ class Inbox:
             async with self._database.autocommit() as connection:
                 if reserved:
                     owner, seconds = self._leases.owner, self._leases.seconds
-                    claimed = await executions.enqueue_claimed(connection, jobs, owner=owner, lease_seconds=seconds)
+                    claimed = await job_store.enqueue_claimed(connection, jobs, owner=owner, lease_seconds=seconds)
                     return len(claimed), claimed
-                return await executions.enqueue(connection, jobs), ()
+                return await job_store.enqueue(connection, jobs), ()
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Store the jobs in broker messages, all with one statement; return what cannot be read.

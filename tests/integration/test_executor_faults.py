@@ -12,6 +12,7 @@ from executor_service.domain.suggestion import Suggestion
 from executor_service.execution.cancellation import Cancellation, DeadlineSweeper
 from executor_service.execution.event_publisher import OutboxSweeper
 from executor_service.store import executions, suggestions
+from executor_service.store import jobs as job_store
 from servicekit.broker import BrokerUnavailable
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
@@ -179,7 +180,7 @@ async def outbox_is_empty(bench: Bench) -> bool:
 async def test_two_runs_that_got_the_same_suggestions_store_them_without_a_deadlock(bench: Bench) -> None:
     await bench.stock(0)
     async with bench.database.autocommit() as connection:
-        runs = await executions.enqueue_claimed(connection, [job(), job()], owner="one", lease_seconds=60)
+        runs = await job_store.enqueue_claimed(connection, [job(), job()], owner="one", lease_seconds=60)
 
     async def store(lease: Lease, arrived: Sequence[Suggestion]) -> None:
         async with bench.database.autocommit() as connection:
