@@ -102,7 +102,7 @@ class Consumer(Worker):
             cause = None
             try:
                 self._consume(stopping, loop)
-            except BaseException as error:  # what ends the thread is told, whatever it is
+            except BaseException as error:  # whatever ends the thread is raised in `run`
                 cause = error
             loop.call_soon_threadsafe(ended.set_result, cause)
 
@@ -141,15 +141,15 @@ class Consumer(Worker):
         consumer = self._subscribe(connection, arrived)
         self._connected.set(1)
         logger.info("consuming %s", self._queue.name)
-        heard = time.monotonic()
+        active = time.monotonic()
         while not stopping.is_set():
             if not arrived and not receive(connection, consumer.channel, POLL):
                 connection.heartbeat_check()
                 self._failures = 0
-                if connection.transport.driver_type == "amqp" and time.monotonic() > heard + self._renewal:
+                if connection.transport.driver_type == "amqp" and time.monotonic() > active + self._renewal:
                     consumer.channel.close()  # gives back what it was never sent
                     consumer = self._subscribe(connection, arrived)
-                    heard = time.monotonic()
+                    active = time.monotonic()
             if arrived:
                 batch = arrived[:]
                 arrived.clear()
@@ -165,7 +165,7 @@ class Consumer(Worker):
                 # What came in meanwhile is the next batch: looking for it first would keep a lone message waiting.
                 while _has_room(arrived) and receive(connection, consumer.channel, 0):
                     pass
-                heard = time.monotonic()
+                active = time.monotonic()
 
     def _subscribe(self, connection: kombu.Connection, arrived: list[Arrival]) -> kombu.Consumer:
         """Have what comes in put into `arrived`. Declares the queues.

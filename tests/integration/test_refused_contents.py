@@ -87,8 +87,8 @@ async def desk(runs_database: Database) -> Desk:
     return Desk(store, (await store.create([new_run()]))[0].run)
 
 
-def body(*told: RunEvent) -> bytes:
-    return RunEventBatch(events=told).SerializeToString()
+def body(*events: RunEvent) -> bytes:
+    return RunEventBatch(events=events).SerializeToString()
 
 
 def changed(whole: RunEvent, fields: dict[str, Any]) -> RunEvent:
@@ -138,8 +138,8 @@ async def test_a_batch_of_too_many_is_not_looked_through(desk: Desk, count: int)
 async def test_a_field_of_tomorrow_is_passed_over(desk: Desk) -> None:
     """What cannot be read without it is of another version."""
     unknown = b"\xfa\x7f\x01x"  # field 2047
-    told = event(desk.run.id, 1, Run.RUNNING).SerializeToString() + unknown
-    assert await desk.applier.consume([b"\x0a" + bytes([len(told)]) + told]) == []
+    item = event(desk.run.id, 1, Run.RUNNING).SerializeToString() + unknown
+    assert await desk.applier.consume([b"\x0a" + bytes([len(item)]) + item]) == []
     assert (await desk.now()).status == Run.RUNNING
 
 
@@ -160,7 +160,7 @@ async def test_no_number_keeps_a_run_from_its_end(desk: Desk, known: bool, runs_
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["as this process wrote it", "read first"])
-async def test_an_event_of_another_project_is_told_of(
+async def test_an_event_of_another_project_is_reported(
     desk: Desk, known: bool, runs_database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not known:
@@ -174,10 +174,10 @@ async def test_an_event_of_another_project_is_told_of(
 
 
 async def test_an_event_sent_again_changes_nothing(desk: Desk) -> None:
-    told = [event(desk.run.id, 1, Run.RUNNING), event(desk.run.id, 2, Run.RUNNING, completed=9)]
-    await desk.applier.consume([body(*told)])
+    events = [event(desk.run.id, 1, Run.RUNNING), event(desk.run.id, 2, Run.RUNNING, completed=9)]
+    await desk.applier.consume([body(*events)])
     before = await desk.now()
-    for one in (*told, *told):
+    for one in (*events, *events):
         assert await desk.applier.consume([body(one)]) == []
     assert await desk.now() == before
 

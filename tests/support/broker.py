@@ -14,7 +14,7 @@ SIGNER = MessageSigner(["the secret of a test, of 32 characters"])
 
 
 class Inbox:
-    """Takes bodies; fails, or waits, when told to; finds some that nobody can read."""
+    """Takes bodies; a test can have it fail, wait, or return some as unreadable."""
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
