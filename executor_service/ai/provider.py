@@ -1,4 +1,4 @@
-"""What the executor asks of an AI provider."""
+"""The interface of an AI provider."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SuggestionProvider(Protocol):
 
     @property
     def prompt_version(self) -> str:
-        """Changes whenever the same product would be asked for in other words; part of the suggestion's key."""
+        """Changes whenever the prompt for the same product would; part of the suggestion's key."""
 
     async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
         """Return a text for every product of the request, by product id; "" where there is nothing usable.

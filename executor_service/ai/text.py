@@ -7,7 +7,7 @@ from html import unescape
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
 
-_HTML_LIMIT = 20_000  # characters; nobody describes a product at greater length
+_HTML_LIMIT = 20_000  # characters; longer than any real description
 
 
 def _markup(end: str) -> re.Pattern[str]:
@@ -37,7 +37,7 @@ _REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?", 
 # In text that need not be HTML "AT&T", "R&D" and "salt&pepper" stand for themselves.
 _WHOLE_REFERENCE = re.compile(r"&(?:(?:#\d{1,7}|#x[0-9a-f]{1,6}|lt|gt);?|[a-z][a-z0-9]{1,31};)", re.IGNORECASE)
 _OPENING = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)  # what a browser takes for the beginning of a tag
-_ROUNDS = 8  # nobody but an attacker packs markup deeper
+_ROUNDS = 8  # only an attacker nests markup deeper
 
 # Characters that show nothing, or that change how others are shown: format characters, bidirectional controls, tags,
 # fillers, private use and noncharacters.
@@ -98,7 +98,7 @@ def without_controls(text: str) -> str:
 
 
 def _cleaned(line: str) -> str:
-    # In this order: references may stand for what nobody sees, and that for a break in a tag's name.
+    # In this order: references may stand for invisible characters, and those may break up a tag's name.
     if "&" in line:
         line = _WHOLE_REFERENCE.sub(lambda reference: unescape(reference[0]), line)
     line = without_controls(line)

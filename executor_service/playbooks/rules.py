@@ -1,4 +1,4 @@
-"""The rules engine: what a project's rules make of a suggestion, and the hash that names the rules."""
+"""The rules engine: applies a project's rules to a suggestion, and computes the hash that names the rules."""
 
 import hashlib
 import json

@@ -7,10 +7,10 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
+from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem
+from executor_service.domain.paging import Slice
 from executor_service.models import BLANK, shows_nothing
-from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.records import Draft, DraftItem, DraftKey, DraftStatus, ItemStatus, RunItem
 from executor_service.store.pages import page_of, slice_of
 from servicekit.postgres.database import Connection, Row
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from servicekit.postgres.database import Connection, Row
 
 STATE = """
@@ -93,6 +93,19 @@ async def enqueue_claimed(
     """Insert the jobs that are not here yet, under a lease already; return their executions."""
     parameters = {**_columns(jobs), "owner": owner, "lease_seconds": lease_seconds}
     return [_execution(row) for row in await connection.execute(_ENQUEUE_CLAIMED, parameters)]
+
+
+_FOREIGN = text("""
+SELECT wanted.run_id, wanted.project_id
+FROM unnest(CAST(:run_ids AS uuid[]), CAST(:project_ids AS text[])) AS wanted (run_id, project_id)
+JOIN executor.executions e USING (run_id) WHERE e.project_id <> wanted.project_id""")
+
+
+async def foreign(connection: Connection, jobs: Sequence[Job]) -> list[Job]:
+    """Return those of `jobs` whose run is here as another project's."""
+    parameters = {"run_ids": [job.run_id for job in jobs], "project_ids": [job.project_id for job in jobs]}
+    found = {(row.run_id, row.project_id) for row in await connection.execute(_FOREIGN, parameters)}
+    return [job for job in jobs if (job.run_id, job.project_id) in found]
 
 
 # Claims
@@ -345,8 +358,9 @@ async def end(connection: Connection, run_ids: Sequence[UUID], outcome: Outcome)
     return [state_of(row) for row in await connection.execute(_END, parameters)]
 
 
-OVERDUE = "status = 'QUEUED' AND deadline_at < now()"
-_OVERDUE = text(f"SELECT run_id FROM executor.executions WHERE {OVERDUE} ORDER BY deadline_at LIMIT :limit")
+_OVERDUE = text("""
+SELECT run_id FROM executor.executions WHERE status = 'QUEUED' AND deadline_at < now()
+ORDER BY deadline_at LIMIT :limit""")
 
 
 async def overdue(connection: Connection, *, limit: int) -> list[UUID]:

@@ -1,14 +1,12 @@
 """Runs on their way from one version to the next, before anything is written."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service.store.version_cache import Version
-
-logger = logging.getLogger(__name__)
+from runs_service.transitions import is_terminal
 
 # What an event makes of a run: the run after each change, in order; nothing when it tells nothing new.
 Changes = Callable[[Run, RunEvent], Sequence[Run]]
@@ -21,14 +19,23 @@ class Changing:
         self.before = before
         self.changed: dict[str, Version] = {}
         self.history: list[Run] = []
+        self.foreign: list[RunEvent] = []  # events that name another project than their run's: nothing came of them
 
     def apply(self, events: Sequence[RunEvent], changes: Changes) -> None:
-        """Let events happen, in order."""
+        """Let events happen, in order.
+
+        An event whose number was passed already is ignored, except for a terminal event of a run that has not ended: an
+        execution that has ended changes no more. So whatever number was accepted before, a run learns of its end.
+        """
         for event in events:
             version = self.changed.get(event.run_id) or self.before.get(event.run_id)
-            if version is not None and event.project_id != version.run.project_id:
-                logger.error("an event of run %s names another project than the run's: it is ignored", event.run_id)
-            elif version is not None and event.number > version.event_number:
+            if version is None:
+                continue
+            if event.project_id != version.run.project_id:
+                self.foreign.append(event)
+            elif event.number > version.event_number or (
+                is_terminal(event.status) and not is_terminal(version.run.status)
+            ):
                 steps = changes(version.run, event)
                 self.history += steps
                 self.changed[event.run_id] = Version(steps[-1] if steps else version.run, event.number)

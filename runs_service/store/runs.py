@@ -13,7 +13,7 @@ from runs_service.messages import NewRun
 from runs_service.models import PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.store import statements
 from runs_service.store.change_set import Changes, Changing
-from runs_service.store.records import Dispatchable, Filters, Stored
+from runs_service.store.records import Changed, Dispatchable, Filters, Stored
 from runs_service.store.version_cache import RecentRuns, Version
 from runs_service.transitions import is_terminal
 from servicekit.failpoints import FailPoint, reached
@@ -24,8 +24,8 @@ CREATE_ROUNDS = 10  # how often a key may be freed and taken again while we look
 
 @dataclass(frozen=True)
 class _Written:
-    history: list[Run]
-    refused: frozenset[str]
+    changes: Changed
+    refused: frozenset[str] = frozenset()
 
 
 class RunStore:
@@ -185,17 +185,21 @@ class RunStore:
 
     # Changing
 
-    async def change(self, events: Sequence[RunEvent], changes: Changes) -> list[Run]:
-        """Apply `events`, in order; return each change of a run that they made.
+    async def change(self, events: Sequence[RunEvent], changes: Changes) -> Changed:
+        """Apply `events`, in order; return each change of a run that they made, and the events of another project.
 
         `changes` says what an event makes of a run. Every run changes in one transaction and under its row's lock, so
-        sequences have no gaps; an event whose number was passed already is ignored.
+        sequences have no gaps; Changing.apply says what is ignored.
         """
         known = {run_id: v for run_id in {e.run_id for e in events} if (v := self._recent.get(run_id)) is not None}
         written = await self._change_known(known, [event for event in events if event.run_id in known], changes)
         done = known.keys() - written.refused
         rest = [event for event in events if event.run_id not in done]
-        return written.history + (await self._change_locked(rest, changes) if rest else [])
+        if not rest:
+            return written.changes
+        locked = await self._change_locked(rest, changes)
+        foreign = [event for event in written.changes.foreign if event.run_id in done]
+        return Changed(written.changes.history + locked.history, foreign + locked.foreign)
 
     async def _change_known(
         self, known: Mapping[str, Version], events: Sequence[RunEvent], changes: Changes
@@ -205,16 +209,16 @@ class RunStore:
         work.apply(events, changes)
         reached(FailPoint.RUNS_IN_CHANGE)
         if not work.changed:
-            return _Written([], frozenset())
+            return _Written(Changed([], work.foreign))
         async with self._database.autocommit() as connection:
             rows = await connection.execute(statements.CHANGE, self._parameters(work, stop=False))
         fresh = {str(run_id) for run_id in rows.scalars()}
         refused = frozenset(work.changed.keys() - fresh)
         self._recent.drop(refused)
         self._remember(work.changed[run_id] for run_id in fresh)
-        return _Written([run for run in work.history if run.id in fresh], refused)
+        return _Written(Changed([run for run in work.history if run.id in fresh], work.foreign), refused)
 
-    async def _change_locked(self, events: Sequence[RunEvent], changes: Changes) -> list[Run]:
+    async def _change_locked(self, events: Sequence[RunEvent], changes: Changes) -> Changed:
         async with self._database.transaction() as connection:
             work = Changing(await self._lock(connection, {event.run_id for event in events}))
             work.apply(events, changes)
@@ -222,7 +226,7 @@ class RunStore:
                 await connection.execute(statements.CHANGE, self._parameters(work, stop=False))
             reached(FailPoint.RUNS_IN_CHANGE)
         self._remember(work.changed.values())
-        return work.history
+        return Changed(work.history, work.foreign)
 
     def _remember(self, versions: Iterable[Version]) -> None:
         for version in versions:

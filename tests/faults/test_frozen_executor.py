@@ -32,8 +32,8 @@ LEASE = 1.0  # seconds
 LOST = 2 + READ_TIMEOUTS[0]  # seconds until a run whose message was lost is found, having been asked about twice
 LOADED = 2.0  # the machine may be busy with other things: a takeover may take so many times as long
 
-# What a woken executor says of a run it lost: its write was refused, its heartbeat told, its transaction was ended.
-NOTICES = ("writes nothing", "stops", "is interrupted")
+# What a woken executor logs of a run it lost: the database refused its write, or a renewal, or ended its transaction.
+NOTICES = ("discarding its result", "stopping attempt", "is interrupted")
 
 
 @dataclass(frozen=True)

@@ -251,52 +251,52 @@ async def test_what_customers_sent_is_in_no_error_message(runs_database: Databas
 # Hints
 
 
-class Ears:
-    """A listener and what it heard."""
+class Recorder:
+    """A listener and the notifications that reached it."""
 
     def __init__(self, url: str, channel: str = "changes", **options: float) -> None:
-        self.heard: list[str] = []
-        self.missed = 0
-        self.listener = Listener(url, channel, hear=self.heard.append, missed=self._miss, **options)
+        self.payloads: list[str] = []
+        self.gaps = 0
+        self.listener = Listener(url, channel, on_notification=self.payloads.append, on_gap=self._on_gap, **options)
 
-    def _miss(self) -> None:
-        self.missed += 1
+    def _on_gap(self) -> None:
+        self.gaps += 1
 
 
 @pytest.fixture
-async def ears(runs_database_url: str) -> AsyncIterator[Ears]:
-    ears = Ears(runs_database_url)
-    async with running(ears.listener):
-        await eventually(lambda: ears.missed == 1)
-        yield ears
+async def recorder(runs_database_url: str) -> AsyncIterator[Recorder]:
+    recorder = Recorder(runs_database_url)
+    async with running(recorder.listener):
+        await eventually(lambda: recorder.gaps == 1)
+        yield recorder
 
 
-async def test_what_is_told_is_heard_on_its_channel_only(
-    ears: Ears, runs_database: Database, runs_database_url: str
+async def test_a_notification_arrives_on_its_channel_only(
+    recorder: Recorder, runs_database: Database, runs_database_url: str
 ) -> None:
-    stranger = Ears(runs_database_url, "other")
+    stranger = Recorder(runs_database_url, "other")
     notifier = Notifier(runs_database, "changes")
     async with running(stranger.listener, notifier):
-        await eventually(lambda: stranger.missed)
-        notifier.tell(["a", "b", "a"])
-        await eventually(lambda: " ".join(ears.heard).split() == ["a", "b"])
+        await eventually(lambda: stranger.gaps)
+        notifier.notify(["a", "b", "a"])
+        await eventually(lambda: " ".join(recorder.payloads).split() == ["a", "b"])
         many = [f"{n:036}" for n in range(1000)]
-        notifier.tell(many)
-        await eventually(lambda: " ".join(ears.heard).split() == ["a", "b", *many])
-    assert stranger.heard == []
-    assert ears.missed == 1
+        notifier.notify(many)
+        await eventually(lambda: " ".join(recorder.payloads).split() == ["a", "b", *many])
+    assert stranger.payloads == []
+    assert recorder.gaps == 1
 
 
-async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_may_have_missed_some(
-    ears: Ears, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
+async def test_a_listener_whose_connection_is_killed_listens_again_and_reports_a_gap(
+    recorder: Recorder, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for time in range(1, 4):
         assert kill_backends(runs_database_url, "listen-%") == 1
-        await eventually(lambda expected=time: ears.missed == expected + 1)
+        await eventually(lambda expected=time: recorder.gaps == expected + 1)
     notifier = Notifier(runs_database, "changes")
     async with running(notifier):
-        notifier.tell(["again"])
-        await eventually(lambda: ears.heard == ["again"])
+        notifier.notify(["again"])
+        await eventually(lambda: recorder.payloads == ["again"])
     lost = [record for record in caplog.records if record.message.startswith("Listener failed")]
     assert len(lost) == 3
     assert all(record.exc_info is None for record in lost)  # a line each, no trace
@@ -307,41 +307,41 @@ async def test_a_listener_leaves_a_server_that_stands_still(
 ) -> None:
     """It may never go on: behind the same address another one may have taken its place."""
     with prepared.postgres(tmp_path) as server:
-        ears = Ears(server.url(), answer_timeout=0.3, idle_check=0.05)
-        async with running(ears.listener):
-            await eventually(lambda: ears.missed == 1)
+        recorder = Recorder(server.url(), answer_timeout=0.3, idle_check=0.05)
+        async with running(recorder.listener):
+            await eventually(lambda: recorder.gaps == 1)
             with frozen(server):
                 await eventually(lambda: any("Listener failed" in record.message for record in caplog.records))
-            await eventually(lambda: ears.missed == 2)
+            await eventually(lambda: recorder.gaps == 2)
 
 
-async def test_a_hint_that_comes_between_two_waits_is_heard(runs_database: Database, runs_database_url: str) -> None:
-    ears = Ears(runs_database_url, idle_check=0.005)
+async def test_a_hint_that_comes_between_two_waits_is_not_lost(runs_database: Database, runs_database_url: str) -> None:
+    recorder = Recorder(runs_database_url, idle_check=0.005)
     notifier = Notifier(runs_database, "changes")
     words = [str(n) for n in range(200)]
-    async with running(ears.listener, notifier):
-        await eventually(lambda: ears.missed)
+    async with running(recorder.listener, notifier):
+        await eventually(lambda: recorder.gaps)
         for word in words:
-            notifier.tell([word])
+            notifier.notify([word])
             await asyncio.sleep(0.001)
-        await eventually(lambda: " ".join(ears.heard).split() == words)
+        await eventually(lambda: " ".join(recorder.payloads).split() == words)
 
 
 async def test_a_notifier_goes_on_after_its_database_failed(
-    ears: Ears, runs_database: Database, runs_database_url: str
+    recorder: Recorder, runs_database: Database, runs_database_url: str
 ) -> None:
     notifier = Notifier(runs_database, "changes")
     async with running(notifier):
-        notifier.tell(["first"])
-        await eventually(lambda: ears.heard == ["first"])
+        notifier.notify(["first"])
+        await eventually(lambda: recorder.payloads == ["first"])
         kill_backends(runs_database_url, "test")
-        notifier.tell(["lost"])
+        notifier.notify(["lost"])
 
-        def heard_again() -> bool:
-            notifier.tell(["later"])
-            return "later" in " ".join(ears.heard)
+        def notified_again() -> bool:
+            notifier.notify(["later"])
+            return "later" in " ".join(recorder.payloads)
 
-        await eventually(heard_again)
+        await eventually(notified_again)
 
 
 # Migrations

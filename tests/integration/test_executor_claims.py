@@ -9,8 +9,9 @@ import pytest
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
-from executor_service.execution.executor import MAX_CRASHES, Effect
-from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, Status
+from executor_service.execution.pipeline import MAX_CRASHES
+from executor_service.execution.types import Effect
 from executor_service.store import executions, outbox
 from servicekit.background.tasks import running
 from servicekit.postgres.database import Connection
@@ -67,10 +68,9 @@ async def test_an_unreadable_job_is_found_by_itself_and_does_not_stop_the_others
     mixed = RunJobBatch(jobs=[*strange, RunJob.FromString(good.body)]).SerializeToString()
     dead = await bench.inbox.consume([b"\xff\xff", mixed])
     assert await bench.value("SELECT run_id FROM executor.executions") == good.run_id
-    assert [letter.body for letter in dead] == [
-        b"\xff\xff",
-        *(RunJobBatch(jobs=[one]).SerializeToString() for one in strange),
-    ]
+    assert sorted(letter.body for letter in dead) == sorted(
+        [b"\xff\xff", *(RunJobBatch(jobs=[one]).SerializeToString() for one in strange)]
+    )
     assert all(letter.reason for letter in dead)
     assert unknown_playbook.run_id in dead[1].reason
 
@@ -171,7 +171,7 @@ async def test_a_run_whose_executor_died_is_taken_over_when_its_lease_ends(bench
     assert second.crashes == 1
 
 
-async def test_who_lost_the_lease_can_write_nothing_more(bench: Bench, other: Bench) -> None:
+async def test_an_attempt_without_its_lease_can_write_nothing_more(bench: Bench, other: Bench) -> None:
     await bench.inbox.accept([job()])
     (frozen,) = await claim(bench)
     await expire_leases(bench)
@@ -225,7 +225,7 @@ async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench) -> No
         # In one step: a heartbeat that comes between the end of a lease and the next claim renews it.
         await bench.rows("UPDATE executor.executions SET lease_owner = 'two', attempt = 2")
         await bench.heartbeat.tick()
-        await eventually(lambda: not bench.executor.leases())
+        await eventually(lambda: not len(bench.leases))
         bench.provider.open.set()
     assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
     assert await bench.value("SELECT lease_owner FROM executor.executions") == "two"
@@ -240,21 +240,21 @@ async def test_an_attempt_that_lost_its_lease_does_not_take_the_next_one_with_it
     (first,) = await claim(bench)
     await expire_leases(bench)
     (second,) = await claim(bench)
-    async with running(bench.executor.endings):
-        bench.executor.begin([first, second])
+    async with running(bench.outcomes):
+        bench.claimer.start_claimed([first, second])
         await bench.heartbeat.tick()
-        await eventually(lambda: bench.executor.leases() == [second.lease])
+        await eventually(lambda: list(bench.leases) == [second.lease])
         bench.provider.open.set()
-        await eventually(lambda: not bench.executor.leases())
+        await eventually(lambda: not len(bench.leases))
     assert await bench.value("SELECT status || attempt FROM executor.executions") == "SUCCEEDED2"
 
 
-async def test_work_that_is_stopped_before_its_first_step_keeps_no_place(bench: Bench) -> None:
+async def test_work_that_is_stopped_before_its_first_step_keeps_no_slot(bench: Bench) -> None:
     await bench.inbox.accept([job()])
     claimed = await claim(bench)
-    bench.executor.begin(claimed)
-    bench.executor.abandon(claimed[0].lease.run_id)
-    await eventually(lambda: not bench.executor.leases())
+    bench.claimer.start_claimed(claimed)
+    bench.leases.revoke(claimed[0].lease.run_id)
+    await eventually(lambda: not len(bench.leases))
 
 
 async def test_a_stopped_executor_hands_its_runs_back_at_once(bench: Bench, other: Bench) -> None:
@@ -307,7 +307,7 @@ async def test_runs_whose_executors_died_twice_are_tried_one_after_the_other(ben
     await expire_leases(bench)
     async with bench.working():
         await eventually(lambda: finished(bench, Status.SUCCEEDED, 3))  # the fresh one, and two of the three
-        await eventually(lambda: finished(bench, Status.FAILED, 1))  # its third death, as far as anybody can tell
+        await eventually(lambda: finished(bench, Status.FAILED, 1))  # its third crash, by all signs
 
 
 async def finished(bench: Bench, status: Status, count: int) -> bool:
@@ -315,7 +315,7 @@ async def finished(bench: Bench, status: Status, count: int) -> bool:
     return bool(await bench.value(query, status=status.value) == count)
 
 
-async def test_an_unknown_error_fails_the_run_and_tells_only_the_request_id(
+async def test_an_unknown_error_fails_the_run_and_shows_only_the_request_id(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> Effect:
@@ -333,7 +333,7 @@ async def test_an_unknown_error_fails_the_run_and_tells_only_the_request_id(
 # Events
 
 
-async def test_every_change_has_the_next_number_and_is_noted_as_told(bench: Bench) -> None:
+async def test_every_change_has_the_next_number_and_is_marked_as_published(bench: Bench) -> None:
     await bench.stock(3)
     async with bench.working():
         states = await bench.follow(job())
@@ -348,19 +348,19 @@ async def outbox_is_empty(bench: Bench) -> bool:
     return await bench.value(unpublished) == 0
 
 
-async def test_what_was_published_is_noted_without_waiting_for_a_run_that_is_being_written(bench: Bench) -> None:
+async def test_what_was_published_is_marked_without_waiting_for_a_run_that_is_being_written(bench: Bench) -> None:
     await bench.inbox.accept([job() for _ in range(50)])
     states = [execution.state for execution in await claim(bench, limit=50)]
 
-    async def noted() -> object:
+    async def marked() -> object:
         async with bench.database.autocommit() as connection:
             await outbox.mark_published(connection, states)
         return await bench.value("SELECT count(*) FROM executor.executions WHERE published_number = 1")
 
     async with bench.database.transaction() as connection:
         await executions.hold(connection, Lease(states[0].run_id, 1, "one"))
-        assert await noted() == 49
-    assert await noted() == 50
+        assert await marked() == 49
+    assert await marked() == 50
 
 
 async def test_a_run_of_another_replica_can_be_followed(bench: Bench, other: Bench) -> None:

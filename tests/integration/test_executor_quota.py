@@ -4,7 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from executor_service.ai.errors import AIError
-from executor_service.records import Plan, Status
+from executor_service.domain.execution import Status
+from executor_service.playbooks.quota import Plan
 from tests.support.executor import DESCRIPTIONS, Bench, job
 from tests.support.waiting import eventually
 
@@ -58,7 +59,7 @@ async def test_LIM_001_two_runs_racing_for_the_last_suggestions(bench: Bench, ot
     assert await bench.ai_used() == 3
 
 
-async def test_LIM_001_running_runs_hold_what_they_reserved(bench: Bench) -> None:
+async def test_LIM_001_running_runs_keep_what_they_reserved(bench: Bench) -> None:
     await bench.stock(3, plan=Plan.PRO, limit=5)
     bench.provider.open.clear()
     async with bench.working():

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from executor_service.playbooks.playbook import MISSING_SEO_TITLE
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
-from executor_service.records import Plan
 from tests.support.crowd import insert_products, longest_hold
 from tests.support.executor import Bench
 from tests.support.shop import TITLES, scope_of

@@ -110,7 +110,9 @@ async def test_missing_products_alone_are_asked_for_again(server: OpenAIServer, 
     assert server.stats().batches == [["a", "b", "c", "d"], ["b", "d"]]
 
 
-async def test_products_nobody_asked_about_are_ignored(server: OpenAIServer, provider: SuggestionProvider) -> None:
+async def test_products_that_were_not_in_the_request_are_ignored(
+    server: OpenAIServer, provider: SuggestionProvider
+) -> None:
     server.behave(Behaviour(answer="unknown_ids"))
     assert await provider.suggest(titles("a", "b")) == suggested("a", "b")
 
@@ -251,7 +253,7 @@ async def test_one_refused_product_does_not_spoil_the_others(
     assert server.stats().batches == [["a", "b", "c", "d"], ["a", "b"], ["c", "d"], ["c"], ["d"]]
 
 
-async def test_a_request_refused_altogether_can_be_told_from_other_failures(
+async def test_a_request_refused_altogether_can_be_distinguished_from_other_failures(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
     server.behave(Behaviour(answer="content_filter"))
@@ -294,7 +296,7 @@ async def test_no_more_requests_than_allowed_are_under_way(server: OpenAIServer,
     assert server.stats().requests == 12
 
 
-async def test_a_request_that_waits_to_be_repeated_holds_up_no_other(server: OpenAIServer, build: Build) -> None:
+async def test_a_request_that_waits_to_be_repeated_delays_no_other(server: OpenAIServer, build: Build) -> None:
     server.behave(Behaviour(status=500, product_ids=["a"], times=1))
     waiting, go_on = asyncio.Event(), asyncio.Event()
 

@@ -121,4 +121,4 @@ def test_several_workers_need_a_port_of_their_own(started: Started, log: Path, e
     with started(environment | {"EXECUTOR_LISTEN": f"{HOST}:0"}) as process:
         assert process.wait(DEADLINE) == 2
     errors = log.read_text()
-    assert "several workers need one port" in errors
+    assert "several processes need one port" in errors

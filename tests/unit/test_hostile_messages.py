@@ -1,4 +1,4 @@
-"""One request holds the event loop for 50 ms at most: what is done with its bytes, whatever they are."""
+"""No request blocks the event loop for more than 50 ms, with any content."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Ends a stream when its caller's token expires: whoever has lost access must not go on reading."""
+"""Ends a stream when its caller's token expires, for the caller may have lost access since."""
 
 import asyncio
 import time
@@ -9,24 +9,24 @@ from google.protobuf.message import Message
 from servicekit.auth.principals import Principal, Role, current_principal
 from servicekit.auth.tokens import LEEWAY
 from servicekit.errors import Reason, ServiceError
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 
 
 class TokenExpiry(CallInterceptor):
     """Ends streams of responses with TOKEN_EXPIRED once their token has expired; the caller resumes with a new one.
 
-    Not those of the services themselves: their tokens live for minutes, and a run that they follow for longer.
+    Streams between the services go on: their tokens last for minutes, and a run that they follow may take longer.
     """
 
     def wrap(self, handler: Any, method: str) -> Any:
-        """Return the handler, surrounded when it streams; other calls are over before their token is."""
+        """Return the handler, with this around it when it streams responses. Other calls are short."""
         return super().wrap(handler, method) if handler.response_streaming else handler
 
-    async def surround(self, call: Call, method: str, request: Any, context: Context) -> Message | None:
-        """Serve the call for as long as its token lasts."""
+    async def intercept(self, proceed: Behaviour, method: str, request: Any, context: Context) -> Message | None:
+        """Serve the call until its token expires."""
         try:
             async with asyncio.timeout(_seconds_left(current_principal())) as lifetime:
-                return await call(request, context)
+                return await proceed(request, context)
         except TimeoutError:
             if not lifetime.expired():
                 raise
@@ -37,9 +37,9 @@ class TokenExpiry(CallInterceptor):
 
 
 def _seconds_left(principal: Principal) -> float | None:
-    """Return for how long a stream may go on; None: for ever.
+    """Return for how long a stream may last; None: without end.
 
-    A token that has just expired is accepted for the leeway that clocks get; a stream under it ends with that.
+    A token that has expired within LEEWAY is still accepted; a stream with it ends after that.
     """
     if principal.expires is None or principal.role_in("*") is Role.SERVICE:
         return None
