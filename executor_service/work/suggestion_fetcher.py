@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from executor_service.ai.errors import AIError, AIRefusedError
-from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
+from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError
+from executor_service.ai.provider import Answers, ProductBrief, SuggestionProvider, SuggestionRequest
 from executor_service.ai.text import clean_line
 from executor_service.execution.event_publisher import Reporter
 from executor_service.playbooks import quota
@@ -24,6 +24,9 @@ from servicekit.postgres.database import Database
 
 RECORD_PAUSE = 0.02  # seconds between two writes of what arrived
 PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
+PATIENCE = 0.95  # of the time until a run's deadline may be waited for the provider; an answer takes a moment too
+FRUITLESS = 5  # requests without one usable text, in a run that has none: those after them would not do better
+EMPTY_TEXT = "The AI provider answered with an empty text for this product."
 
 
 class Suggestions:
@@ -49,14 +52,15 @@ class Suggestions:
         self._batch_size = batch_size
         self._concurrency = concurrency
 
-    async def get(self, lease: Lease, job: Job, project: Project, wanted: Sequence[Wanted]) -> Mapping[str, str]:
-        """Return the usable suggestions by product id.
+    async def get(self, lease: Lease, job: Job, project: Project, wanted: Sequence[Wanted]) -> Answers:
+        """Return the usable suggestions by product id, and for each other product why it has none.
 
         What is missing is reserved from the project's allowance, asked for, and stored as it arrives; products of the
         same content share one suggestion. Raises FailedRun when it does not fit, AIError when the provider fails for
-        good, LeaseLost.
+        good or nothing usable came, LeaseLost.
         """
         texts: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         missing = _Missing()
         async for product in breathing(wanted):
             if product.stored is None:
@@ -71,9 +75,10 @@ class Suggestions:
                 ask=partial(self._ask, lease, job),
                 record=partial(self._record, lease, job, total=len(wanted)),
                 texts=texts,
+                reasons=reasons,
             )
             await conversation.hold(at_once=self._concurrency)
-        return texts
+        return Answers(texts, reasons)
 
     async def _reserve(self, lease: Lease, project: Project, count: int, *, done: int, total: int) -> None:
         now = self._clock.now()
@@ -88,15 +93,20 @@ class Suggestions:
             state = await executions.set_progress(connection, lease, completed=done, total=total)
         self._reporter.report(state)
 
-    async def _ask(self, lease: Lease, job: Job, products: Sequence[Wanted]) -> Mapping[str, str]:
+    async def _ask(self, lease: Lease, job: Job, products: Sequence[Wanted]) -> Answers:
         if not self._is_sure_of(lease):  # what another attempt asks for already is not paid for again
             async with self._database.transaction() as connection:
                 await executions.hold(connection, lease)
         briefs = [ProductBrief(product.product_id, product.title, product.description) for product in products]
         reached(FailPoint.EXECUTOR_BEFORE_AI_REQUEST)
-        texts = await self._provider.suggest(SuggestionRequest(job.playbook.field, briefs, job.project_id))
+        patience = None
+        if job.deadline:
+            patience = max((job.deadline - self._clock.now()).total_seconds(), 0.0) * PATIENCE
+        answers = await self._provider.suggest(
+            SuggestionRequest(job.playbook.field, briefs, job.project_id, patience_seconds=patience)
+        )
         reached(FailPoint.EXECUTOR_AFTER_AI_REPLY)
-        return texts
+        return answers
 
     async def _record(
         self, lease: Lease, job: Job, arrived: Sequence[Suggested], *, completed: int, total: int, tell: bool
@@ -139,14 +149,14 @@ class _Record(Protocol):
     async def __call__(self, arrived: Sequence[Suggested], *, completed: int, tell: bool) -> None: ...
 
 
-_Answer = tuple[Sequence[Wanted], Mapping[str, str]]
+_Answer = tuple[Sequence[Wanted], Answers]
 
 
 class _Conversation:
     """One run asking for what it misses: some requests under way, one writer for what arrives meanwhile.
 
     Takes what is missing, how many products go into a request, how to `ask` and how to `record` what arrived, and the
-    `texts` to complete.
+    `texts` and `reasons` to complete.
     """
 
     def __init__(
@@ -154,9 +164,10 @@ class _Conversation:
         missing: _Missing,
         batch_size: int,
         *,
-        ask: Callable[[Sequence[Wanted]], Awaitable[Mapping[str, str]]],
+        ask: Callable[[Sequence[Wanted]], Awaitable[Answers]],
         record: _Record,
         texts: dict[str, str],
+        reasons: dict[str, str],
     ) -> None:
         self._missing = missing
         products = missing.products
@@ -165,13 +176,14 @@ class _Conversation:
         self._ask = ask
         self._record = record
         self._texts = texts
-        self._completed = len(texts)  # products
+        self._reasons = reasons
         self._askers = 0
         self._ahead = asyncio.Semaphore(0)  # requests that may be under way or answered and not stored
         self._arrived: asyncio.Queue[_Answer | None] = asyncio.Queue()
         self._many = asyncio.Event()  # an answer from every asker, or the last one, waits to be stored
         self._failure: AIError | None = None
-        self._refusal: AIRefusedError | None = None
+        self._unanswered: AIBatchError | None = None  # of a request that got nothing, and says so of its products only
+        self._fruitless = 0
 
     async def hold(self, *, at_once: int) -> None:
         """Ask until there is an answer to everything, or one request has failed for good: then those under way
@@ -187,7 +199,7 @@ class _Conversation:
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         if self._failure is None and not self._texts:
-            self._failure = self._refusal
+            self._failure = self._unanswered
         if self._failure is not None:
             raise self._failure
 
@@ -197,18 +209,31 @@ class _Conversation:
             if self._failure is not None:
                 break
             try:
-                texts = await self._ask(products)
-            except AIRefusedError as error:
-                self._refusal, texts = error, error.partial
+                answers = await self._ask(products)
+            except AIBatchError as error:
+                answers = Answers(reasons=dict.fromkeys((product.product_id for product in products), error.reason))
+                self._note(error)
             except AIError as error:
-                self._failure, texts = self._failure or error, error.partial
-            self._arrived.put_nowait((products, texts))
+                self._failure, answers = self._failure or error, Answers(error.partial)
+            self._arrived.put_nowait((products, answers))
             if self._arrived.qsize() >= self._askers:
                 self._many.set()
         self._askers -= 1
         if not self._askers:
             self._arrived.put_nowait(None)
             self._many.set()
+
+    def _note(self, error: AIBatchError) -> None:
+        self._unanswered = error
+        self._fruitless += 1
+        # What a filter refuses says nothing of the products after it.
+        if not self._texts and self._fruitless >= FRUITLESS and not isinstance(error, AIRefusedError):
+            self._failure = self._failure or error
+
+    @property
+    def _completed(self) -> int:
+        """Products that are done: none of them as long as nothing usable came, since the run may fail of that."""
+        return len(self._texts) + (len(self._reasons) if self._texts else 0)
 
     async def _record_arrivals(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -237,12 +262,17 @@ class _Conversation:
                         await self._many.wait()
                 answer = await self._arrived.get()
 
-    def _take(self, products: Sequence[Wanted], texts: Mapping[str, str]) -> Iterator[Suggested]:
+    def _take(self, products: Sequence[Wanted], answers: Answers) -> Iterator[Suggested]:
         for product in products:
-            # Of every provider, before it is stored: markup and what nobody sees must not get into a shop.
-            text = clean_line(texts.get(product.product_id, ""))
             alike = self._missing.like(product)
-            if not is_blank(text):
-                self._texts.update((one.product_id, text) for one in alike)
-                yield Suggested(product.fingerprint, text)
-            self._completed += len(alike)
+            if product.product_id in answers.texts:
+                # Of every provider, before it is stored: markup and what nobody sees must not get into a shop.
+                text = clean_line(answers.texts[product.product_id])
+                if not is_blank(text):
+                    self._texts.update((one.product_id, text) for one in alike)
+                    yield Suggested(product.fingerprint, text)
+                    continue
+            elif product.product_id not in answers.reasons:
+                continue  # its request failed before it was answered
+            reason = answers.reasons.get(product.product_id, EMPTY_TEXT)
+            self._reasons.update((one.product_id, reason) for one in alike)

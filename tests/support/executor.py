@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from executor_service import messages
 from executor_service.ai.errors import AIError
-from executor_service.ai.provider import SuggestionRequest
+from executor_service.ai.provider import Answers, SuggestionRequest
 from executor_service.catalog import Catalog
 from executor_service.execution.event_publisher import Reporter
 from executor_service.execution.executor import Executor, Heartbeat, Work
@@ -59,13 +59,16 @@ class ScriptedProvider:
         self.asked: Counter[str] = Counter()
         self.requests = 0
         self.blank: set[str] = set()  # products it has no text for
+        self.reasons: dict[str, str] = {}  # of products that it has no answer for
+        self.patience: float | None = None  # of the last request
         self.failing: dict[str, AIError] = {}  # by product
         self.waiting = asyncio.Event()  # set while requests are held back
         self.open = asyncio.Event()  # clear it to hold requests back
         self.open.set()
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+    async def suggest(self, request: SuggestionRequest) -> Answers:
         self.requests += 1
+        self.patience = request.patience_seconds
         ids = [product.product_id for product in request.products]
         self.asked.update(ids)
         if not self.open.is_set():
@@ -74,10 +77,12 @@ class ScriptedProvider:
         for product_id in ids:
             if product_id in self.failing:
                 raise self.failing[product_id]
-        return {
+        texts = {
             product.product_id: "" if product.product_id in self.blank else f"{product.title} by AI"
             for product in request.products
+            if product.product_id not in self.reasons
         }
+        return Answers(texts, {product_id: self.reasons[product_id] for product_id in ids if product_id not in texts})
 
     async def close(self) -> None:
         pass
