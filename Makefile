@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # Workers of `make test`. Each has servers of its own, and waits more than it works.
 WORKERS ?= 4
 BENCH_STAMP := $(VENV)/.installed-bench
+# Compiled modules are kept: the suite starts a hundred processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults test-faults-full soak bench check lint-protos gen lock clean

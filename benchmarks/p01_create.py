@@ -1,4 +1,4 @@
-"""P1: how much of what a Python gRPC server can do at all is left when it keeps its promises."""
+"""P1: the rate of CreateRun against the rate of a bare Python gRPC server."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,13 +27,14 @@ from devstack.stack import Stack
 
 CONCURRENCY = 64
 PUBLISH_TIMEOUT = 30.0  # seconds after the last answer; it takes milliseconds
-SCOPE, RULES = "0123456789abcdef", "fedcba9876543210"  # what they are does not matter to runs_service
+SCOPE, RULES = "0123456789abcdef", "fedcba9876543210"  # runs_service does not check them
 
 CLAIM = Claim(
     id="P1",
     title="CreateRun against a bare gRPC server",
-    work=f"CreateRun, authenticated, a new key each, {CONCURRENCY} concurrent calls on one channel, one runs_service, "
-    "queue mode, published to the broker, executor stopped; against the same calls to a bare grpc.aio server",
+    work=f"CreateRun of an APPLY, authenticated, a new key each, {CONCURRENCY} concurrent calls on one channel, one "
+    "runs_service, queue mode: each run is stored and published to the broker, and none executes, for the executor is "
+    "stopped. Against the same calls to a bare grpc.aio server",
     figures=[Figure("runs/s ÷ echo calls/s", must=0.45, beyond=0.55)],
 )
 
@@ -48,7 +49,7 @@ class Creation:
         self.client_cpu: list[float] = []  # seconds of CPU in the client, of each second
 
     def spec(self, number: int, target: str) -> dict[str, Any]:
-        """Return what the client is to do in round `number`."""
+        """Return the spec of the client in round `number`."""
         project = f"create-{number}"
         return {
             "target": target,

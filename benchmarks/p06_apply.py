@@ -80,7 +80,7 @@ class Shop:
         timed = self._client.timed(self._project, Run.APPLY, **self._scope)
         self.working.append(timed.working)
         self.applied += 1
-        require(timed.run.result.updated == self.products, f"APPLY says {timed.run.result}")
+        require(timed.run.result.updated == self.products, f"APPLY's result is {timed.run.result}")
         items = "SELECT count(*) FROM executor.run_items WHERE run_id = %s AND status = 'UPDATED'"
         require(checks.scalar(self._stack, items, [timed.run.id]) == self.products, "not an item for each product")
         self._require_written()
@@ -97,7 +97,7 @@ class Shop:
             check=False,
         )
         self.process.append(time.perf_counter() - started)
-        require(f"UPDATE {self.products}\n" in done.stdout, f"psql said {done.stdout} {done.stderr}")
+        require(f"UPDATE {self.products}\n" in done.stdout, f"psql printed {done.stdout} {done.stderr}")
         (milliseconds,) = TIMING.findall(done.stdout)
         self._require_written()
         return self.products / (float(milliseconds) / 1_000)

@@ -20,14 +20,15 @@ RUNS, STREAMS_A_RUN, CONNECTIONS = 200, 10, 20
 WARM = 1  # streams a run that are open before memory is looked at
 PRODUCTS = 20  # a run: one request each
 REQUESTS_AT_ONCE, DELAY = 4, 0.06  # of the executor, and seconds each takes: some 60 a second, each a change of a run
-HOLD = 5.0  # seconds a request takes while drafts are started: the first ones are not to be done before the last begin
+STARTING_DELAY = 5.0  # seconds a request takes at first, so that no draft ends before the last one begins
 WINDOW = 3.0  # seconds of a round
 AT_ONCE = 8  # calls while everything is set up
 
 CLAIM = Claim(
     id="P7",
     title="Watching",
-    work=f"{RUNS * STREAMS_A_RUN:,} open WatchRun streams over {RUNS} drafts that are under way, one runs_service",
+    work=f"{RUNS * STREAMS_A_RUN:,} open WatchRun streams over {RUNS} running drafts, one runs_service. A draft "
+    f"asks a provider for {PRODUCTS} products one by one, and each answer is a change that all its streams receive",
     figures=[
         Figure("p99 from commit to receipt, in ms", must=150, beyond=50, better="lower"),
         Figure("server memory a stream, in kB", must=60, beyond=30, better="lower"),
@@ -54,7 +55,7 @@ def measure(options: Options) -> Results:
     with stack_with_provider(delay=0.0, **settings) as (stack, provider):
         with Client(stack) as client, ThreadPoolExecutor(AT_ONCE) as threads:
             previews = list(threads.map(lambda _: _preview(client), range(count)))
-            provider.behave({"delay_seconds": HOLD})
+            provider.behave({"delay_seconds": STARTING_DELAY})
             drafts = list(threads.map(lambda preview: _draft(client, preview), previews))
         provider.behave({"delay_seconds": DELAY})
         spec = {"target": stack.runs_target, "token": stack.token("*", "VIEWER"), "connections": CONNECTIONS}
@@ -93,7 +94,7 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
     server = psutil.Process(stack.runs[0].pid)
     _open(watchers, watched * WARM, len(watched) * WARM)
     # The requests that were held end: from here on runs change.
-    poll(lambda: bool(_ask(watchers, len(watched) * WARM)["ages"]), 2 * HOLD, lambda: "no run changes")
+    poll(lambda: bool(_ask(watchers, len(watched) * WARM)["ages"]), 2 * STARTING_DELAY, lambda: "no run changes")
     before = server.memory_info().rss
     more = STREAMS_A_RUN - WARM
     _open(watchers, watched * more, len(watched) * STREAMS_A_RUN)
@@ -119,7 +120,7 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
 def _open(watchers: Load, watched: list[list[str]], expected: int) -> None:
     watchers.send({"watch": watched})
     opened = watchers.receive()
-    require(opened == {"open": expected, "problems": []}, f"{expected} streams were to be open: {opened}")
+    require(opened == {"open": expected, "problems": []}, f"{expected} streams should be open: {opened}")
 
 
 def _ask(watchers: Load, expected: int) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _ask(watchers: Load, expected: int) -> dict[str, Any]:
     watchers.send("window")
     arrived: dict[str, Any] = watchers.receive()
     still = {name: arrived[name] for name in ("open", "problems")}
-    require(still == {"open": expected, "problems": []}, f"{expected} streams were to be open: {still}")
+    require(still == {"open": expected, "problems": []}, f"{expected} streams should be open: {still}")
     return arrived
 
 

@@ -42,7 +42,7 @@ KINDS = (*PAGES, "GetRun", "CreateRun")
 CLAIM = Claim(
     id="P8",
     title="History",
-    work=f"calls on a table of {MANY:,} runs ÷ the same calls on one of {FEW:,}, one at a time",
+    work=f"Calls on a table of {MANY:,} runs ÷ the same calls on one of {FEW:,}, one at a time",
     figures=[Figure(f"{kind}: time ÷ time", must=1.3, beyond=1.1, better="lower") for kind in KINDS],
 )
 
@@ -113,7 +113,7 @@ class Side:
         self.client.finished(self.last)
 
     def _token_of(self, page: int) -> str:
-        """Walk to a page and return its token. Fails unless it holds what SQL finds in that place."""
+        """Walk to a page and return its token. Fails unless it has the rows that SQL finds there."""
         token = ""
         for _ in range(page - 1):
             request = pb.ListRunsRequest(project_id=self.project, page_token=token)
@@ -150,8 +150,8 @@ def measure(options: Options) -> Results:
         notes=[
             f"{many.stored:,} runs with {history.EVENTS} changes each were stored in {filled:.0f} s, VACUUM ANALYZE "
             "included; all have ended; 4 in 10 belong to the project that is asked for, the others to projects of 30.",
-            f"Page 1,000 has the runs 19,981 to 20,000; in the small table the last full page stands against it, with "
-            f"as many runs ({PAGE}).",
+            f"Page 1,000 has the runs 19,981 to 20,000; the last full page of the small table, which it is compared "
+            f"with, has as many ({PAGE}).",
             f"A rare value, and the scope, find {history.RARE} runs, the oldest of the project; run_type and status "
             "together find none; the others find many.",
             f"Medians of up to {CALLS} calls a round, as the client sees them, in turn to both. A created run ends "

@@ -40,7 +40,8 @@ ONE_BY_ONE, AT_ONCE = (
 CLAIM = Claim(
     id="P9",
     title="Fairness",
-    work=f"a project has {QUEUED:,} runs queued and {CONCURRENCY} under way; then {SMALL} others start one each",
+    work=f"One project has {QUEUED:,} runs queued and {CONCURRENCY} running, each a preview of one product that "
+    f"waits {DELAY} s for its provider; then {SMALL} other projects start one each",
     # 1 run's length + 50 ms is half of 2 runs' lengths + 100 ms.
     figures=[
         Figure(ONE_BY_ONE, must=1.0, beyond=0.5, better="lower"),
@@ -111,7 +112,7 @@ class Shops:
         return int(checks.scalar(self._stack, query, [self._busy]))
 
     def _fill_up(self) -> None:
-        """Create runs of the busy project until as many as wanted are queued, and wait until the executor has them."""
+        """Create runs of the busy project until enough are queued, and wait until the executor has them."""
         missing = self._queued - self._waiting()
         self._client.create_many(self._busy, missing, Run.PREVIEW_GENERATE, meta=SAMPLE)
         self.created += missing
@@ -160,7 +161,7 @@ def measure(options: Options) -> Results:
             f"Each round begins with {QUEUED:,} runs of the busy project in the executor's queue. The small projects "
             "come one after the other, each at a random moment after the one before has ended.",
             "The wait is from CreateRun sent to started_at, both by the clock of this machine.",
-            f"Beside it: {SMALL} projects in the same moment, whom {CONCURRENCY} places serve in 5 turns at best; "
+            f"Beside it: {SMALL} projects in the same moment; {CONCURRENCY} slots serve them in 5 turns at best; "
             "the busy one has its turns among them, which leaves them three places.",
         ],
     )

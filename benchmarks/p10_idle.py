@@ -1,4 +1,4 @@
-"""P10: what the services cost while nobody wants anything of them."""
+"""P10: the cost of idle services."""
 
 import re
 import time
@@ -18,7 +18,7 @@ SETTLE = 15.0  # seconds after the last run until every poll has reached its lon
 CLAIM = Claim(
     id="P10",
     title="Idle cost",
-    work="one runs_service and one executor_service over a broker, after they have worked; no runs, 60 s",
+    work="One runs_service and one executor_service over a broker, after they have worked; no runs, 60 s",
     figures=[
         Figure("CPU seconds a minute, both services", must=0.9, beyond=0.45, better="lower"),
         Figure("SQL statements a minute", must=120, beyond=60, better="lower"),

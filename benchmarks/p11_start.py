@@ -1,4 +1,4 @@
-"""P11: how long somebody waits who starts everything again."""
+"""P11: how long a second start of the whole stack takes."""
 
 import json
 import signal
@@ -79,7 +79,7 @@ def start(folder: Path) -> Start:
         assert up.stdout
         line = up.stdout.readline()
         ready = time.monotonic() - begin
-        require(line.startswith("ready"), f"`playbook-runs up` said {line!r}")
+        require(line.startswith("ready"), f"`playbook-runs up` printed {line!r}")
         cpu = cpu_seconds(up.pid)
         logs = DataDir(folder)
         stores = _moment(logs.log("postgres"), "accept connections") - began
@@ -93,12 +93,12 @@ def start(folder: Path) -> Start:
 
 
 def _moment(log: Path, words: str) -> float:
-    """Return when a log says `words`, as seconds since 1970."""
+    """Return the time of the log line with `words`, in seconds since 1970."""
     for line in log.read_text().splitlines():
         if words in line:
             when = json.loads(line)["timestamp"] if line.startswith("{") else " ".join(line.split()[:2]) + "+00:00"
             return datetime.fromisoformat(when).timestamp()
-    require(False, f"{log.name} does not say {words!r}")
+    require(False, f"{log.name} has no line with {words!r}")
     raise AssertionError
 
 

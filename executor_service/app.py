@@ -13,25 +13,28 @@ from playbooks.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceS
 from executor_service.ai.factory import build_provider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.catalog import Catalog
-from executor_service.execution.cancellation import DeadlineKeeper, Stops
-from executor_service.execution.event_publisher import EVENTS_QUEUE, SWEEP_AGE, OutboxSweeper, Reporter
-from executor_service.execution.executor import Executor, Heartbeat, Work
+from executor_service.domain.execution import Job, RunType
+from executor_service.execution.cancellation import Cancellation, DeadlineSweeper
+from executor_service.execution.claimer import Claimer
+from executor_service.execution.event_publisher import EVENTS_QUEUE, EventPublisher, OutboxSweeper
 from executor_service.execution.follower import Follower
 from executor_service.execution.inbox import JOBS_QUEUE, Inbox
+from executor_service.execution.leases import Heartbeat, Leases
+from executor_service.execution.outcomes import OutcomeWriter
+from executor_service.execution.pipeline import Pipeline
+from executor_service.execution.slots import Slots
+from executor_service.execution.types import Work
 from executor_service.permissions import PERMISSIONS
-from executor_service.queries import Library
-from executor_service.records import Job, RunType
+from executor_service.queries import Queries
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import LEASE_CONNECTIONS, ExecutorSettings
-from executor_service.store.due import due
 from executor_service.work.affected import AffectedLookup
 from executor_service.work.apply import Apply
 from executor_service.work.estimate import Estimator
 from executor_service.work.generate import Generate
 from executor_service.work.heavy_reads import HeavyReads
-from executor_service.work.suggestion_fetcher import Suggestions
-from servicekit.background.sweep import Sweep
-from servicekit.background.tasks import LAST_STEPS, Ticker, end_within, running, stop_signal
+from executor_service.work.suggestion_fetcher import SuggestionFetcher
+from servicekit.background.tasks import LAST_STEPS, force_exit_after, running, stop_signal
 from servicekit.broker import Consumer, Publisher, signer_of
 from servicekit.clock import Clock, SystemClock
 from servicekit.postgres import migrations
@@ -42,17 +45,17 @@ from servicekit.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 NAME = "executor-service"
-HOLD_BACK = 1.5  # seconds; runs_service tells of cancels within a second of reaching us
+STARTUP_DELAY = 1.5  # seconds; runs_service sends its cancels within a second of reaching an executor
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
-    """Serve until the process is told to stop. Raises SystemExit when the port is taken, or the settings of the AI
+    """Serve until SIGTERM or SIGINT. Raises SystemExit when the port is taken, or the settings of the AI
     provider cannot work."""
     async with serving(settings, clock):
         await stop_signal()
         logger.info("stopping")
-        end_within(settings.executor_grace_seconds + LAST_STEPS)
+        force_exit_after(settings.executor_grace_seconds + LAST_STEPS)
 
 
 def migrate(settings: ExecutorSettings) -> None:
@@ -64,8 +67,8 @@ def migrate(settings: ExecutorSettings) -> None:
 async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> AsyncIterator[Server]:
     """Enter a running executor.
 
-    At the end it refuses new calls, takes no more messages, lets running work end or hands it back, ends the calls
-    that follow it, and publishes what is left to tell.
+    At the end it refuses new calls, consumes no more messages, lets running work end or hands it back, ends the calls
+    that follow it, and publishes what is left.
     """
     clock = clock or SystemClock()
     metrics = Metrics()
@@ -80,53 +83,55 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             return database
 
         # Three pools, so that leases wait neither for callers nor for long work, and work not for callers.
-        leases = pool(LEASE_CONNECTIONS)
-        work_database = pool(settings.executor_database_pool_size, leases)
-        callers = pool(settings.caller_connections, leases)
+        lease_database = pool(LEASE_CONNECTIONS)
+        work_database = pool(settings.executor_database_pool_size, lease_database)
+        callers = pool(settings.caller_connections, lease_database)
         heavy_reads = HeavyReads(at_once=settings.heavy_reads, metrics=metrics)
         stack.push_async_callback(heavy_reads.close)
         provider = _provider(settings)
         stack.push_async_callback(provider.close)
         signer = signer_of(settings.jwt_secrets)
-        publisher = (
+        broker = (
             Publisher(settings.queue_url, settings.queue(EVENTS_QUEUE), metrics, signer) if settings.queue_url else None
         )
-        if publisher:
-            stack.push_async_callback(publisher.close)
+        if broker:
+            stack.push_async_callback(broker.close)
 
-        reporter = Reporter(leases, publisher)
-        suggestions = Suggestions(
+        # Execution
+        publisher = EventPublisher(lease_database, broker)
+        leases = Leases(lease_database, owner=str(uuid4()), seconds=settings.executor_lease_seconds)
+        outcomes = OutcomeWriter(lease_database)
+        fetcher = SuggestionFetcher(
             work_database,
             provider,
-            reporter,
+            leases,
+            publisher,
             clock,
             batch_size=settings.ai_batch_size,
             concurrency=settings.ai_concurrency,
-            is_sure_of=lambda lease: executor.is_sure_of(lease),  # noqa: PLW0108  # it is made below
         )
-        generate: Work = Generate(work_database, provider, suggestions, clock)
+        generate: Work = Generate(work_database, provider, fetcher, clock)
         affected = AffectedLookup(work_database)
         apply: Work = Apply(affected, clock)
 
         def work(job: Job) -> Work:
             return apply if job.run_type is RunType.APPLY else generate
 
-        owner = str(uuid4())
-        executor = Executor(
+        pipeline = Pipeline(work_database, leases, outcomes, publisher, work=work, clock=clock)
+        slots = Slots(leases, count=settings.executor_concurrency)
+        claimer = Claimer(
+            lease_database,
             leases,
-            work_database,
-            reporter,
-            work,
-            owner=owner,
-            concurrency=settings.executor_concurrency,
-            lease_seconds=settings.executor_lease_seconds,
+            slots,
+            pipeline,
+            clock,
             grace_seconds=settings.executor_grace_seconds,
-            clock=clock,
-            hold_back_seconds=HOLD_BACK,
+            startup_delay=STARTUP_DELAY,
         )
-        stops = Stops(leases, reporter, abandon=executor.abandon)
-        heartbeat = Heartbeat(leases, executor, owner=owner, lease_seconds=settings.executor_lease_seconds)
-        inbox = Inbox(leases, executor)
+        inbox = Inbox(lease_database, leases, slots, claimer)
+        cancellation = Cancellation(lease_database, leases, publisher)
+
+        # Calls
         catalog = Catalog(callers, clock, default_plan=settings.default_plan)
         server = Server(
             settings,
@@ -135,9 +140,9 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
                     "playbooks.executor.v1.ExecutorService",
                     ExecutorServicer(
                         inbox,
-                        Follower(leases, reporter),
-                        stops,
-                        library=Library(callers),
+                        Follower(lease_database, publisher),
+                        cancellation,
+                        queries=Queries(callers),
                         estimator=Estimator(callers, provider, catalog, heavy_reads),
                         clock=clock,
                     ),
@@ -154,17 +159,9 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
 
         # Started in this order, stopped in the reverse one.
-        seen_to: dict[str, Ticker] = {
-            "overdue": DeadlineKeeper(stops),
-            "unpublished": OutboxSweeper(leases, reporter),
-        }
-
-        async def look() -> set[str]:
-            async with leases.autocommit() as connection:
-                return await due(connection, unpublished_for=SWEEP_AGE)
-
-        await stack.enter_async_context(running(reporter.marks, reporter, *seen_to.values(), Sweep(look, seen_to)))
-        await stack.enter_async_context(running(heartbeat, affected, executor.endings, executor))
+        sweepers = DeadlineSweeper(cancellation), OutboxSweeper(lease_database, publisher)
+        await stack.enter_async_context(running(publisher.marks, publisher, *sweepers))
+        await stack.enter_async_context(running(Heartbeat(leases), affected, outcomes, claimer))
         await server.start()
         consumers: list[Consumer] = []
         if settings.queue_url:
@@ -177,7 +174,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             await asyncio.gather(
                 *(consumer.stop() for consumer in consumers),
                 server.stop(settings.executor_grace_seconds),
-                executor.stop(),
+                claimer.stop(),
             )
 
         stack.push_async_callback(end_work)

@@ -1,12 +1,12 @@
-"""Projects and their products, as people write and read them."""
+"""Projects and their products: what CatalogService reads and writes."""
 
 from collections.abc import Sequence
 
-from executor_service.paging import Page, PageRequest
+from executor_service.domain.catalog import Product, Project
+from executor_service.domain.paging import Page, PageRequest
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import playbook
-from executor_service.playbooks.quota import Allowance
-from executor_service.records import Plan, Product, Project
+from executor_service.playbooks.quota import Allowance, Plan
 from executor_service.store import catalog as store
 from executor_service.store import usage
 from executor_service.store.catalog import PutCounts
@@ -48,8 +48,8 @@ class Catalog:
     ) -> Project:
         """Create a project on the default plan if there is none, change what is given, and return it.
 
-        A plan without a limit takes the limit back. Raises ROLE_TOO_LOW, and creates nothing, when somebody other than
-        the platform gives a plan that the project does not have, or a limit.
+        A plan without a limit removes the limit. Raises ROLE_TOO_LOW, and creates nothing, when a caller other than the
+        platform gives a plan that the project does not have, or a limit.
         """
         async with self._database.transaction() as connection:
             present = await store.ensure_project(connection, Project(project_id, self._default_plan, None))
@@ -72,11 +72,11 @@ class Catalog:
         return project
 
     async def allowance(self, project: Project) -> Allowance:
-        """Return what the project may ask of the AI today."""
+        """Return the project's AI allowance today."""
         now = self._clock.now()
         async with self._database.autocommit() as connection:
             used = await usage.used(connection, project.id, now.date())
-        return Allowance(quota.daily_limit(project), used, quota.next_reset(now))
+        return Allowance(quota.daily_limit(project.plan, project.ai_daily_limit), used, quota.next_reset(now))
 
     async def put_products(self, project_id: str, products: Sequence[Product]) -> PutCounts:
         """Create or replace products, all or none. Raises PROJECT_NOT_FOUND."""

@@ -1,4 +1,4 @@
-"""Between protos and records: everything that builds one out of the other."""
+"""Between protos and the domain: jobs, events, the catalog, drafts. Rules translate themselves (playbooks/rules.py)."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,11 +12,12 @@ from playbooks.executor.v1.executor_service_pb2 import AiDailyLimit
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
 from playbooks.runs.v1.run_pb2 import Draft, DraftItem, Run, RunItem, RunProgress, RunResult
 
-from executor_service import records
+from executor_service.domain import catalog as domain_catalog
+from executor_service.domain import draft as domain_draft
+from executor_service.domain.execution import Job, RunType, State, Status
 from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
 from executor_service.playbooks.quota import Allowance
 from executor_service.playbooks.rules import Rules
-from executor_service.records import Job, RunType, State, Status
 from servicekit.rpc.validation import broken_rules
 
 DEFAULT_SAMPLE_SIZE = 3  # products
@@ -76,7 +77,7 @@ def job_from(body: bytes) -> Job:
 
 
 def event(state: State) -> RunEvent:
-    """Return what runs_service is told of an execution."""
+    """Return the event that runs_service gets of an execution."""
     return RunEvent(
         run_id=str(state.run_id),
         project_id=state.project_id,
@@ -99,7 +100,7 @@ def event(state: State) -> RunEvent:
 # Catalog
 
 
-def project(record: records.Project, allowance: Allowance) -> Project:
+def project(record: domain_catalog.Project, allowance: Allowance) -> Project:
     """Return a project with its AI usage."""
     return Project(
         project_id=record.id,
@@ -119,7 +120,7 @@ def ai_daily_limit(allowance: Allowance) -> AiDailyLimit:
     )
 
 
-def product(record: records.Product) -> Product:
+def product(record: domain_catalog.Product) -> Product:
     """Return a product as clients read it."""
     return Product(
         id=record.id,
@@ -131,9 +132,9 @@ def product(record: records.Product) -> Product:
     )
 
 
-def product_record(message: Product) -> records.Product:
+def product_record(message: Product) -> domain_catalog.Product:
     """Read a product."""
-    return records.Product(
+    return domain_catalog.Product(
         id=message.id,
         external_id=message.external_id,
         title=message.title,
@@ -146,7 +147,7 @@ def product_record(message: Product) -> records.Product:
 # Drafts
 
 
-def draft(page: records.DraftPage, now: datetime) -> Draft:
+def draft(page: domain_draft.DraftPage, now: datetime) -> Draft:
     """Return a draft with a page of its items, as it is at `now`."""
     record = page.draft
     field = playbook(record.key.playbook_id).field
@@ -164,6 +165,7 @@ def draft(page: records.DraftPage, now: datetime) -> Draft:
                 raw_suggestion=item.raw_suggestion,
                 final_suggestion=item.final_suggestion,
                 rule_warnings=item.rule_warnings,
+                no_suggestion_reason=item.no_suggestion_reason,
             )
             for item in page.items
         ],
@@ -178,7 +180,7 @@ def draft(page: records.DraftPage, now: datetime) -> Draft:
     return message
 
 
-def run_item(record: records.RunItem) -> RunItem:
+def run_item(record: domain_draft.RunItem) -> RunItem:
     """Return what an APPLY did with a product."""
     return RunItem(
         product_id=record.product_id, status=RunItem.Status.Value(record.status.value), message=record.message

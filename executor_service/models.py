@@ -18,7 +18,7 @@ ITEM_STATUSES = ("UPDATED", "SKIPPED", "FAILED")
 def shows_nothing(field: str) -> str:
     """Return the condition that a text shows nothing, like playbooks.playbook.is_blank.
 
-    btrim() alone takes three times as long, and every written product is asked twice: nothing that begins with a
+    btrim() alone takes three times as long, and each written product is checked twice: nothing that begins with a
     visible ASCII character is blank.
     """
     return f"({field} COLLATE \"C\" < '!' OR {field} COLLATE \"C\" > '~') AND btrim({field}, '{BLANKS}') = ''"
@@ -66,7 +66,8 @@ products = sa.Table(
     ),
 )
 
-# One row a run: inbox (the job), lease, state, and outbox (events up to event_number, told up to published_number).
+# One row a run: inbox (the job), lease, state, and outbox (events up to event_number, published up to
+# published_number).
 executions = sa.Table(
     "executions",
     metadata,
@@ -80,7 +81,7 @@ executions = sa.Table(
     sa.Column("crashes", sa.Integer, nullable=False, server_default="0"),  # leases that ran out
     sa.Column("lease_owner", sa.Text),  # NULL while RUNNING: handed back
     sa.Column("lease_until", _time()),
-    # Told to runs_service
+    # Published to runs_service
     sa.Column("event_number", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("published_number", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("progress_completed", sa.BigInteger, nullable=False, server_default="0"),
@@ -132,7 +133,7 @@ drafts = sa.Table(
     sa.Index("drafts_latest", "project_id", "playbook_id", "updated_at"),
 )
 
-# Items are written in the transaction that holds their draft or execution; a foreign key would only cost a look-up
+# Items are written in the transaction that writes their draft or execution; a foreign key would only cost a look-up
 # for each of thousands of rows.
 draft_items = sa.Table(
     "draft_items",
@@ -142,6 +143,7 @@ draft_items = sa.Table(
     sa.Column("raw_suggestion", sa.Text, nullable=False),
     sa.Column("final_suggestion", sa.Text, nullable=False),
     sa.Column("rule_warnings", ARRAY(sa.Text), nullable=False),
+    sa.Column("no_suggestion_reason", sa.Text, nullable=False, server_default=""),
 )
 
 # What an APPLY did, a row for up to BLOCK products that follow each other; a row each took a third of its time. The

@@ -10,7 +10,7 @@ _CATALOG = "/playbooks.executor.v1.CatalogService"
 
 
 def is_platform(caller: Principal) -> bool:
-    """Tell whether the caller speaks for the platform: OWNER of every project ("*"), or a service."""
+    """Whether the caller speaks for the platform: OWNER of every project ("*"), or a service."""
     return caller.unrestricted or caller.roles.get("*") in (Role.OWNER, Role.SERVICE)
 
 

@@ -1,17 +1,17 @@
-"""What runs made: their drafts, and what applying did."""
+"""Reads of what runs made: their drafts, and what applying did."""
 
 from uuid import UUID
 
-from executor_service.paging import MAX_LIMIT, Page, PageRequest
-from executor_service.records import DraftPage, RunItem
+from executor_service.domain.draft import DraftPage, RunItem
+from executor_service.domain.paging import MAX_LIMIT, Page, PageRequest
 from executor_service.store import drafts, executions
 from executor_service.store.drafts import DraftAndItems
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
 
 
-class Library:
-    """Reads only. Every method may raise ServiceError."""
+class Queries:
+    """Every method may raise ServiceError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

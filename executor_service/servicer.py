@@ -1,4 +1,4 @@
-"""ExecutorService and CatalogService: between gRPC and the rest. Unpack, call, pack."""
+"""ExecutorService and CatalogService: unpack, one call, pack."""
 
 from typing import Any
 from uuid import UUID
@@ -10,17 +10,18 @@ from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceService
 from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
 from playbooks.executor.v1.job_pb2 import RunJob
 
-from executor_service import messages, records
+from executor_service import messages
 from executor_service.catalog import Catalog
-from executor_service.execution.cancellation import Stops, require_own_project
+from executor_service.domain.execution import Job, State
+from executor_service.execution.cancellation import Cancellation, require_own_project
 from executor_service.execution.follower import Follower
 from executor_service.execution.inbox import Inbox
 from executor_service.messages import UnreadableJob
 from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
-from executor_service.queries import Library
-from executor_service.records import Plan, State
+from executor_service.queries import Queries
 from executor_service.work.estimate import Estimator
 from servicekit.auth.principals import current_principal
 from servicekit.clock import Clock
@@ -30,40 +31,40 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ExecutorServicer(ExecutorServiceServicer):
-    """Executes runs, and knows what they made."""
+    """Runs, their drafts and items, and estimates."""
 
     def __init__(
         self,
         inbox: Inbox,
         follower: Follower,
-        stops: Stops,
+        cancellation: Cancellation,
         *,
-        library: Library,
+        queries: Queries,
         estimator: Estimator,
         clock: Clock,
     ) -> None:
         self._inbox = inbox
-        self._stops = stops
+        self._cancellation = cancellation
         self._follower = follower
-        self._library = library
+        self._queries = queries
         self._estimator = estimator
         self._clock = clock
 
     async def ExecuteRun(self, request: executor_pb.ExecuteRunRequest, context: Context) -> None:  # type: ignore[override]
-        """Take the run in and tell its events."""
+        """Accept the run and stream its events."""
         job = _job(request.job, "job")
 
-        async def tell(state: State) -> None:
+        async def send(state: State) -> None:
             require_own_project([job], [state])
             await context.write(executor_pb.ExecuteRunResponse(event=messages.event(state)))
 
         await self._inbox.accept([job])
-        await self._follower.follow(job.run_id, tell)
+        await self._follower.follow(job.run_id, send)
 
     async def ReconcileRuns(
         self, request: executor_pb.ReconcileRunsRequest, context: Context
     ) -> executor_pb.ReconcileRunsResponse:
-        """Tell how runs stand."""
+        """Return the state of runs."""
         states = await self._follower.states([UUID(run_id) for run_id in request.run_ids])
         known = {state.run_id for state in states}
         return executor_pb.ReconcileRunsResponse(
@@ -74,14 +75,16 @@ class ExecutorServicer(ExecutorServiceServicer):
     async def CancelRuns(
         self, request: executor_pb.CancelRunsRequest, context: Context
     ) -> executor_pb.CancelRunsResponse:
-        """End runs that shall not go on."""
-        states = await self._stops.cancel([_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)])
+        """Cancel runs."""
+        states = await self._cancellation.cancel(
+            [_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)]
+        )
         return executor_pb.CancelRunsResponse(events=[messages.event(state) for state in states])
 
     async def EstimatePlaybook(
         self, request: executor_pb.EstimatePlaybookRequest, context: Context
     ) -> executor_pb.EstimatePlaybookResponse:
-        """Tell what a run would do."""
+        """Return what a run would do."""
         rules = Rules.from_message(request.rules)
         estimate = await self._estimator.estimate(request.project_id, playbook(request.playbook_id), rules)
         return executor_pb.EstimatePlaybookResponse(
@@ -95,7 +98,7 @@ class ExecutorServicer(ExecutorServiceServicer):
 
     async def GetDraft(self, request: executor_pb.GetDraftRequest, context: Context) -> executor_pb.GetDraftResponse:
         """Return a draft, a page of its items at a time."""
-        page = await self._library.draft(
+        page = await self._queries.draft(
             request.project_id, UUID(request.draft_id), limit=request.limit, page_token=request.page_token
         )
         return executor_pb.GetDraftResponse(
@@ -106,7 +109,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: executor_pb.GetLatestDraftRequest, context: Context
     ) -> executor_pb.GetLatestDraftResponse:
         """Return a playbook's latest draft, a page of its items at a time."""
-        page = await self._library.latest_draft(
+        page = await self._queries.latest_draft(
             request.project_id, request.playbook_id, limit=request.limit, page_token=request.page_token
         )
         return executor_pb.GetLatestDraftResponse(
@@ -117,7 +120,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: executor_pb.ListRunItemsRequest, context: Context
     ) -> executor_pb.ListRunItemsResponse:
         """Return what an APPLY did, a page at a time."""
-        page = await self._library.run_items(
+        page = await self._queries.run_items(
             request.project_id, UUID(request.run_id), limit=request.limit, page_token=request.page_token
         )
         return executor_pb.ListRunItemsResponse(
@@ -125,7 +128,7 @@ class ExecutorServicer(ExecutorServiceServicer):
         )
 
 
-def _job(message: RunJob, field: str) -> records.Job:
+def _job(message: RunJob, field: str) -> Job:
     try:
         return messages.job(message)
     except UnreadableJob as error:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 
-from executor_service.records import Plan
+from executor_service.playbooks.quota import Plan
 from servicekit.config.addresses import Address, DatabaseUrl
 from servicekit.config.settings import ServiceSettings
 
@@ -16,15 +16,15 @@ class ExecutorSettings(ServiceSettings):
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("EXECUTOR_DATABASE_URL"))
     listen: Address = Field(default="127.0.0.1:50052", validation_alias=AliasChoices("EXECUTOR_LISTEN"))
-    workers: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
+    processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
     # The largest product has 300 kB; clients put as many into a PutProducts as fit.
     max_request_bytes: int = Field(default=1024 * 1024, ge=1_024, le=64 * 1024 * 1024)
-    # Connections for the work of runs. What callers ask has half as many of its own, and leases have LEASE_CONNECTIONS.
+    # Connections for the work of runs. Calls have half as many of their own, and leases LEASE_CONNECTIONS.
     executor_database_pool_size: int = Field(default=10, ge=2, le=100)
 
     executor_concurrency: int = Field(default=16, ge=1, le=1000)  # runs at once in this process
     executor_lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
-    # Seconds that running work gets to end when the process is told to stop; then its lease is handed back.
+    # Seconds that running work gets to end at SIGTERM; then its lease is handed back.
     executor_grace_seconds: float = Field(default=5.0, ge=0, le=600)
 
     default_plan: Plan = Plan.FREE  # of projects that their owners create
@@ -39,10 +39,10 @@ class ExecutorSettings(ServiceSettings):
 
     @property
     def caller_connections(self) -> int:
-        """How many connections serve what callers ask."""
+        """How many connections serve calls."""
         return max(2, self.executor_database_pool_size // 2)
 
     @property
     def heavy_reads(self) -> int:
-        """How many reads of large projects there may be at once: callers' other questions have the other half."""
+        """How many reads of large projects there may be at once; the other half is for other calls."""
         return self.caller_connections // 2

@@ -26,42 +26,42 @@ from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
 logger = logging.getLogger(__name__)
 
-# Seconds a question may take, the first time and when it is asked again: of the next replica, for one that stands still
-# answers nobody. The last is for an executor that is slow.
+# Seconds for each attempt of a read. A retry goes to the next replica, because one that stands still answers no call.
+# The last is for an executor that is slow.
 READ_TIMEOUTS = (2.0, 2.0, 6.0)
-CANCEL_TIMEOUT = 1.5  # seconds; who cancels waits for it
+CANCEL_TIMEOUT = 1.5  # seconds; the caller of CancelRun waits for it
 MAX_ITEMS = 1000
 
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-UNWELCOME = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-# What the executor says that is our callers' business too; the rest is between the two services.
+AUTH_FAILURES = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+# Reasons that our callers get as they are; all others are between the two services.
 PASSED_ON = {reason.value: reason for reason in (Reason.DRAFT_NOT_FOUND, Reason.RUN_NOT_FOUND)}
 
 Answer = TypeVar("Answer", bound=Message)
 
 
 class ExecutorRefused(ServiceError):
-    """The executor answered, and does not do what it was asked: something is wrong with one of the two services.
+    """The executor answered with a refusal: something is wrong with one of the two services.
 
-    `whatever_it_is`: it would refuse everything else as well. The log says why.
+    `is_systemic`: it would refuse every other call as well. The log says why.
     """
 
-    def __init__(self, promise: str, *, whatever_it_is: bool) -> None:
+    def __init__(self, promise: str, *, is_systemic: bool) -> None:
         request_id = current_request_id()
         where = f"the log has the details under request id {request_id}" if request_id else "the log has the details"
         super().__init__(
             Reason.INTERNAL_ERROR,
-            f"the executor refuses what it was asked; {promise}; {where}",
+            f"the executor refuses the call; {promise}; {where}",
             metadata={"request_id": request_id} if request_id else None,
         )
-        self.whatever_it_is = whatever_it_is
+        self.is_systemic = is_systemic
 
 
 class ExecutorClient:
     """Calls the executor with a service token (None: authentication is disabled).
 
     Every method raises ServiceError: EXECUTOR_UNAVAILABLE when the executor cannot be reached, and ExecutorRefused when
-    it does not do what it was asked.
+    it refuses the call.
     """
 
     def __init__(self, channel: grpc.aio.Channel, tokens: ServiceTokens | None) -> None:
@@ -87,7 +87,7 @@ class ExecutorClient:
     async def cancel(self, jobs: Sequence[RunJob]) -> Sequence[RunEvent]:
         """End runs that have not ended; return how they stand then."""
         request = CancelRunsRequest(jobs=jobs)
-        with _translated("CancelRuns", "that they shall end is kept and told again"):
+        with _translated("CancelRuns", "the cancel is kept and sent again"):
             return (await self._stub.CancelRuns(request, timeout=CANCEL_TIMEOUT, metadata=self._metadata())).events
 
     async def draft(self, run: Run) -> Draft | None:
@@ -101,15 +101,15 @@ class ExecutorClient:
     async def items(self, run: Run) -> list[RunItem]:
         """Return what an APPLY did with each product, at most 1,000 of them. Raises RUN_NOT_FOUND too."""
         if run.status != Run.SUCCEEDED:
-            return []  # it wrote nothing, and the executor may never have heard of it
+            return []  # it wrote nothing, and the executor may not know it
         request = ListRunItemsRequest(project_id=run.project_id, run_id=run.id, limit=MAX_ITEMS)
         with _translated("ListRunItems", f"run {run.id} has ended; read its items later, with ListRunItems"):
             return list((await self._read(self._stub.ListRunItems, request)).items)
 
     async def _read(self, method: Callable[..., Awaitable[Answer]], request: Message) -> Answer:
-        """Ask, and again when no answer comes: what only reads may be asked as often as we like."""
-        *patience, last = READ_TIMEOUTS
-        for timeout in patience:
+        """Call a method that only reads; retry while no answer comes."""
+        *retried, last = READ_TIMEOUTS
+        for timeout in retried:
             try:
                 return await method(request, timeout=timeout, metadata=self._metadata())
             except grpc.aio.AioRpcError as error:
@@ -126,7 +126,7 @@ class ExecutorClient:
 
 @contextlib.contextmanager
 def _translated(method: str, promise: str) -> Iterator[None]:
-    """Turn the failure of a call into a ServiceError that says `promise`: what becomes of the caller's run."""
+    """Turn the failure of a call into a ServiceError that says what becomes of the caller's run (`promise`)."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
@@ -144,6 +144,6 @@ def _translation(method: str, promise: str, error: grpc.aio.AioRpcError) -> Serv
     info = error_info(error)
     if info and info.reason in PASSED_ON:
         return ServiceError(PASSED_ON[info.reason], error.details() or "", metadata=dict(info.metadata))
-    hint = "; do both services have the same AUTH_MODE and AUTH_JWT_SECRET?" if code in UNWELCOME else ""
+    hint = "; do both services have the same AUTH_MODE and AUTH_JWT_SECRET?" if code in AUTH_FAILURES else ""
     logger.error("the executor refuses %s: %s, %s%s", method, code.name, error.details(), hint)
-    return ExecutorRefused(promise, whatever_it_is=code in (*UNWELCOME, grpc.StatusCode.UNIMPLEMENTED))
+    return ExecutorRefused(promise, is_systemic=code in (*AUTH_FAILURES, grpc.StatusCode.UNIMPLEMENTED))

@@ -4,7 +4,6 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
@@ -59,7 +58,7 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
     if request.run_type == Run.PREVIEW_GENERATE and not run.meta.HasField("sample_size"):
         run.meta.sample_size = DEFAULT_SAMPLE_SIZE
     run.meta.deadline_seconds = request.meta.deadline_seconds or DEFAULT_DEADLINE
-    set_time(run.created_at, now)
+    run.created_at.FromDatetime(now)
     run.updated_at.CopyFrom(run.created_at)
     return NewRun(
         run=run,
@@ -79,8 +78,8 @@ def retry(original: NewRun, *, key: str | None, run_id: str, user_id: str, reque
     run.retry_of = original.run.id
     run.created_by_user_id = user_id
     run.idempotency_key = key or run.idempotency_key
-    set_time(run.created_at, now)
-    set_time(run.updated_at, now)
+    run.created_at.FromDatetime(now)
+    run.updated_at.CopyFrom(run.created_at)
     return NewRun(
         run=run,
         request_id=request_id,
@@ -89,12 +88,6 @@ def retry(original: NewRun, *, key: str | None, run_id: str, user_id: str, reque
         frees_on_success=original.frees_on_success and not key,
         created_at=now,
     )
-
-
-def set_time(timestamp: Timestamp, time: datetime) -> None:
-    """Set `timestamp` to an aware `time`; as its own FromDatetime does, in half the time."""
-    timestamp.seconds = int(time.timestamp())
-    timestamp.nanos = time.microsecond * 1_000
 
 
 def canonical(request: CreateRunRequest) -> CreateRunRequest:

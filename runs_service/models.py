@@ -14,7 +14,7 @@ PLAYBOOKS = ("missing_seo_title", "missing_seo_description")
 RUN_TYPES = ("PREVIEW_GENERATE", "DRAFT_GENERATE", "APPLY")
 STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "STALE", "CANCELLED")
 ACTIVE = "status IN ('QUEUED', 'RUNNING')"
-# Rows that hold their key: the idempotency promise is this index, never a read before a write.
+# Rows that occupy their key: the idempotency promise is this index, never a read before a write.
 HOLDS_KEY = f"{ACTIVE} OR (status = 'SUCCEEDED' AND NOT frees_on_success)"
 STOP_PENDING = "stop_pending"
 UNDISPATCHED = "status = 'QUEUED' AND dispatched_at IS NULL"
@@ -41,7 +41,7 @@ runs = sa.Table(
     sa.Column("reconcile_at", sa.DateTime(timezone=True), nullable=False),  # when silence gets suspicious
     # Ending
     sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
-    # The executor is still to be told that the run shall not go on.
+    # The executor has not answered the cancel of this run yet.
     sa.Column("stop_pending", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint(f"status IN {STATUSES}", name="runs_status"),
     sa.Index("runs_idempotency", "project_id", "dedup_key", unique=True, postgresql_where=sa.text(HOLDS_KEY)),

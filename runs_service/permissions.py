@@ -1,4 +1,4 @@
-"""Who may call what."""
+"""Which role each call needs."""
 
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
@@ -23,7 +23,7 @@ PERMISSIONS: Permissions = {
     f"{_SERVICE}/GetRun": Role.VIEWER,
     f"{_SERVICE}/ListRuns": Role.VIEWER,
     f"{_SERVICE}/WatchRun": Role.VIEWER,
-    # EDITOR, or OWNER when the run is an APPLY: the servicer sees when it has the run.
+    # EDITOR, or OWNER when the run is an APPLY: the servicer checks that once it has read the run.
     f"{_SERVICE}/CancelRun": Role.EDITOR,
     f"{_SERVICE}/RetryRun": Role.EDITOR,
     f"{_SERVICE}/PreviewPlaybook": Role.EDITOR,

@@ -9,6 +9,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer
 
 from runs_service.executor_client import ExecutorClient
 from runs_service.permissions import role_for
+from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.store import Filters
 from runs_service.watching.stream import RunStream
@@ -24,19 +25,20 @@ class _NamesRun(Protocol):
 class RunsServicer(RunsServiceServicer):
     """Serves playbooks.runs.v1.RunsService."""
 
-    def __init__(self, runs: Runs, streams: RunStream, executor: ExecutorClient) -> None:
+    def __init__(self, runs: Runs, queries: RunQueries, streams: RunStream, executor: ExecutorClient) -> None:
         self._runs = runs
+        self._queries = queries
         self._streams = streams
         self._executor = executor
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
-        """Accept a run, or return the one the request has made."""
+        """Create a run, or return the one that the same request has created."""
         run, created = await self._create(request)
         return pb.CreateRunResponse(run=run, created=created)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """Return a run."""
-        return pb.GetRunResponse(run=await self._runs.get(request.project_id, _run_id(request)))
+        return pb.GetRunResponse(run=await self._queries.get(request.project_id, _run_id(request)))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Return a page of runs."""
@@ -47,7 +49,7 @@ class RunsServicer(RunsServiceServicer):
             scope_id=request.scope_id,
             status=Run.Status.Name(request.status) if request.status else "",
         )
-        runs, next_page_token = await self._runs.page(
+        runs, next_page_token = await self._queries.page(
             filters, limit=request.limit, offset=request.offset, page_token=request.page_token
         )
         return pb.ListRunsResponse(runs=runs, next_page_token=next_page_token)
@@ -65,7 +67,7 @@ class RunsServicer(RunsServiceServicer):
         return pb.CancelRunResponse(run=run)
 
     async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
-        """Ask for the same again."""
+        """Create a run that asks for the same as an ended one."""
         run_id = _run_id(request)
         await self._require_role_for(request.project_id, run_id)
         run, created = await self._runs.retry(
@@ -87,7 +89,7 @@ class RunsServicer(RunsServiceServicer):
                 meta=request.meta,
             )
         )
-        run = await self._runs.ended(run)
+        run = await self._streams.wait_for_end(run)
         return pb.PreviewPlaybookResponse(run=run, draft=await self._executor.draft(run))
 
     async def ApplyPlaybook(self, request: pb.ApplyPlaybookRequest, context: Context) -> pb.ApplyPlaybookResponse:
@@ -101,17 +103,17 @@ class RunsServicer(RunsServiceServicer):
                 rules_hash=request.rules_hash,
             )
         )
-        run = await self._runs.ended(run)
+        run = await self._streams.wait_for_end(run)
         return pb.ApplyPlaybookResponse(run=run, items=await self._executor.items(run))
 
     async def _create(self, request: pb.CreateRunRequest) -> tuple[Run, bool]:
         return await self._runs.create(request, user_id=current_principal().user_id, request_id=current_request_id())
 
     async def _require_role_for(self, project_id: str, run_id: str) -> None:
-        run = await self._runs.get(project_id, run_id)
+        run = await self._queries.get(project_id, run_id)
         current_principal().require(role_for(run.run_type), project_id)
 
 
 def _run_id(request: _NamesRun) -> str:
-    """Return the id of the run as we write it: what is heard of a run is told to those who watch it by that name."""
+    """Return the run's id in its canonical form: watchers are found by it."""
     return str(UUID(request.run_id))

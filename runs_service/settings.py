@@ -11,7 +11,7 @@ class RunsSettings(ServiceSettings):
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("RUNS_DATABASE_URL"))
     listen: Address = Field(default="127.0.0.1:50051", validation_alias=AliasChoices("RUNS_LISTEN"))
-    workers: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("RUNS_WORKERS"))
+    processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("RUNS_WORKERS"))
     # The largest CreateRun, with 100 forbidden phrases of 200 characters of 4 bytes, has 95 kB.
     max_request_bytes: int = Field(default=128 * 1024, ge=1_024, le=64 * 1024 * 1024)
     executor_target: Address = "127.0.0.1:50052"

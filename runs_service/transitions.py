@@ -24,15 +24,15 @@ class TransitionNotAllowed(Exception):
 
 
 def is_terminal(status: int) -> bool:
-    """Tell whether a run with this status never changes again."""
+    """Return whether a run with this status never changes again."""
     return not ALLOWED[status]
 
 
 def changes(run: Run, event: RunEvent, now: datetime) -> list[Run]:
-    """Return the run after each change that `event` tells of, in order; nothing when it tells nothing new.
+    """Return the run after each change that `event` implies, in order; nothing when it is not news.
 
     An event is the whole state of an execution. When the ones before it were lost, it implies them: a run
-    that is told SUCCEEDED while QUEUED has been RUNNING in between, and its watchers see that.
+    whose event says SUCCEEDED while it is QUEUED has been RUNNING in between, and its watchers get that change too.
     """
     if is_terminal(run.status) or event.status not in ALLOWED or event.status == Run.QUEUED:
         return []
@@ -56,7 +56,7 @@ def cancelled(run: Run, now: datetime) -> list[Run]:
 
 
 def overdue(run: Run, now: datetime) -> list[Run]:
-    """Return the run after its deadline passed without a word from an executor; nothing when it has ended."""
+    """Return the run after its deadline passed without a report from an executor; nothing when it has ended."""
     seconds = run.meta.deadline_seconds
     failure = RunEvent(
         run_id=run.id,

@@ -1,11 +1,11 @@
-"""The time, as something that can be handed in."""
+"""The clock as a dependency, which tests can replace."""
 
 from datetime import UTC, datetime
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time; tests hand in one of their own."""
+    """The source of the current time."""
 
     def now(self) -> datetime:
         """Return the current time, aware, in UTC."""

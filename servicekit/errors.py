@@ -1,4 +1,4 @@
-"""Errors that reach a caller: one table of reasons, one way to turn them into a gRPC status."""
+"""Errors for callers: the table of reasons, and their conversion to a gRPC status."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "playbook-runs"
-# Characters. A status travels in HTTP/2 headers, and what is longer than gRPC takes of these does not arrive at all.
+# Characters. A status travels in HTTP/2 trailers, and gRPC drops a call whose trailers are too large.
 MAX_MESSAGE = 1_000
 MAX_DETAIL = 300
 
 
 class Reason(StrEnum):
-    """Every reason an error's ErrorInfo can carry. `STATUS_CODES` says which status goes with it."""
+    """Every reason of an ErrorInfo. `STATUS_CODES` has the status code of each."""
 
     @staticmethod
     def _generate_next_value_(name: str, start: int, count: int, last_values: list[str]) -> str:  # noqa: ARG004
@@ -71,17 +71,17 @@ STATUS_CODES: Mapping[Reason, grpc.StatusCode] = {
 
 @dataclass(frozen=True)
 class Violation:
-    """One field of a request that is not as it must be."""
+    """A field of a request that breaks a rule."""
 
     field: str  # path as in the request: "meta.sample_size", "products[3].id"
     description: str
 
 
 class ServiceError(Exception):
-    """An error the caller is told about.
+    """An error that the caller gets.
 
-    Takes the `reason`, a `message` for a person that says what to do, `metadata` for programs, the
-    `violations` of bad input (or the one `field` the message is about), and `retry_after` when waiting helps.
+    `message` is for a person and names what to do, `metadata` is for programs. Bad input has `violations`, or the one
+    `field` that the message is about. `retry_after` is set when waiting helps.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class ServiceError(Exception):
 
 def _shortened(text: str, limit: int) -> str:
     text = text if len(text) <= limit else f"{text[:limit]}…"
-    return text if text.isascii() else text.encode(errors="replace").decode()  # halves of characters cannot be sent
+    return text if text.isascii() else text.encode(errors="replace").decode()  # surrogates cannot be sent
 
 
 def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
-    """Return the ErrorInfo of ours that a failed call carries; None: it failed on the way, or a stranger answered."""
+    """Return the ErrorInfo of a failed call; None: the failure came from the network, a proxy or another server."""
     try:
         status = rpc_status.from_call(error)
-    except ValueError:  # it contradicts itself
+    except ValueError:  # its code and its details contradict each other
         return None
     info = error_details_pb2.ErrorInfo()
     for detail in status.details if status else ():
@@ -146,7 +146,7 @@ def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | Non
 
 
 def database_unavailable() -> ServiceError:
-    """Return the error of a call that the database could not serve now."""
+    """Return the error of a call that needs the database while it is away."""
     return ServiceError(
         Reason.DATABASE_UNAVAILABLE,
         "the database cannot be reached; nothing was changed that was not confirmed; try again",

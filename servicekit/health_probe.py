@@ -1,4 +1,4 @@
-"""Ask for a service's health over gRPC, from containers and scripts: `python -m servicekit.health_probe HOST:PORT`."""
+"""A gRPC health check for containers and scripts: `python -m servicekit.health_probe HOST:PORT`."""
 
 import argparse
 import sys
@@ -8,14 +8,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 TIMEOUT = 3.0  # seconds
-# No state is shared between probes: one that failed must not make the next one wait its reconnect delay.
+# Probes share no state: after a failed one the next would wait for the reconnect delay.
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelCredentials | None = None) -> bool:
-    """Say whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds.
+    """Tell whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds.
 
-    Over TLS with `credentials`.
+    With `credentials` the connection uses TLS.
     """
     channel = (
         grpc.secure_channel(target, credentials, options=OPTIONS)
@@ -31,7 +31,7 @@ def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelC
 
 
 def main() -> None:
-    """Exit with 0 if the service serves, 1 if not, 2 if it is not said which."""
+    """Exit with 0 if the service serves, with 1 if not, and with 2 for bad arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m servicekit.health_probe",
         description="Exit with 0 if a service serves, and 1 if it does not.",

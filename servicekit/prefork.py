@@ -1,7 +1,7 @@
 """Several processes of one service at one port, for machines with more cores than one process can use.
 
-The kernel spreads new connections over them (SO_REUSEPORT). To everybody else they are replicas like those on other
-machines: they share nothing but the database and the broker.
+The kernel spreads new connections over them (SO_REUSEPORT). They share nothing but the database and the broker, like
+replicas on different machines.
 """
 
 import ctypes
@@ -14,47 +14,47 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from servicekit.rpc.sockets import obstacle
+from servicekit.rpc.bind_errors import explain_bind_error
 
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-EARLY = 3.0  # seconds; what ends sooner after its start will end again, so nobody starts it again
+MIN_LIFETIME = 3.0  # seconds; a process that ends sooner would end again, so it is not restarted
 
 Serve = Callable[[int], None]
 
 
 def run(count: int, listen: str, serve: Serve, *, variable: str) -> int:
-    """Run `serve(number)` in `count` processes at HOST:PORT until told to stop, and return the exit code.
+    """Run `serve(number)` in `count` processes at HOST:PORT until SIGTERM or SIGINT, and return the exit code.
 
-    One that dies is replaced. SIGTERM and SIGINT are handed on to all of them. Raises SystemExit, naming the
-    `variable` the address is from, when nobody can listen there.
+    A process that dies is replaced. Signals are forwarded to all. With a count of 1, `serve(0)` runs in this process.
+    Raises SystemExit, naming the `variable` that the address is from, when the address cannot be bound.
     """
     if count == 1:
         serve(0)
         return 0
     with _reserved(listen, variable):
-        return _Workers(serve).run(count)
+        return _Processes(serve).run(count)
 
 
 def _reserved(listen: str, variable: str) -> socket.socket:
-    """Return a socket that holds the port, which nobody else may listen at."""
+    """Return a bound socket that reserves the port for our processes. Fails when another program listens there."""
     host, _, port = listen.rpartition(":")
     address = (host.strip("[]"), int(port))
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
-        with socket.socket(family) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind(address)
+        with socket.socket(family) as exclusive:
+            exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            exclusive.bind(address)
         reserved = socket.socket(family)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
     except (OSError, UnicodeError) as error:
-        raise SystemExit(f"cannot listen on {listen} ({variable}): {obstacle(listen)}") from error
+        raise SystemExit(f"cannot listen on {listen} ({variable}): {explain_bind_error(listen)}") from error
     return reserved
 
 
-class _Workers:
+class _Processes:
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self._running: dict[int, tuple[int, float]] = {}  # by process id: number, start
@@ -73,12 +73,12 @@ class _Workers:
             code = os.waitstatus_to_exitcode(status)
             if self._stopping:
                 exit_code = exit_code or max(code, 0)
-            elif time.monotonic() - started < EARLY:
-                logger.error("worker %d ended with %d soon after its start; the others are stopped", number, code)
+            elif time.monotonic() - started < MIN_LIFETIME:
+                logger.error("process %d ended with %d soon after its start; stopping the others", number, code)
                 exit_code = code if code > 0 else 1
                 self._stop(signal.SIGTERM, None)
             else:
-                logger.error("worker %d ended with %d; another one takes its place", number, code)
+                logger.error("process %d ended with %d; starting another one", number, code)
                 self._start(number)
         return exit_code
 
@@ -87,7 +87,7 @@ class _Workers:
         pid = os.fork()
         if pid:
             self._running[pid] = number, time.monotonic()
-            if self._stopping:  # told so while we were starting it
+            if self._stopping:  # the signal came during the fork
                 os.kill(pid, signal.SIGTERM)
             return
         # The child, which never returns from here.
@@ -103,7 +103,7 @@ class _Workers:
         except SystemExit as end:
             print(end, file=sys.stderr)  # noqa: T201
         except BaseException:
-            logger.exception("worker %d failed", number)
+            logger.exception("process %d failed", number)
         finally:
             logging.shutdown()
             os._exit(code)

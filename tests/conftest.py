@@ -1,7 +1,7 @@
 """Real servers for the session: PostgreSQL with a migrated database for each test, Valkey."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,11 +15,8 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 from devstack.ports import free_ports
 from devstack.postgres import Postgres
 from devstack.valkey import Valkey
-from runs_service.app import MIGRATIONS
-from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
-
-RUNS_TEMPLATE = "runs_template"
+from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 
 # Of several workers (`make test`) one runs a whole group. A file is one by itself, but for these: the e2e tests share a
 # stack, and in two groups they take no longer than the rest.
@@ -60,16 +57,22 @@ def group_of(nodeid: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with start_postgres(tmp_path_factory.mktemp("postgres")) as server:
-        yield server
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """PostgreSQL data, initialised and migrated, that all workers of the session copy."""
+    folder = tmp_path_factory.getbasetemp()
+    return Prepared.in_session(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")
-def _runs_template(postgres_server: Postgres) -> None:
-    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {RUNS_TEMPLATE}")
-    migrations.upgrade(postgres_server.url(database=RUNS_TEMPLATE), MIGRATIONS)
+def stack_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Return a new folder for a stack, which finds its database initialised and migrated."""
+    return lambda: prepared.stack_folder(tmp_path_factory.mktemp("stack"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with prepared.postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _runs_database_url(postgres_server: Postgres, _runs_template: None) -> Iterator[str]:
+def _runs_database_url(postgres_server: Postgres) -> Iterator[str]:
     yield from new_database(postgres_server, template=RUNS_TEMPLATE)
 
 
@@ -89,6 +92,12 @@ def runs_database_url(_runs_database_url: str) -> str:
     with psycopg.connect(_runs_database_url, autocommit=True) as connection:
         connection.execute("TRUNCATE runs.runs CASCADE")
     return _runs_database_url
+
+
+@pytest.fixture(scope="session")
+def executor_database_url(postgres_server: Postgres) -> Iterator[str]:
+    """The URL of the session's database of executor_service; see `executor_database` for one that is empty."""
+    yield from new_database(postgres_server, template=EXECUTOR_TEMPLATE)
 
 
 @pytest.fixture
@@ -118,11 +127,6 @@ def amqp_url() -> str:
                 pytest.fail(message)  # where it was promised, its absence must not pass for success
             pytest.skip(message)
     return url
-
-
-def start_postgres(folder: Path) -> Postgres:
-    """Return a server, to be entered, that has `folder` to itself."""
-    return Postgres(folder / "data", port=free_ports(1)[0], password="secret", log=folder / "log", durable=False)
 
 
 def start_valkey(folder: Path) -> Valkey:

@@ -1,4 +1,4 @@
-"""A benchmark that cannot show that the work was done measures nothing: it fails."""
+"""Checks that the work of a benchmark was done; a benchmark that cannot show it fails."""
 
 import base64
 import json
@@ -16,11 +16,11 @@ JOBS_QUEUE = "playbook-runs.jobs"
 
 
 class BenchmarkError(Exception):
-    """The benchmark did not do what it says."""
+    """The benchmark did not do the work that it claims."""
 
 
 def require(condition: object, message: str) -> None:
-    """Fail with `message` unless `condition` holds."""
+    """Raise BenchmarkError with `message` unless `condition` is true."""
     if not condition:
         raise BenchmarkError(message)
 

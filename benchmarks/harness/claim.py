@@ -1,4 +1,4 @@
-"""What is claimed, and what was measured."""
+"""Claims and their results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio that is to reach `must`, and interesting from `beyond` on; without both it only stands beside."""
+    """A ratio with the limit it must reach, and one beyond that; without limits it is shown for comparison only."""
 
     name: str
     must: float | None = None
@@ -31,25 +31,25 @@ class Claim:
 
     id: str  # P1
     title: str
-    work: str  # what is done, and against what
+    work: str  # what the runs do, and what they are compared with
     figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure."""
+    """The size of a measurement."""
 
     rounds: int = ROUNDS
     quick: bool = False
 
     def size(self, full: int, quick: int) -> int:
-        """Return how many of something to take."""
+        """Return the size to take: `full`, or `quick` in a quick measurement."""
         return quick if self.quick else full
 
 
 @dataclass(frozen=True)
 class Absolute:
-    """What lies behind the ratios, for this machine only: one value a round."""
+    """Absolute values behind the ratios, true for this machine only: one a round."""
 
     name: str
     unit: str

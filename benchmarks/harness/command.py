@@ -29,7 +29,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def run_claim(claim: Claim, measure: Measure) -> NoReturn:
-    """Measure one claim, print it, and write it down where --output says; exit with 1 unless it was reached."""
+    """Measure one claim, print it, write it to --output, and exit with 1 unless it was reached."""
     chosen = arguments(f"{claim.id}: {claim.title}. {claim.work}").parse_args()
     try:
         found = measured(claim, measure, Options(rounds=chosen.rounds, quick=chosen.quick))

@@ -14,9 +14,9 @@ TIMEOUT = 180.0  # seconds
 
 
 class Load(AbstractContextManager["Load"]):
-    """A client process: `python -m MODULE`, which gets `spec` as a line of JSON and talks in lines of JSON.
+    """A client process: `python -m MODULE`, which gets `spec` as a line of JSON; all messages are lines of JSON.
 
-    Its other side is `spec()`, `tell()` and `hear()`.
+    The client uses `receive()` and `send()` below.
     """
 
     def __init__(self, module: str, spec: Mapping[str, Any], env: Mapping[str, str] | None = None) -> None:
@@ -31,13 +31,13 @@ class Load(AbstractContextManager["Load"]):
         self.send(spec)
 
     def send(self, message: Any) -> None:
-        """Tell the client something."""
+        """Send a message to the client."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
 
     def receive(self) -> Any:
-        """Return what the client says next. Raises BenchmarkError when it ends instead."""
+        """Return the client's next message. Raises BenchmarkError when it ends instead."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
@@ -69,11 +69,11 @@ def load(module: str, *, env: Mapping[str, str] | None = None, **spec: Any) -> A
 # In the client process
 
 
-def hear() -> Any:
-    """Return what the benchmark says next."""
+def receive() -> Any:
+    """Return the benchmark's next message; the first one is the spec."""
     return json.loads(sys.stdin.readline())
 
 
-def tell(message: Any) -> None:
-    """Tell the benchmark something."""
+def send(message: Any) -> None:
+    """Send a message to the benchmark."""
     print(json.dumps(message), flush=True)

@@ -1,4 +1,4 @@
-"""A picture a claim: the ratio of each round against its limits, and the absolute values beside."""
+"""One plot for each claim: the ratio of each round with its limits, and the absolute values."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rivals' workers and clients, in the same stores as the product."""
+"""Rivals' workers and clients, over the same stores as the product."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ class Rival:
     name: str
     client: str
     env: Mapping[str, str]
-    stored: Callable[[], int]  # how many tasks are in its store, whatever has become of them
+    stored: Callable[[], int]  # how many tasks are in its store, ended ones included
     worker: Worker | None = None
 
     def ask(self, work: str, **spec: Any) -> Any:
@@ -32,7 +32,7 @@ class Rival:
 
 
 # One process, as the others have: the pool `threads` drained faster than `solo` and `prefork`, and answered a single
-# task as soon as `solo` did. What workers tell each other is left out: there is only one.
+# task as soon as `solo` did. Gossip, mingle and heartbeats are for several workers.
 CELERY_OPTIONS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 
 

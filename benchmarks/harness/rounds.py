@@ -1,7 +1,7 @@
-"""Alternating rounds: whatever disturbs the machine disturbs everybody."""
+"""Alternating rounds, so that a disturbance of the machine hits all contenders."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
@@ -22,8 +22,8 @@ def alternate(
 ) -> dict[str, list[Measured]]:
     """Let each contender measure once a round (it gets the round's number), in turn forwards and backwards.
 
-    `before` is called before each. `sits_out` tells, from all so far, whether a contender needs no further round; who
-    once sat out does not come back.
+    `before` runs before each. `sits_out` decides, from the rounds so far, whether a contender needs no further one; it
+    then sits out all the others.
     """
     measured: dict[str, list[Measured]] = {name: [] for name in contenders}
     out: set[str] = set()
@@ -37,16 +37,15 @@ def alternate(
     return measured
 
 
-def outclassed(by: float, *, after: int, never: str) -> Callable[[str, Mapping[str, Sequence[float]]], bool]:
-    """Return a `sits_out` for rates: whose best of `after` rounds is `by` times less than another's median is done.
-
-    It cannot be the best rival any more. `never`: who is compared with them.
+def outclassed(by: float, *, after: int, never: Container[str]) -> Callable[[str, Mapping[str, Sequence[float]]], bool]:
+    """Return a `sits_out` for rates: a rival sits out when its best of `after` rounds is `by` times less than another
+    rival's median, for it cannot become the best one. Contenders in `never` are no rivals.
     """
 
     def sits_out(name: str, so_far: Mapping[str, Sequence[float]]) -> bool:
-        if name == never or len(so_far[name]) < after:
+        if name in never or len(so_far[name]) < after:
             return False
-        best = max(median(rates) for rival, rates in so_far.items() if rival != never and rates)
+        best = max(median(rates) for rival, rates in so_far.items() if rival not in never and rates)
         return max(so_far[name]) * by < best
 
     return sits_out
@@ -60,7 +59,7 @@ def per_round(above: Sequence[float], below: Sequence[float]) -> list[float]:
 def best_of(
     rates: Mapping[str, Sequence[float]], ours: str, unit: str
 ) -> tuple[list[float], list[Absolute], list[str]]:
-    """Return our ratio to the best rival in each round, everybody's rates, and what is to be said about them.
+    """Return our ratio to the best rival in each round, the rates of all, and notes on them.
 
     The best rival is the one with the highest median, in all rounds: it is not picked anew in each.
     """
@@ -78,7 +77,7 @@ def best_of(
 
 
 def relieve(stack: Stack) -> None:
-    """Let PostgreSQL write down what the last contender left to write, so that the next does not pay for it."""
+    """Run a checkpoint, so that the next contender does not pay for the last one's writes."""
     with psycopg.connect(stack.postgres.url(), autocommit=True) as connection:
         connection.execute("CHECKPOINT")
 

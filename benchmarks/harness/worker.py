@@ -1,4 +1,4 @@
-"""Processes that take part beside the product's: the echo server, rivals' workers."""
+"""Processes besides the product's: the echo server, rivals' workers."""
 
 import os
 import signal
@@ -46,8 +46,10 @@ class Worker(Process):
 
 
 class Frozen:
-    """A process, and its children, that stands still until it is thawed: its queue can be filled meanwhile, and the
-    clock starts with a worker that is up and has done nothing yet."""
+    """A process and its children, stopped by SIGSTOP until thawed.
+
+    Its queue is filled meanwhile, so that the clock starts with a worker that is up and has done nothing yet.
+    """
 
     def __init__(self, process: Process) -> None:
         parent = psutil.Process(process.pid)
@@ -56,6 +58,6 @@ class Frozen:
             part.suspend()
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         for part in reversed(self._processes):
             part.resume()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from executor_service.ai.factory import build_provider
 from executor_service.ai.provider import ProductBrief, SuggestionRequest
 
@@ -40,4 +40,4 @@ async def ask(spec: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    tell(asyncio.run(ask(hear())))
+    send(asyncio.run(ask(receive())))

@@ -9,7 +9,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 
 TIMEOUT = 30  # seconds a call
 
@@ -66,4 +66,4 @@ async def main(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tell(asyncio.run(main(hear())))
+    send(asyncio.run(main(receive())))

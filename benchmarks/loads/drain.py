@@ -1,4 +1,4 @@
-"""Create runs while no executor works on them, then wait until watchers can see that all have ended."""
+"""Create runs while no executor works on them, then wait until their ends are visible to watchers."""
 
 import asyncio
 import time
@@ -10,14 +10,14 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest, WatchRunRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.loads.create import create, metadata
+from tests.support.runs import TERMINAL
 
 TIMEOUT = 120  # seconds a stream
 WATCHERS = 50  # spread over the runs, the last one included
 PAGE = 100
 POLL = 0.02  # seconds between looks for the last runs that are still active
-TERMINAL = (Run.SUCCEEDED, Run.FAILED, Run.STALE, Run.CANCELLED)
 
 
 class Client:
@@ -59,7 +59,7 @@ class Client:
 
 
 async def main(spec: dict[str, Any]) -> None:
-    """Fill the queue, say so, and tell when the last terminal state could be seen, and when all were read."""
+    """Fill the queue and report it; then report when the last terminal state was visible, and when all were read."""
     async with grpc.aio.insecure_channel(spec["target"]) as channel:
         ids = await create(channel, spec, 0, spec["count"])
         client = Client(channel, spec)
@@ -68,13 +68,13 @@ async def main(spec: dict[str, Any]) -> None:
         watches = [asyncio.create_task(client.watch(*pair)) for pair in zip(watched, begun, strict=True)]
         for event in begun:
             await event.wait()
-        tell("filled")
+        send("filled")
         statuses = await asyncio.gather(*watches)
         while await client.any_of(Run.QUEUED) or await client.any_of(Run.RUNNING):  # noqa: ASYNC110  # a remote state
             await asyncio.sleep(POLL)
         ended = time.monotonic()
         read = {run.id async for run in client.listed(Run.SUCCEEDED, PAGE)}
-        tell(
+        send(
             {
                 "ended": ended,
                 "all_read": time.monotonic(),
@@ -85,4 +85,4 @@ async def main(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(hear()))
+    asyncio.run(main(receive()))

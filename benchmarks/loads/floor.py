@@ -2,7 +2,7 @@
 
 `python -m benchmarks.loads.floor serve PORT` answers CreateRun and WatchRun, `... work` executes. Four commits of a row
 (run, inbox, outcome, change) and two messages over Kombu, each after the commit before it; no token, check, lease,
-history, log line, batch, retry or second try, and one run at a time. Nobody could use it.
+history, log line, batch, retry or second try, and one run at a time. It is a lower bound and no product.
 """
 
 import asyncio
@@ -70,13 +70,13 @@ class Floor(RunsServiceServicer):  # type: ignore[misc]
         await context.write(WatchRunResponse(kind=WatchRunResponse.UPDATED, run=run))
 
     async def change(self, run_id: str) -> None:
-        """Store what an event said, and let the watcher know."""
+        """Store the change of an event, and wake the watcher."""
         await self._database.execute("UPDATE runs SET status = 'SUCCEEDED' WHERE id = %s", [run_id])
         self._ended[run_id].set_result(None)
 
 
-def hear(loop: asyncio.AbstractEventLoop, floor: Floor) -> None:
-    """Take events for ever."""
+def consume(loop: asyncio.AbstractEventLoop, floor: Floor) -> None:
+    """Consume events for ever."""
 
     def take(message: kombu.Message) -> None:
         asyncio.run_coroutine_threadsafe(floor.change(bytes(message.body).decode()), loop).result()
@@ -97,7 +97,7 @@ async def serve(port: int) -> None:
         add_RunsServiceServicer_to_server(floor, server)
         server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
-        threading.Thread(target=hear, args=(asyncio.get_running_loop(), floor), daemon=True).start()
+        threading.Thread(target=consume, args=(asyncio.get_running_loop(), floor), daemon=True).start()
         print("ready", flush=True)
         await server.wait_for_termination()
 

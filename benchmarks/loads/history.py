@@ -109,7 +109,7 @@ SELECT id, sequence, head || rest
 FROM made, LATERAL (VALUES (1, queued), (2, running), (3, ended)) AS change (sequence, rest)
 """
 
-# Indexes that hold nothing up: made anew at the end, as they were.
+# Indexes that slow the import down: dropped, and recreated at the end.
 _INDEXES = """
 SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid)
 FROM pg_index WHERE indrelid = 'runs.runs'::regclass AND NOT indisprimary
@@ -137,7 +137,7 @@ def fill(stack: Stack, count: int, big: str) -> float:
         connection.execute("VACUUM (ANALYZE) runs.runs, runs.run_events")
         connection.execute("CHECKPOINT")
     stored = checks.rows(stack, "SELECT count(*), (SELECT count(*) FROM runs.run_events) FROM runs.runs")
-    require(stored == [(count, count * EVENTS)], f"{count} runs were to be stored: {stored}")
+    require(stored == [(count, count * EVENTS)], f"{count} runs should be stored: {stored}")
     return time.monotonic() - started
 
 

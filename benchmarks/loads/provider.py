@@ -1,4 +1,4 @@
-"""The provider that speaks OpenAI's protocol, as a process of its own beside the stack."""
+"""A provider with OpenAI's protocol, in a process of its own."""
 
 import json
 import tempfile

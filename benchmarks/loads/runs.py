@@ -1,4 +1,4 @@
-"""What a client does with runs, and with the products they are about."""
+"""A client of runs and of their products."""
 
 import threading
 import time
@@ -25,14 +25,14 @@ AT_ONCE = 64  # calls of one client
 
 
 class Call(TypedDict):
-    """What every call carries: a token, and the time it may take."""
+    """The arguments of every call: its metadata with the token, and its timeout."""
 
     metadata: tuple[tuple[str, str], ...]
     timeout: float
 
 
 def credentials(token: str) -> Call:
-    """Return what every call of the token's bearer carries."""
+    """Return the arguments of every call with this token."""
     return {"metadata": (("authorization", f"Bearer {token}"),), "timeout": TIMEOUT}
 
 
@@ -64,7 +64,7 @@ class Client:
             channel.close()
 
     def auth(self, project: str) -> Call:
-        """Return what every call of a project's owner carries."""
+        """Return the arguments of every call as the project's owner."""
         return credentials(self._stack.token(project, "OWNER"))
 
     # Products
@@ -107,7 +107,7 @@ class Client:
             answer.add_done_callback(lambda _: window.release())
             under_way.append(answer)
         created = sum(answer.result().created for answer in under_way)
-        require(created == count, f"{count} runs were to be created, {created} are new")
+        require(created == count, f"{count} runs should be created, {created} are new")
 
     def finished(self, run: Run) -> Run:
         """Watch a run to its end and return it. Fails unless it SUCCEEDED."""

@@ -16,7 +16,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunRequest, WatchRunResponse
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 
 TIMEOUT = 300  # seconds a stream may last
 OPENING = 64  # streams on their way at once
@@ -92,18 +92,18 @@ async def run(spec: dict[str, Any]) -> None:
         (("authorization", f"Bearer {spec['token']}"),),
     )
     while True:
-        asked = await asyncio.to_thread(hear)
+        asked = await asyncio.to_thread(receive)
         if asked == "window":
-            tell(watchers.window())
+            send(watchers.window())
         elif asked == "end":
-            tell(await watchers.end())
+            send(await watchers.end())
             break
         else:
             await watchers.watch(asked["watch"])
-            tell(watchers.open())
+            send(watchers.open())
     for channel in channels:
         await channel.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(run(hear()))
+    asyncio.run(run(receive()))

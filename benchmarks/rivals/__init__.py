@@ -1,1 +1,1 @@
-"""What a user would take instead: one app and one client each. They get their stores' addresses by environment."""
+"""What a user would take instead: one app and one client each. They get their stores' URLs from the environment."""

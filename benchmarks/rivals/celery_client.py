@@ -5,7 +5,7 @@ from typing import Any
 
 from celery.result import ResultSet
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.rivals.celery_app import noop
 
 TIMEOUT = 120  # seconds
@@ -18,16 +18,16 @@ def enqueue(spec: dict[str, Any]) -> None:
     started = time.perf_counter()
     for _ in range(spec["count"]):
         noop.delay()
-    tell({"seconds": time.perf_counter() - started})
+    send({"seconds": time.perf_counter() - started})
 
 
 def drain(spec: dict[str, Any]) -> None:
-    """Send tasks while the worker stands still, then read all their results."""
+    """Send tasks while the worker is stopped, then read all their results."""
     results = ResultSet([noop.delay() for _ in range(spec["count"])])
-    tell("filled")
+    send("filled")
     read = results.join_native(timeout=TIMEOUT)
     ended = time.monotonic()
-    tell({"ended": ended, "read": len(read), "successful": results.successful()})
+    send({"ended": ended, "read": len(read), "successful": results.successful()})
 
 
 def latency(spec: dict[str, Any]) -> None:
@@ -38,9 +38,9 @@ def latency(spec: dict[str, Any]) -> None:
         noop.delay().get(timeout=TIMEOUT)
         if number >= spec["warmup"]:
             times.append(time.perf_counter() - started)
-    tell({"times": times})
+    send({"times": times})
 
 
 if __name__ == "__main__":
-    asked = hear()
+    asked = receive()
     {"enqueue": enqueue, "drain": drain, "latency": latency}[asked["work"]](asked)

@@ -16,7 +16,7 @@ async def noop() -> None:
 
 
 def main() -> None:
-    """Work until told to stop. The queue has no limits: with one, each poll a second would start that many at most."""
+    """Work until killed. The queue has no limit: each poll, once a second, would start at most that many workflows."""
     DBOS(
         config={
             "name": "bench",

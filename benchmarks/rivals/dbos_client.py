@@ -7,11 +7,12 @@ from typing import Any
 
 from dbos import DBOSClient, EnqueueOptions
 
-from benchmarks.harness.load import hear, tell
+from benchmarks.harness.load import receive, send
 from benchmarks.rivals.dbos_app import QUEUE, VERSION, WORKFLOW
 
 THREADS = 32  # more enqueue no more
 POLL = 0.05  # seconds between looks for workflows that have not ended
+RESULT_POLL = 0.01  # seconds between looks for one result
 ENQUEUED: EnqueueOptions = {"queue_name": QUEUE, "workflow_name": WORKFLOW, "app_version": VERSION}
 
 
@@ -34,6 +35,10 @@ class Client:
         shares = [count // self._size + (number < count % self._size) for number in range(self._size)]
         return {workflow_id for ids in self._threads.map(one_after_another, shares) for workflow_id in ids}
 
+    def run(self) -> None:
+        """Enqueue a workflow and wait for its result."""
+        self._client.enqueue(ENQUEUED).get_result(polling_interval_sec=RESULT_POLL)
+
     def unfinished(self) -> bool:
         """Whether a workflow has not ended."""
         return bool(self._client.list_workflows(status=["ENQUEUED", "PENDING"], limit=1, load_input=False))
@@ -48,19 +53,32 @@ def enqueue(client: Client, spec: dict[str, Any]) -> None:
     client.enqueue_many(spec["warmup"])
     started = time.perf_counter()
     client.enqueue_many(spec["count"])
-    tell({"seconds": time.perf_counter() - started})
+    send({"seconds": time.perf_counter() - started})
 
 
 def drain(client: Client, spec: dict[str, Any]) -> None:
-    """Enqueue workflows while the worker stands still, then wait for all and read their outputs."""
+    """Enqueue workflows while the worker is stopped, then wait for all and read their outputs."""
     ids = client.enqueue_many(spec["count"])
-    tell("filled")
+    send("filled")
     while client.unfinished():
         time.sleep(POLL)
     read = client.succeeded()
-    tell({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
+    send({"ended": time.monotonic(), "read": len(read & ids), "successful": True})
+
+
+def latency(client: Client, spec: dict[str, Any]) -> None:
+    """Enqueue one workflow, wait for its result, then the next."""
+    times = []
+    for number in range(spec["warmup"] + spec["count"]):
+        started = time.perf_counter()
+        client.run()
+        if number >= spec["warmup"]:
+            times.append(time.perf_counter() - started)
+    send({"times": times})
 
 
 if __name__ == "__main__":
-    asked = hear()
-    {"enqueue": enqueue, "drain": drain}[asked["work"]](Client(asked.get("threads", THREADS)), asked)
+    asked = receive()
+    {"enqueue": enqueue, "drain": drain, "latency": latency}[asked["work"]](
+        Client(asked.get("threads", THREADS)), asked
+    )

@@ -18,7 +18,7 @@ async def migrate() -> None:
 
 
 async def work() -> None:
-    """Work until told to stop."""
+    """Work until killed."""
     async with app.open_async():
         print("ready", flush=True)
         await app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False)

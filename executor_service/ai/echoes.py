@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from unicodedata import normalize
 
 _RUN: Final = 4  # words in a row that are an echo even if each of them is an ordinary one
-_TELLING: Final = 5  # characters from which on a part of a word counts like a word: providers cut what they repeat
+_DISTINCTIVE: Final = 5  # characters from which on a part of a word counts like a word: providers cut what they repeat
 
 # Kept although a product's text may have them too: without them "maximum context length" of a shop that sells cables
 # "of a maximum length" says nothing.
@@ -79,10 +79,10 @@ class Echoes:
     def _is_echo(self, piece: _Piece) -> bool:
         if piece.key in self._ordinary:
             return False
-        return f" {piece.key} " in self._products or (len(piece.key) >= _TELLING and piece.key in self._products)
+        return f" {piece.key} " in self._products or (len(piece.key) >= _DISTINCTIVE and piece.key in self._products)
 
     def _is_echoed_pair(self, pair: list[_Piece]) -> bool:
-        """Tell it of two characters that stand together in a script without blanks."""
+        """Add two characters that stand together in a script without blanks."""
         if len(pair) < 2 or pair[0].end != pair[1].start:
             return False
         return pair[0].key + pair[1].key in self._products

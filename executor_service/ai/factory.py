@@ -60,7 +60,7 @@ def build_provider(
         limiter=RequestLimiter(concurrency),
         retry=retry or RetryPolicy(),
         timeout_seconds=timeout_seconds,
-        # The default model thinks for seconds about a title unless told not to; others may not know the parameter.
+        # The default model reasons for seconds about a title unless this forbids it; others may not know it.
         reasoning_effort="none" if model == DEFAULT_MODEL else None,
     )
 

@@ -21,7 +21,7 @@ class RequestLimiter:
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
-        """Hold a slot for the body of the `async with`."""
+        """Take a slot for the body of the `async with`."""
         await self._acquire(key)
         try:
             yield

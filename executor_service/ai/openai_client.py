@@ -1,4 +1,4 @@
-"""The HTTP client below the OpenAI package: it follows nobody, keeps nothing, and reads so much and no more."""
+"""The HTTP client below the OpenAI package: no redirects, no cookies, and a limit on the size of an answer."""
 
 import asyncio
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -24,7 +24,7 @@ class OpenAIClient(DefaultAsyncHttpxClient):
     """A client with the OpenAI package's own pool and limits.
 
     Redirects are not followed: product texts go to the address in the settings and to no other. Cookies are not kept.
-    Answers are asked for unpacked, and those that come packed all the same are unpacked up to ANSWER_LIMIT.
+    It asks for uncompressed answers. Those that are compressed all the same it decompresses, up to ANSWER_LIMIT.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from executor_service.ai.errors import AIError, AIRefusedError, AITooLongError
 from executor_service.ai.openai_client import ANSWER_LIMIT
 from executor_service.ai.text import cut_at_word, one_line
 
-_QUOTE_LIMIT = 200  # characters of the provider's own words
+_QUOTE_LIMIT = 200  # characters of the provider's own message
 _LOOKED_AT = 2_000  # characters of them in which echoes are looked for
 _KEY_LIKE = re.compile(r"\bsk-[\w*.…-]+")
 _HOST = re.compile(r"[a-z0-9.-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
@@ -79,7 +79,7 @@ def from_client_error(
 ) -> AIError:
     """Return what an exception of the OpenAI client means for a request about so many products.
 
-    `quote` makes of the provider's words what a person and the log may read.
+    `quote` turns the provider's message into one that a person and the log may read.
     """
     if isinstance(error, APITimeoutError):  # a subclass of APIConnectionError
         return timed_out(timeout_seconds)

@@ -1,4 +1,4 @@
-"""What the executor asks of an AI provider."""
+"""The interface of an AI provider."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class SuggestionProvider(Protocol):
 
     @property
     def prompt_version(self) -> str:
-        """Changes whenever the same product would be asked for in other words; part of the suggestion's key."""
+        """Changes whenever the prompt for the same product would; part of the suggestion's key."""
 
     async def suggest(self, request: SuggestionRequest) -> Answers:
         """Return a text or a reason for every product of the request.

@@ -7,7 +7,7 @@ from html import unescape
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
 
-_HTML_LIMIT = 20_000  # characters; nobody describes a product at greater length
+_HTML_LIMIT = 20_000  # characters; longer than any real description
 
 
 def _markup(end: str) -> re.Pattern[str]:
@@ -37,7 +37,7 @@ _REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?", 
 # In text that need not be HTML "AT&T", "R&D" and "salt&pepper" stand for themselves.
 _WHOLE_REFERENCE = re.compile(r"&(?:(?:#\d{1,7}|#x[0-9a-f]{1,6}|lt|gt);?|[a-z][a-z0-9]{1,31};)", re.IGNORECASE)
 _OPENING = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)  # what a browser takes for the beginning of a tag
-_ROUNDS = 8  # nobody but an attacker packs markup deeper
+_ROUNDS = 8  # only an attacker nests markup deeper
 
 # Characters that show nothing, or that change how others are shown: format characters, bidirectional controls, tags,
 # fillers, private use and noncharacters.
@@ -65,6 +65,7 @@ _INVISIBLE = re.compile(
 )
 # Most texts have none of them, and looking for one of many characters takes a tenth of the time.
 _MAYBE_INVISIBLE = re.compile(f"[{_UNSEEN}\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f]")
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # the wide ones count where people write with them
 _EMPTY_SIGNS = re.compile("[\u2800\u3164\uffa0]")  # as wide as a letter, and nothing to see
 
 
@@ -89,6 +90,16 @@ def clean_line(text: str) -> str:
     return one_line(without_controls(line.replace("<", "").replace("&", "")))
 
 
+def suggestion_line(text: str) -> str:
+    """Return what a model wrote as a shop may have it: clean, and nothing that a spreadsheet takes for a formula."""
+    return without_formula(clean_line(text))
+
+
+def without_formula(text: str) -> str:
+    """Return the text without the signs at its beginning that make a spreadsheet run it."""
+    return text.lstrip(f"{_FORMULA} ") if text.lstrip(" ").startswith(tuple(_FORMULA)) else text
+
+
 def without_controls(text: str) -> str:
     """Return a text that is as its author wants it, without control, format and bidirectional characters."""
     if text.isascii() and text.isprintable():
@@ -98,7 +109,7 @@ def without_controls(text: str) -> str:
 
 
 def _cleaned(line: str) -> str:
-    # In this order: references may stand for what nobody sees, and that for a break in a tag's name.
+    # In this order: references may stand for invisible characters, and those may break up a tag's name.
     if "&" in line:
         line = _WHOLE_REFERENCE.sub(lambda reference: unescape(reference[0]), line)
     line = without_controls(line)

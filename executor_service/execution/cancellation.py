@@ -1,14 +1,14 @@
-"""Ending runs that shall not go on, whoever works on them: cancels, and deadlines of runs that wait."""
+"""Ending runs from outside their own work: cancels, and the deadlines of runs that wait."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain, repeat
-from uuid import UUID
 
-from executor_service.execution.event_publisher import Reporter
-from executor_service.execution.outcomes import outcome_of, overdue
-from executor_service.records import Job, Outcome, State, Status
+from executor_service.domain.execution import Job, Outcome, State, Status
+from executor_service.execution.event_publisher import EventPublisher
+from executor_service.execution.leases import Leases
+from executor_service.execution.outcomes import deadline_exceeded, outcome_of
 from executor_service.store import executions
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
@@ -17,22 +17,23 @@ from servicekit.postgres.database import Database
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between looks at runs that are being written; the last one repeats
+SWEEP_INTERVAL = 5.0  # seconds
+LOCKED_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts at runs that are being written; the last one repeats
 
 
-class Stops:
-    """Ends executions in the database; `abandon` stops the work on one in this process.
+class Cancellation:
+    """Ends executions in the database, and revokes the leases that this process has on them.
 
-    From the commit on every write of the work is refused. Other processes notice with their next heartbeat.
+    From the commit on the database refuses every write of the work. Other processes notice with their next heartbeat.
     """
 
-    def __init__(self, database: Database, reporter: Reporter, *, abandon: Callable[[UUID], None]) -> None:
+    def __init__(self, database: Database, leases: Leases, publisher: EventPublisher) -> None:
         self._database = database
-        self._reporter = reporter
-        self._abandon = abandon
+        self._leases = leases
+        self._publisher = publisher
 
     async def cancel(self, jobs: Sequence[Job]) -> list[State]:
-        """Cancel the runs that have not ended, also those that never arrived; return how all of them ended.
+        """Cancel the runs that have not ended, also those that never arrived; return the terminal states of all.
 
         One that is being ended by its own work is waited for. Raises ServiceError: VALIDATION_FAILED, and nothing is
         cancelled, when one is a run of another project.
@@ -45,25 +46,25 @@ class Stops:
                 require_own_project(jobs, await executions.states(connection, run_ids))
                 cancelled = await executions.end(connection, run_ids, Outcome(Status.CANCELLED))
                 states = await executions.states(connection, run_ids)
-            self._stopped(cancelled)
+            self._report(cancelled)
             if all(state.status.is_terminal for state in states):
                 return states
             await asyncio.sleep(next(pauses))
 
     async def fail_overdue(self) -> int:
-        """Fail runs that waited for a place past their deadline; return how many."""
-        outcome = outcome_of(overdue(), request_id="")
+        """Fail runs that waited for a slot past their deadline; return how many."""
+        outcome = outcome_of(deadline_exceeded(), request_id="")
         async with self._database.autocommit() as connection:
             run_ids = await executions.overdue(connection, limit=BATCH)
             failed = await executions.end(connection, run_ids, outcome) if run_ids else []
-        self._stopped(failed)
+        self._report(failed)
         return len(failed)
 
-    def _stopped(self, states: Sequence[State]) -> None:
+    def _report(self, states: Sequence[State]) -> None:
         for state in states:
             logger.info("run %s ended %s", state.run_id, state.status.value, extra={"run_id": str(state.run_id)})
-            self._abandon(state.run_id)
-            self._reporter.report(state)
+            self._leases.revoke(state.run_id)
+            self._publisher.report(state)
 
 
 def require_own_project(jobs: Sequence[Job], states: Sequence[State]) -> None:
@@ -76,14 +77,14 @@ def require_own_project(jobs: Sequence[Job], states: Sequence[State]) -> None:
             )
 
 
-class DeadlineKeeper(Ticker):
-    """Fails runs that wait past their deadline. Those that run keep it themselves."""
+class DeadlineSweeper(Ticker):
+    """Fails runs that wait past their deadline. For running ones the pipeline does."""
 
-    def __init__(self, stops: Stops) -> None:
-        super().__init__()
-        self._stops = stops
+    def __init__(self, cancellation: Cancellation) -> None:
+        super().__init__(SWEEP_INTERVAL)
+        self._cancellation = cancellation
 
     async def tick(self) -> None:
         """Fail one batch."""
-        if await self._stops.fail_overdue() == BATCH:
+        if await self._cancellation.fail_overdue() == BATCH:
             self.wake()

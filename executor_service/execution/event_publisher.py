@@ -1,4 +1,4 @@
-"""Telling runs_service how executions stand. The row is the outbox: what is not told now is found again later."""
+"""Events for runs_service. The row is the outbox: a sweep finds what was not published."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from uuid import UUID
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 
 from executor_service import messages
-from executor_service.records import State
+from executor_service.domain.execution import State
 from executor_service.store import outbox
 from servicekit.background.batching import Conflator
 from servicekit.background.tasks import Ticker
@@ -25,15 +25,16 @@ BATCH = 500  # events in one broker message
 FIRST_WORD = 0.01  # seconds
 MARKS = 5_000  # rows marked with one statement
 MARK_PAUSE = 0.2  # seconds; far below SWEEP_AGE
+SWEEP_INTERVAL = 5.0  # seconds
 SWEEP_AGE = 2.0  # seconds; younger changes are on their way already
 
 
-class Reporter(Conflator[UUID, State]):
+class EventPublisher(Conflator[UUID, State]):
     """Publishes changes after their commit, and notes in their rows that it did.
 
-    A change is the whole state of its execution, so of those that wait for the same publish the newest says it all.
-    Without a publisher (no broker) only those who subscribed in this process hear of changes; runs_service reads the
-    rest by ExecuteRun and ReconcileRuns.
+    A change is the whole state of its execution, so of several that wait for the same publish only the newest goes out.
+    Without a broker only subscribers in this process get changes; runs_service reads the rest by ExecuteRun and
+    ReconcileRuns.
     """
 
     def __init__(self, database: Database, publisher: Publisher | None) -> None:
@@ -50,13 +51,13 @@ class Reporter(Conflator[UUID, State]):
         self._soon[state.run_id] = asyncio.get_running_loop().call_later(FIRST_WORD, self.report, state)
 
     def report(self, state: State) -> None:
-        """Tell of a change that has been committed: subscribers at once, the broker soon."""
+        """Pass on a change that has been committed: to subscribers at once, to the broker with the next batch."""
         if soon := self._soon.pop(state.run_id, None):
             soon.cancel()
         for queue in self._subscribers.get(state.run_id, ()):
             queue.put_nowait(state)
         waiting = self.waiting(state.run_id)
-        if waiting is None or waiting.number < state.number:  # two commits are not always heard of in their order
+        if waiting is None or waiting.number < state.number:  # two commits may be reported out of order
             self.put({state.run_id: state})
 
     @contextmanager
@@ -72,12 +73,12 @@ class Reporter(Conflator[UUID, State]):
                 del self._subscribers[run_id]
 
     async def handle(self, batch: Mapping[UUID, State]) -> None:
-        """Publish one batch, and note it when there is time."""
+        """Publish one batch, and have it marked."""
         if await self.publish(list(batch.values())):
             self.marks.put(batch)
 
     async def publish(self, batch: Sequence[State]) -> bool:
-        """Publish changes now; return whether the broker took them."""
+        """Publish changes now; return whether the broker accepted them."""
         if self._publisher is None:
             return True
         reached(FailPoint.EXECUTOR_BEFORE_PUBLISH)
@@ -95,14 +96,14 @@ class Reporter(Conflator[UUID, State]):
 
 
 class _Marks(Conflator[UUID, State]):
-    """Notes what was published. Nothing waits for that: at worst it is published a second time."""
+    """Marks what was published. Nothing waits for that: without its mark a change is published twice."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(limit=MARKS, pause=MARK_PAUSE)
         self._database = database
 
     async def handle(self, batch: Mapping[UUID, State]) -> None:
-        """Note one batch."""
+        """Mark one batch."""
         async with self._database.autocommit() as connection:
             await outbox.mark_published(connection, list(batch.values()))
 
@@ -110,18 +111,18 @@ class _Marks(Conflator[UUID, State]):
 class OutboxSweeper(Ticker):
     """Publishes changes that were committed and never published."""
 
-    def __init__(self, database: Database, reporter: Reporter) -> None:
-        super().__init__()
+    def __init__(self, database: Database, publisher: EventPublisher) -> None:
+        super().__init__(SWEEP_INTERVAL)
         self._database = database
-        self._reporter = reporter
+        self._publisher = publisher
 
     async def tick(self) -> None:
-        """Publish what lies around."""
+        """Publish what is left."""
         more = True
         while more:
             async with self._database.autocommit() as connection:
                 states = await outbox.unpublished(connection, age=SWEEP_AGE, limit=BATCH)
-            if not states or not await self._reporter.publish(states):
+            if not states or not await self._publisher.publish(states):
                 return
             async with self._database.autocommit() as connection:
                 await outbox.mark_published(connection, states)

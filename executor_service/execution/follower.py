@@ -1,32 +1,34 @@
-"""How executions stand and go on, whichever process works on them."""
+"""The states of executions, whichever process works on them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from executor_service.execution.event_publisher import Reporter
-from executor_service.records import State
+from executor_service.domain.execution import State
+from executor_service.execution.event_publisher import EventPublisher
 from executor_service.store import executions
 from servicekit.postgres.database import Database
 
-POLL = 0.5  # seconds between looks at the row while nothing is heard: another process may have the run
+POLL = (
+    0.5  # seconds between reads of the row: another process may work on the run, and its changes are not published here
+)
 
 
 class Follower:
-    """Tells how executions go on."""
+    """Reads states of executions, and follows their changes."""
 
-    def __init__(self, database: Database, reporter: Reporter) -> None:
+    def __init__(self, database: Database, publisher: EventPublisher) -> None:
         self._database = database
-        self._reporter = reporter
+        self._publisher = publisher
 
-    async def follow(self, run_id: UUID, tell: Callable[[State], Awaitable[None]]) -> None:
-        """Tell the execution's state as it is now and after each change, up to the terminal one.
+    async def follow(self, run_id: UUID, send: Callable[[State], Awaitable[None]]) -> None:
+        """Send the execution's state as it is now and after each change, up to the terminal one.
 
-        Raises ServiceError. The execution does not depend on anybody following it.
+        Raises ServiceError. The execution goes on when the caller stops following.
         """
-        with self._reporter.subscription(run_id) as changes:  # before the first look, so that nothing falls between
+        with self._publisher.subscription(run_id) as changes:  # before the first read, so that no change is missed
             state = await self._read(run_id)
-            await tell(state)
+            await send(state)
             while not state.status.is_terminal:
                 try:
                     async with asyncio.timeout(POLL):
@@ -35,10 +37,10 @@ class Follower:
                     next_state = await self._read(run_id)
                 if next_state.number > state.number:
                     state = next_state
-                    await tell(state)
+                    await send(state)
 
     async def states(self, run_ids: Sequence[UUID]) -> list[State]:
-        """Return how the executions that are here stand. Raises ServiceError."""
+        """Return the states of those of the executions that are here. Raises ServiceError."""
         async with self._database.autocommit() as connection:
             return await executions.states(connection, run_ids)
 

@@ -1,4 +1,4 @@
-"""The way in: jobs become rows, each once, and the executor starts them or is woken."""
+"""The inbox: jobs become rows, each once, and start at once where there is room."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ from google.protobuf.message import DecodeError
 from playbooks.executor.v1.job_pb2 import RunJobBatch
 
 from executor_service import messages
-from executor_service.execution.executor import Executor
+from executor_service.domain.execution import Execution, Job
+from executor_service.execution.claimer import Claimer
+from executor_service.execution.leases import Leases
+from executor_service.execution.slots import Slots
 from executor_service.messages import UnreadableJob
-from executor_service.records import Execution, Job
 from executor_service.store import executions
 from servicekit.broker import DeadLetter
 from servicekit.failpoints import FailPoint, reached
@@ -18,11 +20,13 @@ JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
 
 
 class Inbox:
-    """Takes jobs in. A job that is here already is passed over, so every delivery may be repeated."""
+    """Takes jobs in. A job that is here already is skipped, so every delivery may be repeated."""
 
-    def __init__(self, database: Database, executor: Executor) -> None:
+    def __init__(self, database: Database, leases: Leases, slots: Slots, claimer: Claimer) -> None:
         self._database = database
-        self._executor = executor
+        self._leases = leases
+        self._slots = slots
+        self._claimer = claimer
 
     async def accept(self, jobs: Sequence[Job]) -> None:
         """Store `jobs`; they are safe when this returns. Raises ServiceError.
@@ -31,17 +35,22 @@ class Inbox:
         """
         if not jobs:
             return
-        with self._executor.places(len(jobs)) as places:
-            async with self._database.autocommit() as connection:
-                if places is None:
-                    await executions.enqueue(connection, jobs)
-                    started: Sequence[Execution] = ()
-                else:
-                    started = await executions.enqueue_claimed(
-                        connection, jobs, owner=places.owner, lease_seconds=places.lease_seconds
-                    )
+        try:
+            claimed = await self._store(jobs)
+        except BaseException:
+            self._claimer.wake()  # the claim may have been committed; it is handed back
+            raise
         reached(FailPoint.EXECUTOR_AFTER_INSERT)
-        self._executor.begin(started)
+        self._claimer.start_claimed(claimed)
+
+    async def _store(self, jobs: Sequence[Job]) -> Sequence[Execution]:
+        with self._slots.reserve_for_new(len(jobs)) as reserved:
+            async with self._database.autocommit() as connection:
+                if reserved:
+                    owner, seconds = self._leases.owner, self._leases.seconds
+                    return await executions.enqueue_claimed(connection, jobs, owner=owner, lease_seconds=seconds)
+                await executions.enqueue(connection, jobs)
+                return ()
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Store the jobs in broker messages, all with one statement; return what cannot be read.

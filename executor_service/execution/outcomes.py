@@ -1,46 +1,19 @@
-"""Why a run does not succeed, and the one place that turns it into an outcome."""
+"""Outcomes: what an error makes of a run, and the writer of those that end a run without effects."""
 
-from typing import Literal
+from collections.abc import Sequence
 
 from executor_service.ai.errors import AIError
-from executor_service.records import Outcome, Status
+from executor_service.domain.execution import Lease, LeaseLost, Outcome, State, Status
+from executor_service.domain.failures import FailedRun, StaleRun
+from executor_service.store import executions
+from servicekit.background.batching import Batcher
+from servicekit.postgres.database import Database
 
+BATCH = 200  # outcomes in one statement
 MAX_MESSAGE = 1_000  # characters; job.proto bounds events by it, 500 of which go into one broker message
 
 
-class StaleRun(Exception):
-    """The world changed under the run: a new preview is needed."""
-
-    def __init__(
-        self,
-        code: Literal[
-            "PLAYBOOK_SCOPE_INVALID", "PLAYBOOK_RULES_CHANGED", "PLAYBOOK_DRAFT_NOT_FOUND", "PLAYBOOK_DRAFT_EXPIRED"
-        ],
-        message: str,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class FailedRun(Exception):
-    """The run cannot do its work."""
-
-    def __init__(
-        self,
-        code: Literal[
-            "PROJECT_NOT_FOUND",
-            "PLAN_NOT_ELIGIBLE",
-            "AI_DAILY_LIMIT_REACHED",
-            "MAX_ATTEMPTS_EXCEEDED",
-            "RUN_DEADLINE_EXCEEDED",
-        ],
-        message: str,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def overdue() -> FailedRun:
+def deadline_exceeded() -> FailedRun:
     """Return the failure of a run whose deadline passed."""
     return FailedRun(
         "RUN_DEADLINE_EXCEEDED",
@@ -65,5 +38,20 @@ def outcome_of(error: Exception, *, request_id: str) -> Outcome:
 
 
 def _storable(error: Exception) -> str:
-    # A provider's words may be in it. PostgreSQL stores no NUL, UTF-8 no lone surrogate.
+    # It may quote a provider. PostgreSQL stores no NUL, UTF-8 no lone surrogate.
     return str(error)[:MAX_MESSAGE].replace("\0", "").encode(errors="replace").decode()
+
+
+class OutcomeWriter(Batcher[tuple[Lease, Outcome], State]):
+    """Ends runs that have no effects to write, many with one statement.
+
+    Submit returns the state at the end, or raises LeaseLost, or ServiceError when the database is away.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(self._write, limit=BATCH)
+        self._database = database
+
+    async def _write(self, outcomes: Sequence[tuple[Lease, Outcome]]) -> Sequence[State | LeaseLost]:
+        async with self._database.autocommit() as connection:
+            return await executions.finish(connection, outcomes)

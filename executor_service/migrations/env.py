@@ -1,4 +1,4 @@
-"""Alembic's environment: the mechanism is servicekit's, the schema is ours."""
+"""Alembic's environment: servicekit's mechanism over the executor's schema."""
 
 from executor_service.models import metadata
 from servicekit.postgres.migrations import run_environment

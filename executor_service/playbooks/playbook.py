@@ -40,5 +40,5 @@ def playbook(playbook_id: str) -> Playbook:
 
 
 def is_blank(text: str | None) -> bool:
-    """Whether a field shows nothing: it holds nothing but BLANKS, exactly as the store's SQL sees it."""
+    """Whether a field shows nothing: it has no characters but BLANKS, exactly as in the store's SQL."""
     return not (text or "").strip(BLANKS)

@@ -1,21 +1,27 @@
-"""The AI allowance of a project: how much a UTC day, what is left, and how to say so."""
+"""The AI allowance of a project: its daily limit, what is left of it, and the messages about both."""
 
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-
-from executor_service.execution.outcomes import FailedRun
-from executor_service.records import Plan, Project
+from enum import StrEnum
 
 PRO_DAILY_LIMIT = 100  # suggestions a UTC day
 
 
-def daily_limit(project: Project) -> int | None:
-    """Return the suggestions a UTC day that the project may ask for; None: any number."""
-    if project.plan is Plan.FREE:
+class Plan(StrEnum):
+    """What a project pays for."""
+
+    FREE = "FREE"
+    PRO = "PRO"
+    BUSINESS = "BUSINESS"
+
+
+def daily_limit(plan: Plan, override: int | None) -> int | None:
+    """Return the suggestions a UTC day that a project may ask for; None: any number. FREE has no override."""
+    if plan is Plan.FREE:
         return 0
-    if project.ai_daily_limit is not None:
-        return project.ai_daily_limit
-    return PRO_DAILY_LIMIT if project.plan is Plan.PRO else None
+    if override is not None:
+        return override
+    return PRO_DAILY_LIMIT if plan is Plan.PRO else None
 
 
 def next_reset(now: datetime) -> datetime:
@@ -37,11 +43,11 @@ class Allowance:
         return None if self.limit is None else max(self.limit - self.used, 0)
 
     def fits(self, count: int) -> bool:
-        """Tell whether `count` more suggestions are within the limit."""
+        """Whether `count` more suggestions are within the limit."""
         return self.remaining is None or count <= self.remaining
 
     def shortage(self, needed: int) -> str:
-        """Say, to a person, why `needed` suggestions are too many and what to do."""
+        """Return a message for a person: why `needed` suggestions are too many, and what to do."""
         return (
             f"This needs {needed} AI suggestions and only {self.remaining} of today's {self.limit} are left "
             f"({self.used} are used or reserved by running runs). The allowance resets at "
@@ -50,16 +56,11 @@ class Allowance:
         )
 
 
-def ineligible_plan(project: Project) -> str | None:
-    """Say, to a person, why the project's plan gives no AI suggestions; None when it does."""
-    if project.plan is not Plan.FREE:
+def ineligible_plan(project_id: str, plan: Plan) -> str | None:
+    """Return a message for a person: why the project's plan gives no AI suggestions. None when it does."""
+    if plan is not Plan.FREE:
         return None
     return (
-        f"Project {project.id} is on the FREE plan, which has no AI suggestions. "
+        f"Project {project_id} is on the FREE plan, which has no AI suggestions. "
         "Have the platform change its plan to PRO or BUSINESS, then start the run again."
     )
-
-
-def limit_reached(allowance: Allowance, needed: int) -> FailedRun:
-    """Return the failure of a run that does not fit into the allowance."""
-    return FailedRun("AI_DAILY_LIMIT_REACHED", allowance.shortage(needed))

@@ -15,7 +15,7 @@ def digits(digest: bytes) -> str:
 
 
 def scope_id(project_id: str, playbook_id: str, product_ids: Iterable[str]) -> str:
-    """Return the 16 hex digits that name these affected products, in whatever order they are given.
+    """Return the 16 hex digits that name these affected products, in any order.
 
     Part of the contract with callers, who keep it between calls: the formula must not change. Ids are sorted by
     Unicode code point, which is PostgreSQL's order under COLLATE "C"; store/catalog.py does the same in SQL.

@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import Row, TextClause, text
 
+from executor_service.domain.catalog import Product, Project, Scope
+from executor_service.domain.paging import Slice
 from executor_service.models import BLANK
-from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.scope import digits, prefix
-from executor_service.records import Plan, Product, Project, Scope
 from executor_service.store.pages import page_of, slice_of
 from servicekit.postgres.database import Connection
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, State, Status
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from servicekit.postgres.database import Connection, Row
 
 STATE = """
@@ -345,8 +345,9 @@ async def end(connection: Connection, run_ids: Sequence[UUID], outcome: Outcome)
     return [state_of(row) for row in await connection.execute(_END, parameters)]
 
 
-OVERDUE = "status = 'QUEUED' AND deadline_at < now()"
-_OVERDUE = text(f"SELECT run_id FROM executor.executions WHERE {OVERDUE} ORDER BY deadline_at LIMIT :limit")
+_OVERDUE = text("""
+SELECT run_id FROM executor.executions WHERE status = 'QUEUED' AND deadline_at < now()
+ORDER BY deadline_at LIMIT :limit""")
 
 
 async def overdue(connection: Connection, *, limit: int) -> list[UUID]:

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from executor_service.paging import PAGE_BYTES, Slice
+from executor_service.domain.paging import PAGE_BYTES, Slice
 
 Value = TypeVar("Value")
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import TextClause, text
 
+from executor_service.domain.execution import Lease, LeaseLost, State
+from executor_service.domain.paging import Slice
+from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
 from executor_service.models import BLANK
-from executor_service.paging import Slice
 from executor_service.playbooks.playbook import Playbook
-from executor_service.records import Lease, LeaseLost, State, Suggested, Wanted
 from executor_service.store.executions import FENCE, STATE, fence, state_of
 from executor_service.store.pages import page_of, slice_of
 from servicekit.postgres.database import Connection
@@ -57,10 +58,10 @@ _PAGE = {
 
 async def sample(
     connection: Connection, project_id: str, playbook: Playbook, *, model: str, prompt_version: str, limit: int
-) -> Sequence[Wanted]:
+) -> Sequence[SuggestionCandidate]:
     """Return the first `limit` affected products by id, with the suggestions that are there."""
     parameters = _parameters(project_id, playbook, model, prompt_version) | {"limit": limit}
-    return slice_of(await connection.execute(_SAMPLE[playbook.field], parameters), Wanted).rows
+    return slice_of(await connection.execute(_SAMPLE[playbook.field], parameters), SuggestionCandidate).rows
 
 
 async def page(
@@ -72,10 +73,10 @@ async def page(
     prompt_version: str,
     after: str,
     limit: int,
-) -> Slice[Wanted]:
+) -> Slice[SuggestionCandidate]:
     """Return up to `limit` affected products by id, from the one after `after`, with the suggestions that are there."""
     parameters = _parameters(project_id, playbook, model, prompt_version) | {"after": after, "limit": limit}
-    return slice_of(await connection.execute(_PAGE[playbook.field], parameters), Wanted)
+    return slice_of(await connection.execute(_PAGE[playbook.field], parameters), SuggestionCandidate)
 
 
 def _parameters(project_id: str, playbook: Playbook, model: str, prompt_version: str) -> dict[str, object]:
@@ -128,7 +129,7 @@ async def record(
     connection: Connection,
     lease: Lease,
     project_id: str,
-    arrived: Sequence[Suggested],
+    arrived: Sequence[Suggestion],
     *,
     model: str,
     completed: int,

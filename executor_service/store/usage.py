@@ -5,7 +5,7 @@ from datetime import date
 
 from sqlalchemy import text
 
-from executor_service.records import Lease
+from executor_service.domain.execution import Lease
 from executor_service.store.executions import FENCE, fence
 from servicekit.postgres.database import Connection
 

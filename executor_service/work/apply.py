@@ -3,9 +3,10 @@
 import logging
 from uuid import UUID
 
-from executor_service.execution.executor import Effect
+from executor_service.domain.catalog import Scope
+from executor_service.domain.execution import Job, Lease, Outcome, Status
+from executor_service.execution.types import Effect
 from executor_service.playbooks.scope import scope_id
-from executor_service.records import Job, Lease, Outcome, Scope, Status
 from executor_service.store import catalog, drafts
 from executor_service.work import preconditions as checks
 from executor_service.work.affected import AffectedLookup

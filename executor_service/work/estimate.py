@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.catalog import Catalog
+from executor_service.domain.catalog import Scope
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.quota import Allowance
 from executor_service.playbooks.rules import Rules, rules_hash
-from executor_service.records import Scope
 from executor_service.store import catalog, suggestions
 from executor_service.work.heavy_reads import HeavyReads
 from servicekit.postgres.database import Database
@@ -21,26 +21,28 @@ class Estimate:
 
     scope: Scope
     rules_hash: str
-    reasons: Sequence[str]  # why it would not be let through, for a person
+    reasons: Sequence[str]  # for a person: why it would be refused
     allowance: Allowance
 
 
 class Estimator:
-    """Estimates runs. Calls no AI. What it reads of large projects it reads in `reads`."""
+    """Estimates runs. Calls no AI. Its reads of large projects go through `heavy_reads`."""
 
-    def __init__(self, database: Database, provider: SuggestionProvider, catalog: Catalog, reads: HeavyReads) -> None:
+    def __init__(
+        self, database: Database, provider: SuggestionProvider, catalog: Catalog, heavy_reads: HeavyReads
+    ) -> None:
         self._database = database
         self._provider = provider
         self._catalog = catalog
-        self._reads = reads
+        self._heavy_reads = heavy_reads
 
     async def estimate(self, project_id: str, playbook: Playbook, rules: Rules) -> Estimate:
         """Return what a run would do now. Raises ServiceError (PROJECT_NOT_FOUND, TOO_MANY_CALLS)."""
-        outlook = await self._reads.share(project_id, playbook.id, lambda: self._look(project_id, playbook))
-        return Estimate(outlook.scope, rules_hash(rules), outlook.reasons, outlook.allowance)
+        found = await self._heavy_reads.share(project_id, playbook.id, lambda: self._read(project_id, playbook))
+        return Estimate(found.scope, rules_hash(rules), found.reasons, found.allowance)
 
-    async def _look(self, project_id: str, playbook: Playbook) -> "_Outlook":
-        """Read what an estimate is made of. It says how things are, and a run looks again: no snapshot is needed."""
+    async def _read(self, project_id: str, playbook: Playbook) -> "_RulelessEstimate":
+        """Read the parts of an estimate. They need no common snapshot: a run checks everything again."""
         project = await self._catalog.project(project_id)
         allowance = await self._catalog.allowance(project)
         reasons = []
@@ -48,7 +50,7 @@ class Estimator:
             scope = await catalog.scope(connection, project_id, playbook)
             if not scope.products:
                 reasons.append(f"No product lacks its {playbook.noun}: there is nothing to do.")
-            if problem := quota.ineligible_plan(project):
+            if problem := quota.ineligible_plan(project.id, project.plan):
                 reasons.append(problem)
             elif allowance.limit is not None:  # counting them takes twenty times as long as all the rest
                 missing = await suggestions.missing(
@@ -60,12 +62,12 @@ class Estimator:
                 )
                 if not allowance.fits(missing):
                     reasons.append(allowance.shortage(missing))
-        return _Outlook(scope, reasons, allowance)
+        return _RulelessEstimate(scope, reasons, allowance)
 
 
 @dataclass(frozen=True, slots=True)
-class _Outlook:
-    """An estimate, whatever the rules are."""
+class _RulelessEstimate:
+    """The parts of an estimate that do not depend on the rules."""
 
     scope: Scope
     reasons: Sequence[str]

@@ -1,68 +1,64 @@
 """PREVIEW_GENERATE and DRAFT_GENERATE: suggestions for affected products, kept as a draft."""
 
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
-from executor_service.ai.provider import SuggestionProvider
-from executor_service.ai.text import clean_line, without_controls
-from executor_service.execution.executor import Effect
-from executor_service.paging import MAX_LIMIT
+from executor_service.ai.provider import Answers, SuggestionProvider
+from executor_service.ai.text import suggestion_line, without_controls
+from executor_service.domain.catalog import Project
+from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftStatus
+from executor_service.domain.execution import Job, Lease, Outcome, RunType, Status
+from executor_service.domain.paging import MAX_LIMIT
+from executor_service.domain.suggestion import SuggestionCandidate
+from executor_service.execution.types import Effect
 from executor_service.playbooks.playbook import Playbook, is_blank
 from executor_service.playbooks.rules import Rules, apply, rules_hash
-from executor_service.records import (
-    Draft,
-    DraftItem,
-    DraftKey,
-    DraftStatus,
-    Job,
-    Lease,
-    Outcome,
-    Project,
-    RunType,
-    Status,
-    Wanted,
-)
 from executor_service.store import catalog, drafts, suggestions
 from executor_service.work import preconditions as checks
-from executor_service.work.suggestion_fetcher import Suggestions
+from executor_service.work.suggestion_fetcher import EMPTY_TEXT, SuggestionFetcher
 from servicekit.background.breathing import breathing
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Connection, Database
 
+logger = logging.getLogger(__name__)
+
 DRAFT_LIFETIME = timedelta(days=7)  # from the last write
+NOTHING_LEFT = "The rules left nothing of the suggestion for this product."
+LOGGED_IDS = 10  # of the products without a suggestion, for each reason
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a run is about to do, as checked."""
+    """What a run will do; its preconditions were met."""
 
     project: Project
     scope_id: str
     rules: Rules
-    wanted: Sequence[Wanted]
+    candidates: Sequence[SuggestionCandidate]
 
 
 class Generate:
-    """Work of the runs that make drafts."""
+    """The work of runs that make drafts."""
 
-    def __init__(self, database: Database, provider: SuggestionProvider, asker: Suggestions, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, provider: SuggestionProvider, fetcher: SuggestionFetcher, clock: Clock
+    ) -> None:
         self._database = database
         self._provider = provider
-        self._asker = asker
+        self._fetcher = fetcher
         self._clock = clock
 
     async def perform(self, lease: Lease, job: Job) -> Effect:
-        """Get the suggestions that are missing; then the draft can be written at once."""
+        """Fetch the suggestions; return the effect that writes the draft."""
         plan = await self._plan(job)
-        texts = await self._asker.get(lease, job, plan.project, plan.wanted)
+        answers = await self._fetcher.fetch(lease, job, plan.project, plan.candidates)
 
-        items = [
-            _item(plan.rules, job.playbook, one.product_id, texts.get(one.product_id, ""))
-            async for one in breathing(plan.wanted)
-        ]
+        items = [_item(plan.rules, job.playbook, one.product_id, answers) async for one in breathing(plan.candidates)]
 
         async def write_draft(connection: Connection) -> Outcome:
             return await self._write_draft(connection, job, plan, items)
@@ -75,28 +71,28 @@ class Generate:
             checks.require_plan(project)
             scope = await checks.current_scope(connection, job, expected=_stated_scope(job))
             rules = await self._rules(connection, job)
-            wanted = await self._wanted(connection, job)
-        return _Plan(project, scope.id, rules, wanted)
+            candidates = await self._candidates(connection, job)
+        return _Plan(project, scope.id, rules, candidates)
 
-    async def _wanted(self, connection: Connection, job: Job) -> Sequence[Wanted]:
-        """Return the products to make suggestions for: that they are still the scope's is checked at the end."""
+    async def _candidates(self, connection: Connection, job: Job) -> Sequence[SuggestionCandidate]:
+        """Return the products to make suggestions for. That they are still the scope is checked at the end."""
         depends = {"model": self._provider.model, "prompt_version": self._provider.prompt_version}
         if job.run_type is RunType.PREVIEW_GENERATE:
             limit = job.sample_size
             return await suggestions.sample(connection, job.project_id, job.playbook, **depends, limit=limit)
-        wanted: list[Wanted] = []
+        candidates: list[SuggestionCandidate] = []
         more = True
         while more:
-            after = wanted[-1].product_id if wanted else ""
+            after = candidates[-1].product_id if candidates else ""
             page = await suggestions.page(
                 connection, job.project_id, job.playbook, **depends, after=after, limit=MAX_LIMIT
             )
-            wanted += page.rows
+            candidates += page.rows
             more = page.more
-        return wanted
+        return candidates
 
     async def _rules(self, connection: Connection, job: Job) -> Rules:
-        """Return the rules to go by: a preview's are its own, a draft's are those of the draft it completes."""
+        """Return the rules to apply: a preview brings its own, a draft run takes those of the draft it completes."""
         if job.rules is not None or job.run_type is RunType.PREVIEW_GENERATE:
             checks.require_rules(job, job.rules or Rules())
         if job.run_type is RunType.PREVIEW_GENERATE:
@@ -114,7 +110,7 @@ class Generate:
             key=DraftKey(job.project_id, job.playbook.id, plan.scope_id, rules_hash(plan.rules)),
             rules=plan.rules.normalized(),
             run_id=job.run_id,
-            status=_status(job, asked=len(items), usable=usable),
+            status=_status(job, items=len(items), usable=usable),
             affected_total=scope.products,
             draft_generated=usable,
             no_suggestion_count=len(items) - usable,
@@ -125,6 +121,7 @@ class Generate:
         )
         draft_id = await drafts.put(connection, draft, items)
         reached(FailPoint.EXECUTOR_IN_DRAFT)
+        _log_reasons(job, items)
         return Outcome(
             Status.SUCCEEDED,
             draft_id=draft_id,
@@ -144,15 +141,35 @@ def _stated_scope(job: Job) -> str | None:
     return None if job.run_type is RunType.PREVIEW_GENERATE and not job.scope_id else job.scope_id
 
 
-def _item(rules: Rules, playbook: Playbook, product_id: str, raw: str) -> DraftItem:
+def _log_reasons(job: Job, items: Sequence[DraftItem]) -> None:
+    without: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        if item.no_suggestion_reason:
+            without[item.no_suggestion_reason].append(item.product_id)
+    for reason, product_ids in without.items():
+        logger.warning(
+            "run %s: %d of %d products have no suggestion: %s Products: %s%s",
+            job.run_id,
+            len(product_ids),
+            len(items),
+            reason,
+            ", ".join(product_ids[:LOGGED_IDS]),
+            ", ..." if len(product_ids) > LOGGED_IDS else "",
+        )
+
+
+def _item(rules: Rules, playbook: Playbook, product_id: str, answers: Answers) -> DraftItem:
     # An executor of an older version stored what the provider wrote as it was.
-    raw = clean_line(raw)
+    raw = suggestion_line(answers.texts.get(product_id, ""))
     ruled = apply(rules, raw, field_limit=playbook.field_limit)
-    # Prefix, suffix and replacement are the shop's own words: markup in them is meant, what nobody sees is not.
-    return DraftItem(product_id, raw, without_controls(ruled.text), ruled.warnings)
+    # Prefix, suffix and replacement are the shop's own text: markup in them is intended, invisible characters are not.
+    final, reason = without_controls(ruled.text), ""
+    if is_blank(final):
+        reason = answers.reasons.get(product_id, EMPTY_TEXT) if is_blank(raw) else NOTHING_LEFT
+    return DraftItem(product_id, raw, final, ruled.warnings, reason)
 
 
-def _status(job: Job, *, asked: int, usable: int) -> DraftStatus:
-    if asked and not usable:
+def _status(job: Job, *, items: int, usable: int) -> DraftStatus:
+    if items and not usable:
         return DraftStatus.FAILED
     return DraftStatus.PARTIAL if job.run_type is RunType.PREVIEW_GENERATE else DraftStatus.READY

@@ -1,4 +1,4 @@
-"""Reads that keep PostgreSQL busy for long: bounded, and shared by all who ask for the same."""
+"""Reads that keep PostgreSQL busy for long: bounded, and shared by identical calls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,15 +15,15 @@ LIMIT = "heavy_reads_of_a_project"  # in the metric limits_reached
 
 
 class HeavyReads:
-    """Runs at most one read at a time for each project, and at most `at_once` in this process; the rest wait in line.
+    """Runs at most one read at a time for each project, and at most `at_once` in this process; the rest queue.
 
-    Calls that ask for the same share an answer: a call joins the read that is next in line, never one that has begun,
-    so that what it gets is as new as the call. However many ask, a project has one read under way and one of each
-    kind in line. A read that has begun goes on when its callers leave: PostgreSQL would go on with it as well.
+    Identical calls share an answer: a call joins the read that is next in the queue, never one that has begun,
+    so that what it gets is as new as the call. So a project has one read under way and one of each kind in the queue,
+    however many calls come. A read that has begun goes on when its callers leave, as PostgreSQL would.
     """
 
     def __init__(self, *, at_once: int, metrics: Metrics) -> None:
-        self._places = asyncio.Semaphore(at_once)
+        self._slots = asyncio.Semaphore(at_once)
         self._lines: dict[str, _Line] = {}
         self._refused = metrics.limits_reached.labels(LIMIT)
 
@@ -50,7 +50,7 @@ class HeavyReads:
             self._forget_if_idle(project_id, line)
 
     async def close(self) -> None:
-        """Break off what is under way and in line."""
+        """Cancel what is under way and queued."""
         tasks = [task for line in self._lines.values() for task in line.tasks]
         for task in tasks:
             task.cancel()
@@ -66,15 +66,15 @@ class HeavyReads:
         def ended(_: object) -> None:
             line.tasks.discard(task)
             if not task.cancelled():
-                task.exception()  # its callers may all have left: then nobody else looks at it
+                task.exception()  # its callers may all have left: else asyncio would warn
             self._forget_if_idle(project_id, line)
 
         task.add_done_callback(ended)
         return task
 
     async def _in_turn(self, line: "_Line", kind: str, read: Callable[[], Awaitable[Any]]) -> Any:
-        async with line.turn, self._places:
-            del line.next[kind]  # who asks from now on may have written what this one does not see
+        async with line.turn, self._slots:
+            del line.next[kind]  # later callers may have written what this read misses
             return await read()
 
     def _forget_if_idle(self, project_id: str, line: "_Line") -> None:

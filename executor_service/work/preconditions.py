@@ -1,12 +1,14 @@
-"""What must be true before a run may do its work, in messages for the person who reads them."""
+"""The preconditions of a run's work; what is not met is raised with a message for a person."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from executor_service.execution.outcomes import FailedRun, StaleRun
+from executor_service.domain.catalog import Project, Scope
+from executor_service.domain.draft import Draft
+from executor_service.domain.execution import Job
+from executor_service.domain.failures import FailedRun, StaleRun
 from executor_service.playbooks import quota
 from executor_service.playbooks.rules import Rules, rules_hash
-from executor_service.records import Draft, Job, Project, Scope
 from executor_service.store import catalog
 from servicekit.postgres.database import Connection
 
@@ -20,7 +22,7 @@ async def find_project(connection: Connection, job: Job) -> Project:
 
 
 def project_not_found(job: Job) -> FailedRun:
-    """Return how a run ends whose project there is not."""
+    """Return the failure of a run whose project does not exist."""
     return FailedRun(
         "PROJECT_NOT_FOUND",
         f"There is no project {job.project_id}. Create it with CatalogService.PutProject and put its products, "
@@ -30,12 +32,12 @@ def project_not_found(job: Job) -> FailedRun:
 
 def require_plan(project: Project) -> None:
     """Raises FailedRun when the project's plan gives no AI suggestions."""
-    if problem := quota.ineligible_plan(project):
+    if problem := quota.ineligible_plan(project.id, project.plan):
         raise FailedRun("PLAN_NOT_ELIGIBLE", problem)
 
 
 async def current_scope(connection: Connection, job: Job, *, expected: str | None) -> Scope:
-    """Return the current scope. Raises StaleRun when `expected` is another one; None: whatever it is."""
+    """Return the current scope. Raises StaleRun when `expected` is another one; None: any will do."""
     current = await catalog.scope(connection, job.project_id, job.playbook)
     require_scope(job, current, expected=expected)
     return current

@@ -1,58 +1,63 @@
-"""Getting suggestions: those that were paid for before, and the missing ones from the provider."""
+"""Fetching suggestions: those that were paid for before, and the missing ones from the provider."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError
 from executor_service.ai.provider import Answers, ProductBrief, SuggestionProvider, SuggestionRequest
-from executor_service.ai.text import clean_line
-from executor_service.execution.event_publisher import Reporter
+from executor_service.ai.text import suggestion_line
+from executor_service.domain.catalog import Project
+from executor_service.domain.execution import Job, Lease
+from executor_service.domain.failures import FailedRun
+from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
+from executor_service.execution.event_publisher import EventPublisher
+from executor_service.execution.leases import Leases
 from executor_service.playbooks import quota
 from executor_service.playbooks.playbook import is_blank
 from executor_service.playbooks.quota import Allowance
-from executor_service.records import Job, Lease, Project, Suggested, Wanted
-from executor_service.store import executions, usage
-from executor_service.store import suggestions as store
+from executor_service.store import executions, suggestions, usage
 from servicekit.background.breathing import breathing
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
 
-RECORD_PAUSE = 0.02  # seconds between two writes of what arrived
 PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
-PATIENCE = 0.95  # of the time until a run's deadline may be waited for the provider; an answer takes a moment too
-FRUITLESS = 5  # requests without one usable text, in a run that has none: those after them would not do better
+PATIENCE = (
+    0.95  # of the time until the run's deadline: a rate limit is waited for so long, and an answer takes a moment
+)
+FRUITLESS = 5  # requests without a usable text, in a run that has none: those after them would not do better
 EMPTY_TEXT = "The AI provider answered with an empty text for this product."
 
 
-class Suggestions:
-    """Gets suggestions for runs. Takes how many products go into a request, and how many requests of one run may be
-    under way; the provider bounds those of all runs together. `is_sure_of` tells whether a lease cannot have ended."""
+class SuggestionFetcher:
+    """Fetches suggestions for runs: `batch_size` products with a request, `concurrency` requests of one run at once.
+    The provider bounds those of all runs together."""
 
     def __init__(
         self,
         database: Database,
         provider: SuggestionProvider,
-        reporter: Reporter,
+        leases: Leases,
+        publisher: EventPublisher,
         clock: Clock,
         *,
         batch_size: int,
         concurrency: int,
-        is_sure_of: Callable[[Lease], bool],
     ) -> None:
-        self._is_sure_of = is_sure_of
         self._database = database
         self._provider = provider
-        self._reporter = reporter
+        self._leases = leases
+        self._publisher = publisher
         self._clock = clock
         self._batch_size = batch_size
         self._concurrency = concurrency
 
-    async def get(self, lease: Lease, job: Job, project: Project, wanted: Sequence[Wanted]) -> Answers:
+    async def fetch(
+        self, lease: Lease, job: Job, project: Project, candidates: Sequence[SuggestionCandidate]
+    ) -> Answers:
         """Return the usable suggestions by product id, and for each other product why it has none.
 
         What is missing is reserved from the project's allowance, asked for, and stored as it arrives; products of the
@@ -62,41 +67,42 @@ class Suggestions:
         texts: dict[str, str] = {}
         reasons: dict[str, str] = {}
         missing = _Missing()
-        async for product in breathing(wanted):
+        async for product in breathing(candidates):
             if product.stored is None:
                 missing.add(product)
             else:
                 texts[product.product_id] = product.stored
         if missing.products:
-            await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(wanted))
-            conversation = _Conversation(
+            await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(candidates))
+            fetch = _Fetch(
                 missing,
                 self._batch_size,
                 ask=partial(self._ask, lease, job),
-                record=partial(self._record, lease, job, total=len(wanted)),
+                store=partial(self._store, lease, job, total=len(candidates)),
                 texts=texts,
                 reasons=reasons,
             )
-            await conversation.hold(at_once=self._concurrency)
+            await fetch.run(at_once=self._concurrency)
         return Answers(texts, reasons)
 
     async def _reserve(self, lease: Lease, project: Project, count: int, *, done: int, total: int) -> None:
         now = self._clock.now()
-        limit = quota.daily_limit(project)
+        limit = quota.daily_limit(project.plan, project.ai_daily_limit)
         async with self._database.transaction() as connection:
-            if await executions.hold(connection, lease):
-                await usage.give_back(connection, lease)  # what an attempt that died had reserved
+            if await self._leases.lock_lease(connection, lease):
+                await usage.give_back(connection, lease)  # reserved by an attempt that died
             fits = await usage.reserve(connection, lease, project.id, day=now.date(), count=count, limit=limit)
             if not fits:
                 used = await usage.used(connection, project.id, now.date())
-                raise quota.limit_reached(Allowance(limit, used, quota.next_reset(now)), count)
+                shortage = Allowance(limit, used, quota.next_reset(now)).shortage(count)
+                raise FailedRun("AI_DAILY_LIMIT_REACHED", shortage)
             state = await executions.set_progress(connection, lease, completed=done, total=total)
-        self._reporter.report(state)
+        self._publisher.report(state)
 
-    async def _ask(self, lease: Lease, job: Job, products: Sequence[Wanted]) -> Answers:
-        if not self._is_sure_of(lease):  # what another attempt asks for already is not paid for again
+    async def _ask(self, lease: Lease, job: Job, products: Sequence[SuggestionCandidate]) -> Answers:
+        if not self._leases.holds(lease):  # else two attempts would pay for the same suggestions
             async with self._database.transaction() as connection:
-                await executions.hold(connection, lease)
+                await self._leases.lock_lease(connection, lease)
         briefs = [ProductBrief(product.product_id, product.title, product.description) for product in products]
         reached(FailPoint.EXECUTOR_BEFORE_AI_REQUEST)
         patience = None
@@ -108,11 +114,11 @@ class Suggestions:
         reached(FailPoint.EXECUTOR_AFTER_AI_REPLY)
         return answers
 
-    async def _record(
-        self, lease: Lease, job: Job, arrived: Sequence[Suggested], *, completed: int, total: int, tell: bool
+    async def _store(
+        self, lease: Lease, job: Job, arrived: Sequence[Suggestion], *, completed: int, total: int, report: bool
     ) -> None:
         async with self._database.autocommit() as connection:
-            state = await store.record(
+            state = await suggestions.record(
                 connection,
                 lease,
                 job.project_id,
@@ -120,42 +126,42 @@ class Suggestions:
                 model=self._provider.model,
                 completed=completed,
                 total=total,
-                tell=tell,
+                tell=report,
             )
-        if tell:
-            self._reporter.report(state)
+        if report:
+            self._publisher.report(state)
 
 
 class _Missing:
-    """The products that have no suggestion: one of each content is asked for."""
+    """The products that have no suggestion, grouped by content: one of each group goes into a request."""
 
     def __init__(self) -> None:
-        self.products: list[Wanted] = []
-        self._alike: defaultdict[bytes, list[Wanted]] = defaultdict(list)
+        self.products: list[SuggestionCandidate] = []
+        self._groups: defaultdict[bytes, list[SuggestionCandidate]] = defaultdict(list)
 
-    def add(self, product: Wanted) -> None:
-        """Take in a product."""
-        alike = self._alike[product.fingerprint]
-        if not alike:
+    def add(self, product: SuggestionCandidate) -> None:
+        """Add a product."""
+        group = self._groups[product.fingerprint]
+        if not group:
             self.products.append(product)
-        alike.append(product)
+        group.append(product)
 
-    def like(self, product: Wanted) -> Sequence[Wanted]:
+    def same_content(self, product: SuggestionCandidate) -> Sequence[SuggestionCandidate]:
         """Return the products of this one's content, itself included."""
-        return self._alike[product.fingerprint]
+        return self._groups[product.fingerprint]
 
 
-class _Record(Protocol):
-    async def __call__(self, arrived: Sequence[Suggested], *, completed: int, tell: bool) -> None: ...
+class _Store(Protocol):
+    async def __call__(self, arrived: Sequence[Suggestion], *, completed: int, report: bool) -> None: ...
 
 
-_Answer = tuple[Sequence[Wanted], Answers]
+_Answer = tuple[Sequence[SuggestionCandidate], Answers]
 
 
-class _Conversation:
-    """One run asking for what it misses: some requests under way, one writer for what arrives meanwhile.
+class _Fetch:
+    """One run's requests: some under way at once, and one writer for their answers.
 
-    Takes what is missing, how many products go into a request, how to `ask` and how to `record` what arrived, and the
+    Answers that arrive during a write make up the next one. Takes how to `ask`, how to `store` what arrived, and the
     `texts` and `reasons` to complete.
     """
 
@@ -164,8 +170,8 @@ class _Conversation:
         missing: _Missing,
         batch_size: int,
         *,
-        ask: Callable[[Sequence[Wanted]], Awaitable[Answers]],
-        record: _Record,
+        ask: Callable[[Sequence[SuggestionCandidate]], Awaitable[Answers]],
+        store: _Store,
         texts: dict[str, str],
         reasons: dict[str, str],
     ) -> None:
@@ -174,28 +180,28 @@ class _Conversation:
         self._requests = [products[start : start + batch_size] for start in range(0, len(products), batch_size)]
         self._pending = iter(self._requests)
         self._ask = ask
-        self._record = record
+        self._store = store
         self._texts = texts
         self._reasons = reasons
-        self._askers = 0
-        self._ahead = asyncio.Semaphore(0)  # requests that may be under way or answered and not stored
-        self._arrived: asyncio.Queue[_Answer | None] = asyncio.Queue()
-        self._many = asyncio.Event()  # an answer from every asker, or the last one, waits to be stored
+        self._senders = 0
+        self._unstored = asyncio.Semaphore(0)  # room for requests under way and answers that are not stored yet
+        self._answers: asyncio.Queue[_Answer | None] = asyncio.Queue()  # None: there are no more
         self._failure: AIError | None = None
-        self._unanswered: AIBatchError | None = None  # of a request that got nothing, and says so of its products only
+        self._unanswered: AIBatchError | None = None  # of a request without a text, through its products' own fault
         self._fruitless = 0
 
-    async def hold(self, *, at_once: int) -> None:
-        """Ask until there is an answer to everything, or one request has failed for good: then those under way
-        still come in and are kept, since they are paid for. Raises AIError, LeaseLost, ServiceError."""
-        self._askers = min(at_once, len(self._requests))
-        # Each may ask on while its last answer is being stored, and no further: a crash loses what is not stored.
-        self._ahead = asyncio.Semaphore(2 * self._askers)
+    async def run(self, *, at_once: int) -> None:
+        """Send requests until all are answered, or one has failed for good: the others under way still come in and are
+        stored, since they are paid for. Raises AIError, LeaseLost, ServiceError."""
+        self._senders = min(at_once, len(self._requests))
+        # Each sender may send its next request while its last answer is being stored, and no more: a crash loses what
+        # is not stored.
+        self._unstored = asyncio.Semaphore(2 * self._senders)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._record_arrivals())
-                for _ in range(self._askers):
-                    tasks.create_task(self._ask_on())
+                tasks.create_task(self._store_answers())
+                for _ in range(self._senders):
+                    tasks.create_task(self._send_requests())
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         if self._failure is None and not self._texts:
@@ -203,9 +209,9 @@ class _Conversation:
         if self._failure is not None:
             raise self._failure
 
-    async def _ask_on(self) -> None:
+    async def _send_requests(self) -> None:
         for products in self._pending:
-            await self._ahead.acquire()
+            await self._unstored.acquire()
             if self._failure is not None:
                 break
             try:
@@ -215,13 +221,10 @@ class _Conversation:
                 self._note(error)
             except AIError as error:
                 self._failure, answers = self._failure or error, Answers(error.partial)
-            self._arrived.put_nowait((products, answers))
-            if self._arrived.qsize() >= self._askers:
-                self._many.set()
-        self._askers -= 1
-        if not self._askers:
-            self._arrived.put_nowait(None)
-            self._many.set()
+            self._answers.put_nowait((products, answers))
+        self._senders -= 1
+        if not self._senders:
+            self._answers.put_nowait(None)
 
     def _note(self, error: AIBatchError) -> None:
         self._unanswered = error
@@ -232,47 +235,44 @@ class _Conversation:
 
     @property
     def _completed(self) -> int:
-        """Products that are done: none of them as long as nothing usable came, since the run may fail of that."""
+        """Products that are done. Those without a suggestion are not while there is no text: the run may fail of it."""
         return len(self._texts) + (len(self._reasons) if self._texts else 0)
 
-    async def _record_arrivals(self) -> None:
+    async def _store_answers(self) -> None:
         clock = asyncio.get_running_loop().time
-        tell_at = clock() + PROGRESS_INTERVAL
-        answer = await self._arrived.get()
-        while answer is not None:
-            self._many.clear()
-            usable: list[Suggested] = []
-            answers = 0
-            while answer is not None:
-                usable += self._take(*answer)
-                answers += 1
-                if self._arrived.empty():
-                    break
-                answer = self._arrived.get_nowait()
-            if tell := clock() >= tell_at:
-                tell_at = clock() + PROGRESS_INTERVAL
-            if usable or tell:
-                await self._record(usable, completed=self._completed, tell=tell)
-            for _ in range(answers):
-                self._ahead.release()
-            if answer is not None:
-                # A write for every answer took a seventh of the executor's time.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(RECORD_PAUSE):
-                        await self._many.wait()
-                answer = await self._arrived.get()
+        next_report = clock() + PROGRESS_INTERVAL
+        while answers := await self._next_answers():
+            usable = [suggestion for answer in answers for suggestion in self._usable(*answer)]
+            if report := clock() >= next_report:
+                next_report = clock() + PROGRESS_INTERVAL
+            if usable or report:
+                await self._store(usable, completed=self._completed, report=report)
+            for _ in answers:
+                self._unstored.release()
 
-    def _take(self, products: Sequence[Wanted], answers: Answers) -> Iterator[Suggested]:
+    async def _next_answers(self) -> list[_Answer]:
+        """Return all answers that are here, one at least; none when there are no more."""
+        answers: list[_Answer] = []
+        while not answers or not self._answers.empty():
+            answer = await self._answers.get()
+            if answer is None:
+                self._answers.put_nowait(None)  # for the next call
+                break
+            answers.append(answer)
+        return answers
+
+    def _usable(self, products: Sequence[SuggestionCandidate], answers: Answers) -> Iterator[Suggestion]:
         for product in products:
-            alike = self._missing.like(product)
+            group = self._missing.same_content(product)
             if product.product_id in answers.texts:
-                # Of every provider, before it is stored: markup and what nobody sees must not get into a shop.
-                text = clean_line(answers.texts[product.product_id])
+                # Whichever the provider: markup and invisible characters must not get into a shop, so they are not
+                # stored.
+                text = suggestion_line(answers.texts[product.product_id])
                 if not is_blank(text):
-                    self._texts.update((one.product_id, text) for one in alike)
-                    yield Suggested(product.fingerprint, text)
+                    self._texts.update((one.product_id, text) for one in group)
+                    yield Suggestion(product.fingerprint, text)
                     continue
             elif product.product_id not in answers.reasons:
                 continue  # its request failed before it was answered
             reason = answers.reasons.get(product.product_id, EMPTY_TEXT)
-            self._reasons.update((one.product_id, reason) for one in alike)
+            self._reasons.update((one.product_id, reason) for one in group)

@@ -1,12 +1,12 @@
-"""Ending runs from our side: cancels, and deadlines that no executor keeps.
+"""Cancelling runs at the executor.
 
-The executor decides: it ends a run that has not ended, in one transaction, and from then on nothing of that run is
-written. Only while none can be reached is a run ended here, and told later: `stop_pending` in its row.
+The executor decides: it ends a run that has not ended, in one transaction, and nothing of that run is written after
+that. Only while no executor can be reached is a QUEUED run ended here, and the cancel is sent later: `stop_pending` in
+its row.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 from playbooks.runs.v1.run_pb2 import Run
 
@@ -21,14 +21,12 @@ from servicekit.errors import Reason, ServiceError
 
 logger = logging.getLogger(__name__)
 
-BATCH = 100  # runs told of in one call, which has 0.8 MB at most: see messages.weight
+BATCH = 100  # runs in one call, which has 0.8 MB at most: see messages.weight
 RETRY_INTERVAL = 0.3  # seconds between attempts while the executor cannot be reached
-DEADLINE_MARGIN = timedelta(seconds=5)  # what executors get to keep a deadline themselves
-REFUSED_MARGIN = timedelta(seconds=60)  # the same while they refuse to say how runs stand
 
 
-class Stopper(Ticker):
-    """Tells the executor of runs that shall not go on, until it worked."""
+class Canceller(Ticker):
+    """Sends cancels to the executor until it has answered them."""
 
     def __init__(
         self,
@@ -38,129 +36,80 @@ class Stopper(Ticker):
         clock: Clock,
         *,
         announce: Callable[[Sequence[Run]], None],
+        interval: float | None = None,
+        batch: int = BATCH,
     ) -> None:
-        super().__init__()
+        super().__init__(interval)
         self._store = store
         self._executor = executor
         self._events = events
         self._clock = clock
         self._announce = announce
+        self._batch = batch
         self._reachable = True
 
     async def cancel(self, item: Dispatchable) -> None:
-        """Cancel a run that has not ended. It is on record when this returns or raises, whoever can be reached.
+        """Cancel a run that has not ended. The request is stored when this returns or raises, also without an executor.
 
-        Raises ServiceError when the executor refuses to end it.
+        Raises ServiceError when the executor refuses to end the run.
         """
         await self._store.request_stop(item.run.id)
-        if not await self._told([item]):
+        if not await self._send([item]):
             self.wake()
 
-    async def tick(self) -> None:
-        """Tell of runs whose stop is pending. Those that the executor refuses to end wait for the next sweep."""
-        self.interval = None
+    async def tick(self) -> float | None:
+        """Send pending cancels. Those that the executor rejects wait for the next round."""
         try:
-            if not await self._all_told():
-                self.interval = RETRY_INTERVAL
+            return None if await self._send_pending() else RETRY_INTERVAL
         except ExecutorRefused as error:
-            logger.warning("runs are to be stopped: %s", error)
+            logger.warning("no cancel can be sent: %s", error)
+            return None
 
-    async def _all_told(self) -> bool:
-        """Return whether the executor can be reached. Raises ExecutorRefused when it refuses whatever it is told."""
-        items = await self._store.stops(limit=BATCH)
+    async def _send_pending(self) -> bool:
+        """Return whether the executor can be reached. Raises ExecutorRefused when it would refuse every cancel."""
+        items = await self._store.stops(limit=self._batch)
         while items:
-            for batch in packed(items, limit=BATCH, size=lambda item: messages.weight(item.run)):
-                if not await self._told_or_passed_over(batch):
+            for batch in packed(items, limit=self._batch, size=lambda item: messages.weight(item.run)):
+                if not await self._send_isolating_failures(batch):
                     return False
-            items = await self._store.stops(limit=BATCH, after=items[-1].run.id)
+            items = await self._store.stops(limit=self._batch, after=items[-1].run.id)
         return True
 
-    async def _told_or_passed_over(self, items: Sequence[Dispatchable]) -> bool:
-        """Tell of `items`, one by one when they are refused together: one that is refused holds up no other."""
+    async def _send_isolating_failures(self, items: Sequence[Dispatchable]) -> bool:
+        """Send `items`, one by one when they are rejected together: one that is rejected delays no other."""
         try:
-            return await self._told(items)
+            return await self._send(items)
         except ExecutorRefused as error:
-            if error.whatever_it_is:
+            if error.is_systemic:
                 raise
             if len(items) == 1:
-                logger.warning("run %s is to be stopped: %s", items[0].run.id, error)
+                logger.warning("executor rejected the cancel of run %s: %s", items[0].run.id, error)
                 return True
         for item in items:
-            if not await self._told_or_passed_over([item]):
+            if not await self._send_isolating_failures([item]):
                 return False
         return True
 
-    async def _told(self, items: Sequence[Dispatchable]) -> bool:
-        """Tell the executor; return whether it can be reached. Raises ExecutorRefused."""
+    async def _send(self, items: Sequence[Dispatchable]) -> bool:
+        """Send cancels; return whether the executor can be reached. Raises ExecutorRefused."""
         try:
-            told = await self._executor.cancel([messages.job(item.run, item.request_id) for item in items])
+            events = await self._executor.cancel([messages.job(item.run, item.request_id) for item in items])
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
-                raise
+                raise  # a refusal is not an outage
             log = logger.warning if self._reachable else logger.debug
-            log("%d runs are to be stopped: %s", len(items), error)
+            log("%d cancels wait for an executor: %s", len(items), error)
             self._reachable = False
-            await self._cancel_in_queue([item.run.id for item in items])
+            await self._cancel_queued([item.run.id for item in items])
             return False
         self._reachable = True
-        await self._events.apply(told)
+        await self._events.apply(events)
         await self._store.mark_stopped([item.run.id for item in items])
         return True
 
-    async def _cancel_in_queue(self, run_ids: Sequence[str]) -> None:
+    async def _cancel_queued(self, run_ids: Sequence[str]) -> None:
         def changes(run: Run) -> Sequence[Run]:
             return transitions.cancelled(run, self._clock.now())
 
         ended = await self._store.end(run_ids, changes)
         self._announce(ended)
-
-
-class DeadlineKeeper(Ticker):
-    """Ends runs whose deadline has passed and of which no executor says anything."""
-
-    def __init__(
-        self,
-        store: RunStore,
-        executor: ExecutorClient,
-        events: EventApplier,
-        clock: Clock,
-        stopper: Stopper,
-        *,
-        announce: Callable[[Sequence[Run]], None],
-    ) -> None:
-        super().__init__()
-        self._store = store
-        self._executor = executor
-        self._events = events
-        self._clock = clock
-        self._stopper = stopper
-        self._announce = announce
-
-    async def tick(self) -> None:
-        """End one batch."""
-        run_ids = await self._store.overdue(margin=DEADLINE_MARGIN, limit=BATCH)
-        if not run_ids:
-            return
-        try:
-            await self._ask(run_ids)
-        except ExecutorRefused as error:
-            logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
-            run_ids = await self._store.overdue(margin=REFUSED_MARGIN, limit=BATCH)
-        except ServiceError as error:
-            if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
-                raise
-
-        def changes(run: Run) -> Sequence[Run]:
-            return transitions.overdue(run, self._clock.now())
-
-        if ended := await self._store.end(run_ids, changes):
-            self._announce(ended)
-            logger.warning("%d runs ended past their deadline, without a word from an executor", len(ended))
-            self._stopper.wake()
-        if len(run_ids) == BATCH:
-            self.wake()
-
-    async def _ask(self, run_ids: Sequence[str]) -> None:
-        """Apply how runs stand at the executor: one may have ended there while its event is still on the way."""
-        answer = await self._executor.reconcile(run_ids)
-        await self._events.apply(answer.events)

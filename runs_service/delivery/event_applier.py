@@ -1,4 +1,4 @@
-"""What executors tell about runs, applied to the runs."""
+"""Applying the events of executors to the runs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -37,7 +37,10 @@ class EventApplier:
                 logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
-        """Apply the events in broker messages; return what cannot be read. Raises ServiceError: deliver them again."""
+        """Apply the events in broker messages; return those that cannot be read.
+
+        After a ServiceError the broker delivers the messages again.
+        """
         events: list[RunEvent] = []
         dead: list[DeadLetter] = []
         for body in bodies:
@@ -60,7 +63,7 @@ class EventApplier:
 
 
 def _unreadable(event: RunEvent) -> str:
-    """Return why an event cannot be applied, however often it is tried; "" when it can."""
+    """Return why an event can never be applied; "" when it can."""
     if broken := broken_rules(event):
         return f"run {event.run_id[:RUN_ID]}: {broken[0].field}: {broken[0].description}"
     return "a field has a NUL character, which PostgreSQL cannot store" if "\0" in event.scope_id else ""

@@ -24,8 +24,8 @@ class InlineExecution:
     async def execute(self, item: Dispatchable) -> None:
         """Execute one run to its end.
 
-        When the executor or the database is lost on the way, the run stays as far as it got: the sweeper or
-        the reconciler asks again.
+        When the executor or the database fails, the run stays as far as it got: the sweeper or the reconciler goes on
+        with it.
         """
         logs.bind(request_id=item.request_id)
         logger.info("[AutomationPlaybookRunsService] Queue not available, executing inline")

@@ -1,4 +1,4 @@
-"""Closing every loop: asks the executor about runs that have been silent for too long."""
+"""Asking the executor about runs that are silent for too long: a lost message delays a run and loses none."""
 
 import logging
 
@@ -11,21 +11,22 @@ from servicekit.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
-BATCH = 500  # runs in one question
+BATCH = 500  # runs in one call
 
 
 class Reconciler(Ticker):
-    """Unknown to the executor → dispatched again; known → what was missed is applied."""
+    """Dispatches runs again that the executor does not know; applies the events of the others that were lost."""
 
     def __init__(
         self,
-        *,
         store: RunStore,
         executor: ExecutorClient,
         events: EventApplier,
         dispatcher: Dispatcher,
+        *,
+        interval: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(interval)
         self._store = store
         self._executor = executor
         self._events = events

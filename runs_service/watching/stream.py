@@ -8,7 +8,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
 
 from runs_service import transitions
-from runs_service.runs import Runs
+from runs_service.queries import RunQueries
 from runs_service.watching.hub import Watchers
 from servicekit.errors import Reason, ServiceError
 
@@ -21,28 +21,36 @@ Write = Callable[[WatchRunResponse], Awaitable[None]]
 
 
 class RunStream:
-    """Serves streams of runs to watchers."""
+    """Streams runs to watchers."""
 
-    def __init__(self, runs: Runs, watchers: Watchers, *, heartbeat_after: float = HEARTBEAT_AFTER) -> None:
-        self._runs = runs
+    def __init__(
+        self,
+        queries: RunQueries,
+        watchers: Watchers,
+        *,
+        heartbeat_after: float = HEARTBEAT_AFTER,
+        write_timeout: float = WRITE_TIMEOUT,
+    ) -> None:
+        self._queries = queries
         self._watchers = watchers
         self._heartbeat_after = heartbeat_after
+        self._write_timeout = write_timeout
 
     async def serve(self, project_id: str, run_id: str, *, after: int | None, write: Write) -> None:
-        """Write what a watcher of the run is to see, and return after the terminal state.
+        """Write a run's changes, and return after its terminal state.
 
         `after`: the sequence the watcher has; None: it wants a snapshot first. Raises ServiceError
         (RUN_NOT_FOUND, SEQUENCE_EXPIRED, VALIDATION_FAILED, WATCHER_TOO_SLOW, SHUTTING_DOWN).
         """
         # Subscribed before the read, so that no change falls between the two.
         with self._watchers.subscribe(run_id) as subscription:
-            run = await self._runs.get(project_id, run_id)
-            sent: Run | None = run  # what the watcher has; None: something older than what we have read
+            run = await self._queries.get(project_id, run_id)
+            sent: Run | None = run  # what the watcher has; None: something older than what was read
             if after is None:
-                await _send(write, WatchRunResponse.SNAPSHOT, run)
+                await self._send(write, WatchRunResponse.SNAPSHOT, run)
                 position = run.sequence
             else:
-                await self._runs.check_resumable(run, after)
+                await self._queries.check_resumable(run, after)
                 position = after
                 sent = run if position == run.sequence else None
             if transitions.is_terminal(run.status) and position == run.sequence:
@@ -55,22 +63,44 @@ class RunStream:
                 except TimeoutError:
                     # A heartbeat must not name a sequence that the watcher was not sent: it would resume there.
                     if sent is not None:
-                        await _send(write, WatchRunResponse.HEARTBEAT, sent)
+                        await self._send(write, WatchRunResponse.HEARTBEAT, sent)
                     continue
-                await _send(write, WatchRunResponse.UPDATED, run)
+                await self._send(write, WatchRunResponse.UPDATED, run)
                 if transitions.is_terminal(run.status):
                     return
 
+    async def wait_for_end(self, run: Run) -> Run:
+        """Return `run` once it has ended; waits for as long as the caller does. Raises ServiceError (SHUTTING_DOWN)."""
+        with self._watchers.subscribe(run.id) as subscription:
+            run = await self._queries.get(run.project_id, run.id)
+            subscription.follow(run.sequence, newest=run.sequence)
+            while not transitions.is_terminal(run.status):
+                try:
+                    run = await subscription.next()
+                except ServiceError as error:
+                    raise _left_early(run, error) from error
+        return run
 
-async def _send(write: Write, kind: WatchRunResponse.Kind.ValueType, run: Run) -> None:
-    try:
-        async with asyncio.timeout(WRITE_TIMEOUT):
-            await write(WatchRunResponse(kind=kind, run=run))
-    except TimeoutError as error:
-        # The end of the call is no sign: gRPC sends the status after the message, so it waits for the same reader.
-        logger.warning("a watcher of run %s reads nothing: it is cut off at %d", run.id, run.sequence)
-        raise ServiceError(
-            Reason.WATCHER_TOO_SLOW,
-            f"nothing was read for {WRITE_TIMEOUT:.0f} seconds; watch again with the after_sequence you have",
-            metadata={"sequence": str(run.sequence)},
-        ) from error
+    async def _send(self, write: Write, kind: WatchRunResponse.Kind.ValueType, run: Run) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await write(WatchRunResponse(kind=kind, run=run))
+        except TimeoutError as error:
+            # The watcher cannot learn of this from the end of its call alone: gRPC sends the status after the
+            # message, so it waits for the same reader.
+            logger.warning("a watcher of run %s reads nothing: it is cut off at %d", run.id, run.sequence)
+            raise ServiceError(
+                Reason.WATCHER_TOO_SLOW,
+                f"nothing was read for {self._write_timeout:.0f} seconds; watch again with the after_sequence you have",
+                metadata={"sequence": str(run.sequence)},
+            ) from error
+
+
+def _left_early(run: Run, error: ServiceError) -> ServiceError:
+    """Return the error for a caller that waits for the end of a run at a server that stops: it is no watcher."""
+    return ServiceError(
+        error.reason,
+        f"this server is stopping, and run {run.id} goes on; GetRun shows how it stands, WatchRun waits for its end",
+        metadata={"run_id": run.id},
+        retry_after=error.retry_after,
+    )

@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 MIN_SECRET = 32  # characters
 MIN_RSA_BITS = 2_048
-MAX_FILE_BYTES = 256 * 1024  # hundreds of keys; they are read in one go, between two calls
-READ_AGAIN = 1.0  # seconds between two looks at the file
+MAX_FILE_BYTES = 256 * 1024  # hundreds of keys; reading them blocks the event loop
+REREAD_INTERVAL = 1.0  # seconds
 
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _KINDS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}  # by the `kty` of a JWK
 _PRIVATE_PARTS: Final = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
-# What the readers of keys raise for bytes that are no key.
+# What the libraries raise for bytes that are no key.
 _UNREADABLE: Final = (
     *(jwt.PyJWTError, UnsupportedAlgorithm),
     *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
@@ -35,20 +35,20 @@ _UNREADABLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that verifies tokens of one algorithm: the key decides which, never the token."""
+    """A key that verifies tokens of one algorithm. The key determines the algorithm, never the token."""
 
     algorithm: str  # HS256, RS256, ES256 or EdDSA
     material: Any  # what PyJWT's implementation of the algorithm takes
     key_id: str | None = None  # None: for tokens with any `kid`, and with none
 
     def verifies(self, signed: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is this key's over `signed`."""
+        """Tell whether `signature` is a signature of `signed` by this key."""
         good: bool = jwt.get_algorithm_by_name(self.algorithm).verify(signed, self.material, signature)
         return good
 
 
 def secrets_in(value: str) -> tuple[str, ...]:
-    """Return the secrets in `value`, which commas separate. Raises ValueError, which names a place and no secret."""
+    """Return the comma-separated secrets in `value`. Raises ValueError, whose message has no secret in it."""
     secrets = tuple(secret.strip() for secret in value.split(","))
     for place, secret in enumerate(secrets, start=1):
         which = f"secret {place} of {len(secrets)}" if len(secrets) > 1 else "the secret"
@@ -75,28 +75,28 @@ def secret_key(secret: str) -> Key:
 
 
 class PublicKeyFile:
-    """The public keys in `file` (PEM or JWKS), which may be replaced while we run.
+    """The public keys in `file` (PEM or JWKS), which may be replaced at any time.
 
-    Raises OSError or ValueError, once, when the file is no good to begin with.
+    The constructor raises OSError or ValueError when the file is bad.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._content = _content(file)
-        self._looked_at = 0.0
+        self._read_at = 0.0
         self._complaint = ""
         self.keys = _keys(file, self._content)
 
     def read_again(self, now: float) -> bool:
-        """Look at the file, at most once a second; `now` is in seconds. Return whether there are other keys in it.
+        """Read the file again, at most once a second (`now` is in seconds), and return whether its keys have changed.
 
-        A file that is no good, or gone, changes nothing: it may be in the middle of being written. That is logged.
+        A file that is bad or missing changes nothing, and is logged: somebody may be writing it just now.
         """
-        if 0 <= now - self._looked_at < READ_AGAIN:
+        if 0 <= now - self._read_at < REREAD_INTERVAL:
             return False
-        self._looked_at = now
+        self._read_at = now
         try:
-            # By content, and not by time and size: two versions can have those in common.
+            # Compares contents, for two versions can have the same time and size.
             content = _content(self._file)
             if content == self._content:
                 self._complaint = ""
@@ -121,7 +121,7 @@ class PublicKeyFile:
 
 
 def load_public_keys(file: Path) -> tuple[Key, ...]:
-    """Read the keys in a PEM or JWKS file. Raises OSError, and ValueError when it has none or one that is no good."""
+    """Return the keys in a PEM or JWKS file. Raises OSError, and ValueError when it has none or a bad one."""
     return _keys(file, _content(file))
 
 
@@ -145,7 +145,7 @@ def _keys(file: Path, content: bytes) -> tuple[Key, ...]:
 
 
 class _NoKey(Exception):
-    """A file that has something else than good keys. Its text goes on after the file's name."""
+    """A file has something else than good keys. The message continues after the file's name."""
 
 
 def _keys_of_pem(content: bytes) -> tuple[Key, ...]:
@@ -164,14 +164,14 @@ def _keys_of_set(content: bytes) -> tuple[Key, ...]:
     entries = json.loads(content)["keys"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise _NoKey("has no PEM public key (-----BEGIN PUBLIC KEY-----) and no JWKS")
-    keys, passed_over = [], []
+    keys, skipped = [], []
     for place, entry in enumerate(entries, start=1):
         name = f"key {place} (kid {entry['kid']!r})" if "kid" in entry else f"key {place}"
-        # A published set may have keys for other purposes, too. A key that is no secret any more may not.
+        # A published set may contain keys for other purposes, but no private key: that one is compromised.
         if entry.get("kty") == "oct" or _PRIVATE_PARTS & entry.keys():
             raise _NoKey(f"has a private or symmetric key ({name}); only public keys may be in it")
         if reason := _other_purpose(entry):
-            passed_over.append(f"{name} {reason}")
+            skipped.append(f"{name} {reason}")
             continue
         try:
             material = jwt.get_algorithm_by_name(_KINDS[entry["kty"]]).from_jwk(entry)
@@ -179,12 +179,12 @@ def _keys_of_set(content: bytes) -> tuple[Key, ...]:
             raise _NoKey(f"has a JWK that cannot be read: {name}") from None
         keys.append(Key(_algorithm(material, name), material, entry.get("kid")))
     if not keys:
-        raise _NoKey("has no key that verifies tokens" + "".join(f"; {reason}" for reason in passed_over))
+        raise _NoKey("has no key that verifies tokens" + "".join(f"; {reason}" for reason in skipped))
     return tuple(keys)
 
 
 def _other_purpose(entry: Mapping[str, Any]) -> str:
-    """Return why a key of a set is not for tokens here; "": it is."""
+    """Return why a key of a set cannot verify our tokens; "": it can."""
     if entry.get("use", "sig") != "sig":
         return "is not for signatures (use)"
     if "verify" not in entry.get("key_ops", ["verify"]):
@@ -200,7 +200,7 @@ def _other_purpose(entry: Mapping[str, Any]) -> str:
 
 
 def _algorithm(key: Any, name: str = "a key") -> str:
-    """Return the algorithm that `key` is good for. Raises _NoKey when there is none."""
+    """Return the algorithm of `key`. Raises _NoKey when it suits none."""
     if isinstance(key, RSAPublicKey):
         if key.key_size < MIN_RSA_BITS:
             raise _NoKey(f"has a weak key: {name} is RSA of {key.key_size} bits; {MIN_RSA_BITS:,} or more are needed")

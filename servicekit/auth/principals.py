@@ -1,4 +1,4 @@
-"""Who is calling, and what their roles let them do."""
+"""The caller of a call, and what its roles allow."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -12,8 +12,8 @@ from servicekit.errors import Reason, ServiceError
 class Role(IntEnum):
     """What a caller may do in a project; each role may do what the ones before it may.
 
-    SERVICE stands apart: it is what the two services call each other with. It reads everything and may call
-    what only a service may, but is no OWNER.
+    SERVICE is not part of that order: the two services call each other with it. It may read everything and call the
+    methods for services, but do nothing else that an OWNER may.
     """
 
     VIEWER = 1
@@ -24,11 +24,12 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """A caller, as the token says."""
+    """A caller, as its token describes it."""
 
     user_id: str
     roles: Mapping[str, Role] = field(default_factory=dict)  # by project id; "*": every project
     unrestricted: bool = False  # AUTH_MODE=disabled
+    expires: float | None = None  # Unix time of the token's end; None: it has none
 
     def role_in(self, project_id: str) -> Role | None:
         """Return the caller's role in a project, or None."""
@@ -51,7 +52,7 @@ class Principal:
                 f"the token gives no access to project {project_id!r}; ask its owner for one that does",
                 metadata={"project_id": project_id},
             )
-        # A service may read (VIEWER) and do what only services do; people's roles are a ladder.
+        # A service may read (VIEWER) and call the methods for services. Roles of people are ordered.
         allowed = needed in (Role.VIEWER, Role.SERVICE) if role is Role.SERVICE else role >= needed
         if not allowed:
             raise ServiceError(
@@ -65,12 +66,12 @@ _principal: ContextVar[Principal] = ContextVar("principal")
 
 
 def current_principal() -> Principal:
-    """Return who makes the call that is being served."""
+    """Return the caller of this task's call."""
     return _principal.get()
 
 
 def set_principal(principal: Principal) -> None:
-    """Set who makes the call that is being served; for the authentication interceptor."""
+    """Set the caller of this task's call; admission does."""
     _principal.set(principal)
 
 
@@ -83,8 +84,8 @@ class Authenticator(Protocol):
 
 
 class NoAuthentication:
-    """AUTH_MODE=disabled: everybody is everything. Only for loopback listeners."""
+    """AUTH_MODE=disabled: every caller may do everything. Only for loopback listeners."""
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """Return the principal that may do everything people and services may."""
+        """Return a principal without restrictions."""
         return Principal("anonymous", unrestricted=True)

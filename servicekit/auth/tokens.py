@@ -1,7 +1,7 @@
 """JSON Web Tokens: the callers', verified once each, and the services' own.
 
-Anybody can send any bytes as a token. Each is answered with a principal or a ServiceError, in our own words: the words
-of a library may quote the token, and a gRPC status cannot hold every text.
+Any caller can send any bytes as a token. Each leads to a principal or a ServiceError. Error messages are our own: those
+of a library may quote the token, and a gRPC status cannot carry every text.
 """
 
 import base64
@@ -22,15 +22,15 @@ from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 
 SERVICE_TOKEN_LIFETIME = timedelta(minutes=10)
-MAX_LIFETIME = timedelta(days=30)  # no token can be taken back, so none is good for long
-LEEWAY = 30.0  # seconds that the clock of who issues tokens may be ahead of ours, or behind
-MAX_CHARACTERS = 32 * 1024  # of a token; several hundred projects
+MAX_LIFETIME = timedelta(days=30)  # tokens cannot be revoked
+LEEWAY = 30.0  # seconds between the issuer's clock and ours
+MAX_CHARACTERS = 32 * 1024  # of a token; enough for several hundred projects
 MAX_SUBJECT = 255  # characters
-KNOWN_TOKENS = 4_096  # tokens whose verification is remembered
+CACHED_TOKENS = 4_096
 
 _SERVICE: Final = {"*": Role.SERVICE.name}  # the claim `projects` of the services' own tokens
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999
-# What no name may have: it would break lines and terminals, or cannot be stored.
+# Characters that no name may have: they break lines and terminals, or cannot be stored.
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -43,19 +43,19 @@ _json = json.JSONDecoder(parse_constant=_no_constant)  # NaN and the infinities 
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What a token must say besides who its bearer is. None: anything goes."""
+    """What a token must have besides its subject. None: anything is accepted."""
 
-    audience: str | None = None  # `aud` is it, or has it
+    audience: str | None = None  # `aud` is it, or contains it
     issuer: str | None = None  # `iss` is it
-    max_lifetime: timedelta = MAX_LIFETIME  # `exp` is no farther away, nor from `iat`
+    max_lifetime: timedelta = MAX_LIFETIME  # from now, and from `iat`, to `exp`
 
 
 class TokenAuthenticator:
     """AUTH_MODE=jwt.
 
-    With a `key_file` users' tokens are signed by the keys in it (RS256, ES256, EdDSA), and the HS256 `secrets` sign
-    the services' tokens only. Without, the secrets sign both. A token that was found good is good until it expires
-    or the keys in the file change, so it is verified once and then remembered.
+    With a `key_file`, users' tokens must be signed by a key in it (RS256, ES256, EdDSA), and the HS256 `secrets` sign
+    the services' tokens only. Without it, the secrets sign both. Verified tokens are cached until they expire or the
+    keys in the file change.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class TokenAuthenticator:
         self._key_file = key_file
         self._demands = demands or Demands()
         self._now = now
-        # By token: the principal, and the Unix time up to which the token is accepted. By the whole header there would
-        # be as many entries as there are ways to write `Bearer`.
-        self._known: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
+        # By token: the principal, and the Unix time of the token's end. The key is not the whole header, or each
+        # spelling of `Bearer` would have an entry of its own.
+        self._cache: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
 
     def authenticate(self, authorization: str | None) -> Principal:
         """Return the caller. Raises ServiceError (TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID)."""
@@ -83,18 +83,18 @@ class TokenAuthenticator:
             raise ServiceError(Reason.TOKEN_INVALID, "the authorization metadata is not of the form `Bearer <JWT>`")
         now = self._now()
         if self._key_file and self._key_file.read_again(now):
-            self._known.clear()
-        known = self._known.get(token)
-        if known is not None and now < known[1]:
-            return known[0]
+            self._cache.clear()
+        cached = self._cache.get(token)
+        if cached is not None and now < cached[1]:
+            return cached[0]
         token = token.strip(" ")
         claims = self._verified_claims(token)
         expires = _checked_times(claims, now, self._demands.max_lifetime)
         self._check_origin(claims)
-        principal = _principal(claims)
-        self._known[token] = principal, expires + LEEWAY
-        if len(self._known) > KNOWN_TOKENS:
-            self._known.popitem(last=False)
+        principal = _principal(claims, expires)
+        self._cache[token] = principal, expires + LEEWAY
+        if len(self._cache) > CACHED_TOKENS:
+            self._cache.popitem(last=False)
         return principal
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
@@ -137,8 +137,8 @@ def _invalid(why: str) -> ServiceError:
 def _parts(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
     """Return a token's header, payload, what of it is signed, and the signature.
 
-    PyJWT would do this again for each key, in a Python loop over the characters: 1.3 ms each time for the longest
-    token, before it is known who sends it. It also raises more than it documents.
+    PyJWT would split the token again for each key, in a Python loop over the characters: 1.3 ms for the longest token,
+    from an unknown caller. It also raises more than it documents.
     """
     if len(token) > MAX_CHARACTERS:
         raise _invalid(f"it has {len(token):,} characters; {MAX_CHARACTERS:,} are accepted")
@@ -154,7 +154,7 @@ def _parts(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
 def _decoded(part: bytes) -> bytes:
     padding = b"" if part.endswith(b"=") else b"=" * (-len(part) % 4)
     decoded = base64.b64decode(part + padding, altchars=b"-_", validate=True)
-    # One spelling only, though some issuers write the padding: a token that is remembered would have many.
+    # Accept one spelling only, besides the padding that some issuers write: each would be another cache entry.
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != part.rstrip(b"="):
         raise ValueError
     return decoded
@@ -182,7 +182,7 @@ def _required(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _checked_times(claims: Mapping[str, Any], now: float, max_lifetime: timedelta) -> float:
-    """Check `exp`, `nbf` and `iat`, and return the first of them."""
+    """Check `exp`, `nbf` and `iat`, and return `exp`."""
     expires = _time(claims, "exp")
     issued, begins = (_time(claims, name) if name in claims else now for name in ("iat", "nbf"))
     if expires + LEEWAY <= now:
@@ -204,7 +204,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def _principal(claims: Mapping[str, Any]) -> Principal:
+def _principal(claims: Mapping[str, Any], expires: float) -> Principal:
     user_id = _required(claims, "sub")
     if not isinstance(user_id, str) or not 0 < len(user_id) <= MAX_SUBJECT or _UNPRINTABLE.search(user_id):
         raise _invalid(f"the claim `sub` must be a text of 1 to {MAX_SUBJECT} characters, without control characters")
@@ -212,7 +212,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     if any(_UNPRINTABLE.search(project) for project in projects):
         raise _invalid("the claim `projects` has a project id with control characters")
     try:
-        return Principal(user_id, {project: Role[role] for project, role in projects.items()})
+        return Principal(user_id, {project: Role[role] for project, role in projects.items()}, expires=expires)
     except (KeyError, TypeError):
         raise _invalid("the claim `projects` has a role other than OWNER, EDITOR, VIEWER") from None
 
@@ -225,7 +225,7 @@ def _projects(claims: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ServiceTokens:
-    """Makes the token a service calls the other one with; renewed before it expires."""
+    """Issues the token that a service calls the other one with, and renews it before it expires."""
 
     def __init__(self, secret: str, *, service: str, clock: Clock, demands: Demands | None = None) -> None:
         self._secret = secret
@@ -236,7 +236,7 @@ class ServiceTokens:
         self._renew_at = clock.now()
 
     def token(self) -> str:
-        """Return a token that is valid for minutes to come."""
+        """Return a token that is valid for at least half of SERVICE_TOKEN_LIFETIME."""
         now = self._clock.now()
         if not self._token or now >= self._renew_at:
             claims = {"sub": self._service, "iat": now, "exp": now + SERVICE_TOKEN_LIFETIME, "projects": _SERVICE}

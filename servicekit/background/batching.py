@@ -1,14 +1,14 @@
-"""Natural batching: what comes in while a batch is under way becomes the next batch, and a batch is complete when a
-few turns of the event loop bring nothing more. A lone item loses 30 microseconds, and a busy loop, where items keep
-coming, makes few and large batches."""
+"""Natural batching: items that arrive while a batch is processed become the next batch.
+
+A batch lingers for a few turns of the event loop, as long as they bring more items. A lone item loses 30 microseconds.
+A busy loop, where items keep arriving, makes few and large batches.
+"""
 
 import asyncio
 import logging
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -16,10 +16,7 @@ from servicekit.background.tasks import Worker
 
 logger = logging.getLogger(__name__)
 
-TURNS = 4  # of the event loop without another item, from a call's arrival to its handler and some to spare
-IDLE = 0.002  # seconds without anything else to do after which a crowd is not waited for any more
-PATIENCE = 0.05  # seconds that a crowd is waited for at most; the loop may be busy with anything else
-LOOK = 0.001  # seconds between two looks at that; epoll waits in whole milliseconds
+LINGER_TURNS = 4  # of the event loop without another item: from a call's arrival to its handler takes fewer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,10 +29,6 @@ class Batcher(Worker, Generic[Item, Result]):
 
     An exception that `handle` raises fails its whole batch; one that it returns fails one item. The `size` of a
     batch's items (None: each has 1) is at most `limit`, or there is only one of them.
-
-    `crowd`: after a batch of so many items, as many are expected again, from callers that it answered: for as long as
-    they keep the event loop busy, the next batch waits for them, up to PATIENCE. Without it the first of them would be
-    a batch of its own, and all others wait for that. 0: never.
     """
 
     def __init__(
@@ -44,60 +37,39 @@ class Batcher(Worker, Generic[Item, Result]):
         *,
         limit: int,
         size: Callable[[Item], int] | None = None,
-        crowd: int = 0,
     ) -> None:
         super().__init__()
         self._handle = handle
         self._limit = limit
         self._size = size
-        self._crowd = crowd
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
-        self._last = 0  # items in the last batch
-        self._as_many = asyncio.Event()  # wait again as were handled last
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
-        """Have `item` handled with the next batch; await its result, or what `handle` raised for it."""
+        """Have `item` handled with the next batch; await its result, or the error that `handle` raised."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._arrived.set()
-        if len(self._waiting) >= self._last:
-            self._as_many.set()
         return done
 
     async def run(self) -> None:
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
-            if 0 < self._crowd <= self._last:
-                await self._crowd_is_back()
-            await _all_here(self._waiting, self._limit)
-            batch = self._taken()
+            await _linger(self._waiting, self._limit)
+            batch = self._take()
             if not self._waiting:
                 self._arrived.clear()
-            self._last = len(batch)
             if batch:
-                await self._settle(batch)
+                await self._process(batch)
 
     async def stop(self) -> None:
-        """End the run; whoever still waits is cancelled."""
+        """End the run and cancel the items that wait."""
         await super().stop()
         while self._waiting:
             self._waiting.popleft()[1].cancel()
 
-    async def _crowd_is_back(self) -> None:
-        """Return when as many wait as were handled last, this thread has too little else to do, or time is up."""
-        self._as_many.clear()
-        started, worked = time.monotonic(), time.thread_time()
-        waited = idle = 0.0
-        while len(self._waiting) < self._last and idle < IDLE and waited < PATIENCE:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await self._as_many.wait()
-            waited = time.monotonic() - started
-            idle = waited - (time.thread_time() - worked)
-
-    def _taken(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         if self._size is None:
             return [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -108,7 +80,7 @@ class Batcher(Worker, Generic[Item, Result]):
             room -= self._size(item)
         return batch
 
-    async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _process(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             results: Sequence[Result | BaseException] = await self._handle([item for item, _ in batch])
             if len(results) != len(batch):
@@ -117,7 +89,7 @@ class Batcher(Worker, Generic[Item, Result]):
             for _, done in batch:
                 done.cancel()
             raise
-        except Exception as error:  # handed to everyone who waits for this batch
+        except Exception as error:  # raised in every caller of this batch
             results = [error] * len(batch)
         for (_, done), result in zip(batch, results, strict=True):
             if done.done():
@@ -131,8 +103,8 @@ class Batcher(Worker, Generic[Item, Result]):
 class Conflator(Worker, Generic[Key, Value]):
     """Hands on what is put, in batches of at most `limit`, and of each key only the newest value.
 
-    Nobody waits for it, and a batch whose handling raises is dropped: it is for what is found again otherwise.
-    `pause` seconds lie between two batches, for what is in no hurry.
+    No caller waits for it, and a batch whose handling raises is dropped: it is for what is found again otherwise.
+    `pause` seconds lie between two batches of what is not urgent.
     """
 
     def __init__(self, *, limit: int, pause: float = 0.0) -> None:
@@ -160,30 +132,30 @@ class Conflator(Worker, Generic[Key, Value]):
         """Hand on batches until cancelled."""
         while True:
             await self._arrived.wait()
-            await _all_here(self._waiting, self._limit)
-            if batch := self._taken():
-                await self._handed_on(batch)
+            await _linger(self._waiting, self._limit)
+            if batch := self._take():
+                await self._hand_on(batch)
             if self._pause:
                 await asyncio.sleep(self._pause)
 
-    async def _handed_on(self, batch: dict[Key, Value]) -> None:
+    async def _hand_on(self, batch: dict[Key, Value]) -> None:
         try:
             await self.handle(batch)
-        except asyncio.CancelledError:  # at a stop, which hands it on once more: how far it got, nobody knows
+        except asyncio.CancelledError:  # at a stop, which hands it on again: it may have failed halfway
             self._waiting = batch | self._waiting
             raise
 
     async def stop(self) -> None:
         """End the run, then hand on what waits."""
         await super().stop()
-        while batch := self._taken():
+        while batch := self._take():
             try:
                 await self.handle(batch)
             except Exception as error:
                 logger.warning("%s stops with %d left: %s", type(self).__name__, len(self._waiting), error)
                 return
 
-    def _taken(self) -> dict[Key, Value]:
+    def _take(self) -> dict[Key, Value]:
         batch, self._waiting = self._waiting, {}
         if len(batch) > self._limit:
             self._waiting = dict(islice(batch.items(), self._limit, None))
@@ -208,10 +180,10 @@ def packed(items: Iterable[Item], *, limit: int, size: Callable[[Item], int]) ->
         yield batch
 
 
-async def _all_here(waiting: Sized, limit: int) -> None:
-    """Return when no more items come in, or as many wait as may be handled at once."""
-    seen = 0
-    while seen < len(waiting) < limit:
-        seen = len(waiting)
-        for _ in range(TURNS):
+async def _linger(waiting: Sized, limit: int) -> None:
+    """Return when a few turns of the loop bring no more items, or as many wait as may be handled at once."""
+    counted = 0
+    while counted < len(waiting) < limit:
+        counted = len(waiting)
+        for _ in range(LINGER_TURNS):
             await asyncio.sleep(0)

@@ -1,17 +1,17 @@
-"""Long loops that let others have the event loop in between."""
+"""Long loops that yield to other tasks."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
-STINT = 0.01  # seconds
+STINT = 0.01  # seconds without a break
 
 Item = TypeVar("Item")
 
 
 async def breathing(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Yield `items`, and turn to whatever else waits whenever the loop over them has taken STINT."""
+    """Yield `items`, and let other tasks run whenever the loop over them has taken STINT."""
     clock = time.perf_counter
     until = clock() + STINT
     for item in items:

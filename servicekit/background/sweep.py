@@ -1,4 +1,4 @@
-"""Looking for what was left behind: one look for everything, where each who sees to something would look by itself."""
+"""One query that finds the work of several maintenance tasks."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
@@ -8,23 +8,23 @@ INTERVAL = 5.0  # seconds
 
 
 class Sweep(Ticker):
-    """Every `interval` seconds asks `due` for the names of what there is to do, and wakes those who see to it.
+    """Every `interval` seconds asks `due` for the names of the tasks that have work, and wakes those.
 
-    They tick at their own start too. What a round of theirs leaves, the next look finds.
+    They tick at their own start too.
     """
 
     def __init__(
         self,
         due: Callable[[], Awaitable[Collection[str]]],
-        sees_to: Mapping[str, Ticker],
+        tasks: Mapping[str, Ticker],
         *,
         interval: float = INTERVAL,
     ) -> None:
         super().__init__(interval)
         self._due = due
-        self._sees_to = sees_to
+        self._tasks = tasks
 
     async def tick(self) -> None:
-        """Look once."""
+        """Ask once."""
         for name in await self._due():
-            self._sees_to[name].wake()
+            self._tasks[name].wake()

@@ -1,4 +1,4 @@
-"""One shape for everything that runs in the background, and for serving until told to stop."""
+"""One shape for everything that runs in the background, and what starts and ends a process."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import NoReturn
+
+from servicekit.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Worker(ABC):
         """Do the work until cancelled."""
 
     async def start(self) -> None:
-        """Begin to run in the background."""
+        """Start the loop."""
         if self._task is None:
             self._task = asyncio.create_task(self._supervise(), name=type(self).__name__)
 
@@ -42,8 +44,8 @@ class Worker(ABC):
         task = self._task
         if task is None:
             return
-        # Once: a second cancel would break into the cleanup after the first. task.cancelling() does not tell,
-        # a timeout that expires within `run` counts there too.
+        # Once: a second cancel would break into the cleanup after the first. task.cancelling() is no help: it also
+        # counts a timeout that expires within `run`.
         if not self._stopping:
             self._stopping = True
             task.cancel()
@@ -62,8 +64,8 @@ class Worker(ABC):
                 if asyncio.get_running_loop().time() - started > RESTART_DELAYS[-1] * 5:
                     failures = 0
                 delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
-                # A lost database is logged by everyone who needs it: one line each, no trace.
-                trace = None if isinstance(error, ConnectionError) or hasattr(error, "reason") else error
+                # An outage is no fault of the worker: one line, no trace.
+                trace = None if isinstance(error, ConnectionError | ServiceError) else error
                 logger.warning("%s failed: %s; again in %.1f s", type(self).__name__, error, delay, exc_info=trace)
                 failures += 1
             await asyncio.sleep(delay)
@@ -78,20 +80,20 @@ class Ticker(Worker):
         self._woken = asyncio.Event()
 
     @abstractmethod
-    async def tick(self) -> None:
-        """Do one round of work."""
+    async def tick(self) -> float | None:
+        """Do one round of work; return the seconds until the next one, None: `interval`."""
 
     def wake(self) -> None:
         """Let the next round begin now."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Tick for ever."""
+        """Tick until cancelled."""
         while True:
             self._woken.clear()
-            await self.tick()
+            delay = await self.tick()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.interval):
+                async with asyncio.timeout(self.interval if delay is None else delay):
                     await self._woken.wait()
 
 
@@ -105,10 +107,10 @@ async def running(*workers: Worker) -> AsyncIterator[None]:
         yield
 
 
-def settle() -> None:
-    """Tell the garbage collector that what is here stays, and that calls make garbage by the thousand.
+def freeze_gc() -> None:
+    """Exempt all present objects from garbage collection, and collect less often: calls make garbage by the thousand.
 
-    Called once everything is imported and built: otherwise each of its rounds walks through all of that.
+    Call it once everything is imported and built. Otherwise each full collection walks through all of that.
     """
     gc.collect()
     gc.freeze()
@@ -116,7 +118,7 @@ def settle() -> None:
 
 
 async def stop_signal() -> None:
-    """Return when the process is told to stop by SIGTERM or SIGINT."""
+    """Return when the process gets SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -124,27 +126,27 @@ async def stop_signal() -> None:
     await stopped.wait()
 
 
-def leave() -> NoReturn:
-    """End this process, which has stopped, with exit code 0 and without the interpreter's clearing away.
+def exit_now() -> NoReturn:
+    """End this process with exit code 0, without the interpreter's own shutdown.
 
-    That takes its time, and Kombu's part in it waits for the broker.
+    That takes time, and Kombu's part in it waits for the broker.
     """
     logging.shutdown()
     os._exit(0)
 
 
-def end_within(seconds: float) -> None:
+def force_exit_after(seconds: float) -> None:
     """End this process, which is stopping, after `seconds` at the latest, with exit code 0.
 
-    A database or broker that stands still can hold up any step of a stop. Nothing depends on the rest of them: what
-    they would have told is found in the tables by whoever comes next.
+    A database or broker that stands still can delay any step of a stop. No promise depends on the remaining steps: the
+    next process finds in the tables what they would have published.
     """
 
     def end() -> None:
         logger.warning("the stop takes longer than %.1f s; the process ends without the rest of it", seconds)
-        leave()
+        exit_now()
 
-    # A thread, so that nothing on the event loop can hold it up as well.
+    # A thread, so that a blocked event loop cannot delay it as well.
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()

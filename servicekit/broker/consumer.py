@@ -78,8 +78,12 @@ class Consumer(Worker):
         signer: MessageSigner | None,
         *,
         version: int = VERSION,
+        reconnect_delays: Sequence[float] = RECONNECT_DELAYS,
+        renewal: float = RENEWAL,
     ) -> None:
         super().__init__()
+        self._reconnect_delays = reconnect_delays
+        self._renewal = renewal
         self._signer = signer
         self._refused = metrics.limits_reached.labels("broker_message")
         self._url = url
@@ -124,7 +128,7 @@ class Consumer(Worker):
                 if connection is not None:
                     give_up(connection)
                 self._connected.set(0)
-                delay = RECONNECT_DELAYS[min(self._failures, len(RECONNECT_DELAYS) - 1)]
+                delay = self._reconnect_delays[min(self._failures, len(self._reconnect_delays) - 1)]
                 log = logger.warning if self._failures == 0 else logger.debug
                 log("consuming %s failed: %s; again in %.1f s", self._queue.name, error, delay)
                 self._failures += 1
@@ -143,7 +147,7 @@ class Consumer(Worker):
             if not arrived and not receive(connection, POLL):
                 connection.heartbeat_check()
                 self._failures = 0
-                if connection.transport.driver_type == "amqp" and time.monotonic() > heard + RENEWAL:
+                if connection.transport.driver_type == "amqp" and time.monotonic() > heard + self._renewal:
                     consumer.channel.close()  # gives back what it was never sent
                     consumer = self._subscribe(connection, arrived)
                     heard = time.monotonic()
@@ -236,7 +240,7 @@ class Consumer(Worker):
                 own += by_itself
                 if by_itself and own >= ATTEMPTS:
                     return self._handled_one_by_one(bodies, error, connection, stopping, loop)
-                delay = RECONNECT_DELAYS[min(attempt, len(RECONNECT_DELAYS)) - 1]
+                delay = self._reconnect_delays[min(attempt, len(self._reconnect_delays)) - 1]
                 log = logger.warning if attempt == 1 or by_itself else logger.debug
                 log("handling what came on %s failed: %s; again in %.1f s", self._queue.name, error, delay)
                 if stopping.wait(delay):

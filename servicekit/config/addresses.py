@@ -1,6 +1,6 @@
-"""Addresses and URLs in settings: each function returns the value, or raises ValueError saying what is allowed.
+"""Validators of addresses and URLs: each returns the value, or raises ValueError with what is allowed.
 
-No message repeats a URL, nor what a parser says of it: a URL that is put together wrongly has its password anywhere.
+No message quotes a URL or a parser's message: in a malformed URL the password may be anywhere.
 """
 
 from typing import Annotated
@@ -35,7 +35,7 @@ def database_url(value: str) -> str:
             f"cannot be read; expected a URL like {DATABASE_FORM}, with a number for its port, and what is special in "
             "the password percent-encoded"
         ) from None
-    # PostgreSQL's client would take one of the user's name, or whatever the machine's environment says.
+    # Without one, libpq would take the user's name or PGDATABASE.
     if not (url.database or url.query.get("dbname") or url.query.get("service")):
         raise ValueError(f"names no database; expected a URL like {DATABASE_FORM}")
     return value.replace("postgres://", "postgresql://", 1)
@@ -47,7 +47,7 @@ def _query_values(value: str | tuple[str, ...] | None) -> list[str]:
 
 
 def broker_url(value: str) -> str:
-    """Check the URL of a broker, or of several, separated by `;`, as Kombu reads it."""
+    """Check the URL of a broker, or of several separated by `;`, as Kombu parses it."""
     import kombu
     from kombu.transport import TRANSPORT_ALIASES
 
@@ -56,8 +56,8 @@ def broker_url(value: str) -> str:
         if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
             raise ValueError(f"expected a Kombu URL like {BROKER_FORM}")
         try:
-            connection = kombu.Connection(url)  # reads the URL, and connects to nobody
-        except (ImportError, NameError):  # some of Kombu's transports find out only when they use it
+            connection = kombu.Connection(url)  # parses the URL, and does not connect
+        except (ImportError, NameError):  # some of Kombu's transports fail only here
             raise ValueError(f"{scheme}:// needs a package of Kombu's that is not installed") from None
         except Exception:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The PEM files of TLS, checked before gRPC gets them: it says nothing, or that the port is taken."""
+"""Checks of the PEM files for TLS: with a bad one gRPC reports nothing, or that the port is taken."""
 
 import ssl
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def named(name: str, file: Path) -> Iterator[None]:
-    """Check `file` in the block. Raises ValueError, with the `name` of its option or variable, when it is no good."""
+    """Check `file` in the block. Raises ValueError with the `name` of its option or variable when the file is bad."""
     try:
         file.open("rb").close()
         yield
@@ -29,7 +29,7 @@ def require_certificates(file: Path) -> None:
 def require_key(file: Path, certificate: Path) -> None:
     """Raise ValueError unless the key of the first certificate in `certificate` is in `file`, without a passphrase."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers("DEFAULT@SECLEVEL=0")  # how strong it is, is for those who check it
+    context.set_ciphers("DEFAULT@SECLEVEL=0")  # whether the key is strong enough is for the peers to decide
     try:
         context.load_cert_chain(certificate, file, password="")
     except ssl.SSLError as error:

@@ -1,4 +1,4 @@
-"""Settings both services have: environment variables, read once into a frozen, validated object."""
+"""The settings that both services have: environment variables, read once into a frozen, validated object."""
 
 import sys
 from datetime import timedelta
@@ -28,15 +28,16 @@ def is_loopback(address: str) -> bool:
 
 
 class ServiceSettings(BaseSettings):
-    """What every service reads. A subclass adds its own and names its listener in `listen` and `workers`."""
+    """What every service reads. A subclass adds its own, and the variables of `listen` and `processes`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
     listen: Address
-    workers: int  # processes at that address
+    processes: int  # at that address
 
     broker_url: BrokerUrl | None = None
-    # Queues and exchanges are named after it. Both services need the same; stacks that share a broker, one each.
+    # The prefix of all names at the broker. Both services need the same one, and stacks that share a broker need
+    # different ones.
     broker_queue_prefix: str = Field(default="playbook-runs", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     enable_queue_processors: bool = True
 
@@ -45,7 +46,7 @@ class ServiceSettings(BaseSettings):
     auth_jwt_public_key_file: Path | None = None
     auth_jwt_audience: str | None = None
     auth_jwt_issuer: str | None = None
-    # Below the services' own tokens' lifetime they would refuse each other.
+    # With less than the lifetime of their own tokens, the services would refuse each other.
     auth_jwt_max_lifetime_seconds: int = Field(
         default=int(MAX_LIFETIME.total_seconds()), ge=int(SERVICE_TOKEN_LIFETIME.total_seconds()), le=100 * 365 * 86_400
     )
@@ -53,10 +54,10 @@ class ServiceSettings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_client_ca_file: Path | None = None
-    # Whom to trust when calling the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
+    # CA certificates for calls to the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
     tls_ca_file: Path | None = None
 
-    # What callers can make a process hold. A service names its largest valid request.
+    # See `limits`. A service sets the size of its largest valid request.
     max_request_bytes: int = Field(ge=1_024, le=64 * 1024 * 1024)
     max_receiving_bytes: int = Field(default=64 * 1024 * 1024, ge=1_024)
     max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
@@ -88,8 +89,8 @@ class ServiceSettings(BaseSettings):
                 "AUTH_MODE=jwt needs AUTH_JWT_SECRET (32 characters or more): the services' own tokens are signed "
                 "with it, and the users' too unless AUTH_JWT_PUBLIC_KEY_FILE is set"
             )
-        if self.workers > 1 and self.listen.endswith(":0"):
-            raise ValueError(f"several workers need one port to share, and {self.listen} gives each its own")
+        if self.processes > 1 and self.listen.endswith(":0"):
+            raise ValueError(f"several processes need one port to share, and {self.listen} gives each its own")
         if bool(self.tls_cert_file) != bool(self.tls_key_file):
             raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
         if self.tls_client_ca_file and not self.tls_cert_file:
@@ -113,7 +114,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """What callers can make a process hold."""
+        """The limits on what callers can make a process hold."""
         return Limits(
             request_bytes=self.max_request_bytes,
             receiving_bytes=self.max_receiving_bytes,
@@ -130,7 +131,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def token_demands(self) -> Demands:
-        """What tokens must say."""
+        """The claims that tokens must have."""
         longest = timedelta(seconds=self.auth_jwt_max_lifetime_seconds)
         return Demands(self.auth_jwt_audience, self.auth_jwt_issuer, longest)
 
@@ -145,20 +146,21 @@ class ServiceSettings(BaseSettings):
         """The broker to use, or None when runs execute inline."""
         return self.broker_url if self.enable_queue_processors else None
 
-    def of_worker(self, number: int) -> Self:
-        """Return the settings of one of the processes: its measurements have a port of their own."""
+    def for_process(self, number: int) -> Self:
+        """Return the settings of one of the processes: each serves its metrics at a port of its own."""
         if self.metrics_listen is None or number == 0:
             return self
         host, _, port = self.metrics_listen.rpartition(":")
         return self.model_copy(update={"metrics_listen": f"{host}:{int(port) + number}"})
 
     def queue(self, name: str) -> str:
-        """Return what the queue `name` is called at the broker."""
+        """Return the name of the queue `name` at the broker."""
         return f"{self.broker_queue_prefix}.{name}"
 
 
 def load(kind: type[Settings]) -> Settings:
-    """Read the settings from the environment. A bad value ends the process with its name and what is allowed."""
+    """Read the settings from the environment. Raises SystemExit for a bad value, after printing its name and what is
+    allowed."""
     try:
         return kind()  # type: ignore[call-arg]  # every argument comes from the environment
     except ValidationError as error:

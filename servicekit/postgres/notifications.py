@@ -1,6 +1,6 @@
 """Hints between the processes of a service, over PostgreSQL's LISTEN and NOTIFY.
 
-A hint only says "look now": whoever misses one finds the same by reading its table a moment later.
+A hint only says "look now": a process that misses one finds the same by reading its table a moment later.
 """
 
 import logging
@@ -22,23 +22,25 @@ IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
 
 
 class Listener(Worker):
-    """Calls `hear` with each payload on `channel`, and `missed` whenever some may not have been heard (at the
-    start and after every lost connection). A server that answers nothing for `answer_timeout` seconds is lost."""
+    """Calls `on_notification` with each payload on `channel`, and `on_gap` whenever some may be lost (at the start and
+    after every lost connection). A connection that answers nothing for `answer_timeout` seconds counts as lost."""
 
     def __init__(
         self,
         url: str,
         channel: str,
         *,
-        hear: Callable[[str], None],
-        missed: Callable[[], None],
+        on_notification: Callable[[str], None],
+        on_gap: Callable[[], None],
         answer_timeout: float = ANSWER_TIMEOUT,
+        idle_check: float = IDLE_CHECK,
     ) -> None:
         super().__init__()
+        self._idle_check = idle_check
         self._url = psycopg_url(url)
         self._channel = channel
-        self._hear = hear
-        self._missed = missed
+        self._on_notification = on_notification
+        self._on_gap = on_gap
         self._answer_timeout = answer_timeout
 
     async def run(self) -> None:
@@ -60,15 +62,15 @@ class Listener(Worker):
         )
         async with connection:
             await connection.execute(f'LISTEN "{self._channel}"')
-            self._missed()
+            self._on_gap()
             while True:
-                async for notification in connection.notifies(timeout=IDLE_CHECK):
-                    self._hear(notification.payload)
+                async for notification in connection.notifies(timeout=self._idle_check):
+                    self._on_notification(notification.payload)
                 await connection.execute("SELECT 1")
 
 
 class Notifier(Conflator[str, None]):
-    """Tells other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
+    """Notifies other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
     out with the next. When the database fails, hints are dropped."""
 
     def __init__(self, database: Database, channel: str) -> None:
@@ -76,7 +78,7 @@ class Notifier(Conflator[str, None]):
         self._database = database
         self._channel = channel
 
-    def tell(self, words: Iterable[str]) -> None:
+    def notify(self, words: Iterable[str]) -> None:
         """Send `words` (short, without blanks) soon; the same word once."""
         self.put(dict.fromkeys(words))
 

@@ -1,7 +1,7 @@
-"""Who may make a server receive a request: decided by a call's headers, before a byte of the request is read.
+"""Admission: decides by a call's headers whether to serve it, before its request is read.
 
-Until it is read, HTTP/2 holds 64 kB of it at most. So strangers cannot make the process hold more than that for each
-stream, however large their requests are or claim to be.
+HTTP/2 flow control keeps an unread request at 64 kB. So an unauthenticated caller cannot make the process hold more
+than that for each stream, however large its requests are.
 """
 
 import asyncio
@@ -21,25 +21,25 @@ Task = asyncio.Task[Any]
 
 
 class _Caller:
-    """What one caller has under way."""
+    """What one caller has in flight."""
 
-    __slots__ = ("calls", "held", "user_id")
+    __slots__ = ("calls", "request_bytes", "user_id")
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
         self.calls = 0
-        self.held = 0  # bytes
+        self.request_bytes = 0
 
 
 class _Call:
-    """A call under way, and how many bytes its request may take: the most there are until it has arrived."""
+    """A call in flight. Its request counts as the largest possible one until it has arrived."""
 
-    __slots__ = ("caller", "size", "started", "task")
+    __slots__ = ("caller", "request_bytes", "started", "task")
 
-    def __init__(self, task: Task, caller: _Caller, size: int, started: float) -> None:
+    def __init__(self, task: Task, caller: _Caller, request_bytes: int, started: float) -> None:
         self.task = task
         self.caller = caller
-        self.size = size
+        self.request_bytes = request_bytes
         self.started = started  # by the loop's clock
 
 
@@ -47,28 +47,29 @@ _current: ContextVar[_Call] = ContextVar("call")
 
 
 class Admission:
-    """Lets calls in: of known callers, and of each no more than `limits` say.
+    """Admits authenticated calls within `limits`: `admit` each, report it `received`, and `release` it.
 
-    The services' own calls are not counted: whoever can sign a token of theirs can do worse. A request that has not
-    arrived after `limits.receive_seconds` is not waited for any longer. Use it in the task of the call.
+    All three run in the task of the call. A request that has not arrived within `limits.receive_seconds` ends its call.
+    The services' own calls are never refused: they share the secret that signs all tokens.
     """
 
     def __init__(self, authenticator: Authenticator, limits: Limits, metrics: Metrics) -> None:
         self._authenticator = authenticator
         self._limits = limits
-        self._largest = limits.request_bytes
-        self._held_most = limits.held_bytes
         self._limits_reached = metrics.limits_reached
+        # Read at every call.
+        self._max_request_bytes = limits.request_bytes
+        self._max_total_bytes = limits.total_request_bytes
         self._callers: dict[str, _Caller] = {}  # by user id
         # Sets that keep their order, the oldest first.
         self._calls: dict[_Call, None] = {}
         self._receiving: dict[_Call, None] = {}
-        self._held = 0  # bytes
+        self._total_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._ended: set[Task] = set()  # by us, while their callers still wait
+        self._aborted: set[Task] = set()  # by us; their callers still wait for an answer
 
     def admit(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
-        """Let the call of this task in, in the name of its principal.
+        """Authenticate the call of this task, and count it.
 
         Raises ServiceError: TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID, TOO_MANY_CALLS.
         """
@@ -77,70 +78,71 @@ class Admission:
         task = asyncio.current_task()
         assert task is not None, "gRPC serves each call in a task"
         caller = self._callers.get(principal.user_id) or _Caller(principal.user_id)
-        if self._is_crowded(caller) and not _is_service(principal):
-            self._forget_gone()
-            self._require_room(caller)
+        if self._is_over_limit(caller) and not _is_service(principal):
+            self._release_cancelled()
+            self._require_capacity(caller)
         self._callers[principal.user_id] = caller
         loop = asyncio.get_running_loop()
-        size = self._largest
-        call = _Call(task, caller, size, loop.time())
+        call = _Call(task, caller, self._max_request_bytes, loop.time())
         _current.set(call)
         self._calls[call] = self._receiving[call] = None
-        self._held += size
+        self._total_bytes += call.request_bytes
         caller.calls += 1
-        caller.held += size
+        caller.request_bytes += call.request_bytes
         if self._timer is None:
-            self._timer = loop.call_later(self._limits.receive_seconds, self._give_up)
+            self._timer = loop.call_later(self._limits.receive_seconds, self._abort_slow_requests)
 
-    def received(self, size: int) -> None:
-        """Note that the request of this task's call has arrived, and has `size` bytes. They are held until it ends."""
+    def received(self, request_bytes: int) -> None:
+        """Note that the request of this task's call has arrived. From now on it counts with its own size."""
         call = _current.get()
         self._receiving.pop(call, None)
         if call in self._calls:
-            self._held += size - call.size
-            call.caller.held += size - call.size
-            call.size = size
+            self._total_bytes += request_bytes - call.request_bytes
+            call.caller.request_bytes += request_bytes - call.request_bytes
+            call.request_bytes = request_bytes
 
-    def left(self) -> None:
-        """Note that this task's call has been answered.
+    def release(self) -> None:
+        """Stop counting this task's call, which has been answered.
 
-        Not by a callback of the task: each would cost every call another turn of the event loop. A call whose request
-        never arrives does not come here; it is forgotten when places are short, or its time is up.
+        A callback of the task could do it, but would cost every call another turn of the event loop. A call that is
+        cancelled before its request has arrived is never served; it is released when capacity is short or its time is
+        up.
         """
-        self._forget(_current.get())
+        self._release(_current.get())
 
-    def ending(self) -> ServiceError | None:
-        """Return what to answer the cancelled call of this task with; None: its caller has cancelled it.
+    def abort_error(self) -> ServiceError | None:
+        """Return the error to answer this task's cancelled call with; None: its caller cancelled it.
 
-        Without an answer gRPC goes on receiving what comes on a stream of requests.
+        Without an answer gRPC goes on receiving a stream of requests.
         """
         task = _current.get().task
-        if task not in self._ended or task.uncancel():
+        if task not in self._aborted or task.uncancel():
             return None
         return self._too_many("ended", "calls or requests are under way for too long")
 
-    def _cancel(self, call: _Call) -> None:
-        self._ended.add(call.task)
-        call.task.add_done_callback(self._ended.discard)
-        call.task.add_done_callback(lambda _: self._forget(call))
+    def _abort(self, call: _Call) -> None:
+        self._aborted.add(call.task)
+        call.task.add_done_callback(self._aborted.discard)
+        call.task.add_done_callback(lambda _: self._release(call))
         call.task.cancel()
 
-    def _is_crowded(self, caller: _Caller) -> bool:
-        return self._has_too_many_calls(caller) or self._holds_too_much(caller)
+    def _is_over_limit(self, caller: _Caller) -> bool:
+        return self._has_too_many_calls(caller) or self._has_too_many_bytes(caller)
 
-    def _require_room(self, caller: _Caller) -> None:
+    def _require_capacity(self, caller: _Caller) -> None:
+        """Raise ServiceError (TOO_MANY_CALLS) when there is no capacity for another call of `caller`."""
         if self._has_too_many_calls(caller):
             raise self._too_many("calls", "calls are under way")
-        if self._holds_too_much(caller):
+        if self._has_too_many_bytes(caller):
             raise self._too_many("receiving", "requests are being received, or are large and not answered yet")
 
     def _has_too_many_calls(self, caller: _Caller) -> bool:
-        most = self._limits.calls
-        return len(self._calls) >= most or caller.calls >= most // 2
+        limit = self._limits.calls
+        return len(self._calls) >= limit or caller.calls >= limit // 2
 
-    def _holds_too_much(self, caller: _Caller) -> bool:
-        most, one_more = self._held_most, self._largest
-        return self._held + one_more > most or caller.held + one_more > most // 2
+    def _has_too_many_bytes(self, caller: _Caller) -> bool:
+        limit, one_more = self._max_total_bytes, self._max_request_bytes
+        return self._total_bytes + one_more > limit or caller.request_bytes + one_more > limit // 2
 
     def _too_many(self, limit: str, what: str) -> ServiceError:
         self._limits_reached.labels(limit).inc()
@@ -151,62 +153,62 @@ class Admission:
             retry_after=RETRY_AFTER,
         )
 
-    def _forget_gone(self) -> None:
-        """Forget calls whose callers left before their requests had arrived."""
+    def _release_cancelled(self) -> None:
+        """Release the calls that ended before their requests had arrived."""
         for call in [call for call in self._receiving if call.task.done()]:
-            self._forget(call)
+            self._release(call)
 
-    def _forget(self, call: _Call) -> None:
+    def _release(self, call: _Call) -> None:
         if call not in self._calls:
-            return  # it was ended, and counts no longer
+            return  # it was aborted, and released then
         del self._calls[call]
         self._receiving.pop(call, None)
         caller = call.caller
-        self._held -= call.size
+        self._total_bytes -= call.request_bytes
         caller.calls -= 1
-        caller.held -= call.size
+        caller.request_bytes -= call.request_bytes
         if not caller.calls:
             del self._callers[caller.user_id]
 
-    def _give_up(self) -> None:
-        """End the calls whose requests have been on their way for too long, and look again when the next is due."""
+    def _abort_slow_requests(self) -> None:
+        """Abort the calls whose requests take too long to arrive, and set the timer for the next one."""
         loop = asyncio.get_running_loop()
         self._timer = None
-        self._forget_gone()
+        self._release_cancelled()
         for call in self._receiving:
             due = call.started + self._limits.receive_seconds
             if due > loop.time():
-                self._timer = loop.call_at(due, self._give_up)
+                self._timer = loop.call_at(due, self._abort_slow_requests)
                 return
             if not call.task.cancelling():
                 self._limits_reached.labels("receive_timeout").inc()
-                self._cancel(call)
+                self._abort(call)
 
 
 class OpenAdmission(Admission):
-    """Lets calls of strangers in, who count as one caller.
+    """Admits calls without authentication: health checks and reflection.
 
-    They cannot be told apart, so a refusal would hit the probe that asks whether this server lives while somebody else
-    keeps all places. Instead the oldest call ends: a probe has its answer within milliseconds.
+    All callers count as one. To refuse a call here could fail a liveness probe while somebody else uses up the limits.
+    So a new call aborts the oldest one instead: a probe is answered within milliseconds.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         super().__init__(NoAuthentication(), limits, metrics)
 
-    def _require_room(self, caller: _Caller) -> None:
+    def _require_capacity(self, caller: _Caller) -> None:
         while self._has_too_many_calls(caller):
-            self._end(next(iter(self._calls)))
-        while self._holds_too_much(caller):
-            self._end(next(iter(self._receiving or self._calls)))
+            self._replace(next(iter(self._calls)))
+        while self._has_too_many_bytes(caller):
+            self._replace(next(iter(self._receiving or self._calls)))
 
-    def _end(self, call: _Call) -> None:
+    def _replace(self, call: _Call) -> None:
         self._limits_reached.labels("open_calls").inc()
-        self._cancel(call)
-        self._forget(call)
+        self._abort(call)
+        self._release(call)
 
 
 def _authorization(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
-    """Return the header with the token. Raises ServiceError when there are several: who is meant by them is unclear."""
+    """Return the authorization header. Raises ServiceError when there are several: which one counts is ambiguous."""
     headers = [value for key, value in metadata or () if key == "authorization"]
     if len(headers) > 1:
         raise ServiceError(Reason.TOKEN_INVALID, "there are several authorization headers; send one")

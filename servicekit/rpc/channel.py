@@ -1,19 +1,19 @@
-"""The channel one service calls the other on."""
+"""The gRPC channel from one service to the other."""
 
 import json
 
 import grpc
 
 from servicekit.config.settings import ServiceSettings
-from servicekit.rpc.server import MAX_RESPONSE_BYTES, ping_timeout
+from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
 
 PING_INTERVAL = 5  # seconds
 PING_TIMEOUT = 5  # seconds
 
 _SERVICE_CONFIG = json.dumps(
     {
-        # Every replica that the target names gets its share, and none that says it is stopping: who stuck to one would
-        # wait for it to wake up when it stands still.
+        # Calls go to every replica that the target resolves to, unless its health check says that it is stopping. With
+        # one fixed replica, all calls would wait while that one hangs.
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
@@ -33,18 +33,18 @@ _SERVICE_CONFIG = json.dumps(
 
 
 def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
-    """Return a channel to HOST:PORT: over TLS when this service has a certificate or is told whom to trust
-    (TLS_CA_FILE), with its certificate as client certificate under mutual TLS."""
+    """Return a channel to HOST:PORT. It uses TLS when this service has a certificate or TLS_CA_FILE is set, and sends
+    this service's certificate when the server asks for one (mutual TLS)."""
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.enable_http_proxy", 0),  # http_proxy is for the AI provider; no proxy is between the two services
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
-        # A replica that stands still gets no more of our calls after interval and timeout. Without the 0 gRPC pings
-        # once a minute when nothing else is said.
+        # A replica that hangs gets no more calls after interval and timeout. Without the 0, gRPC would ping an idle
+        # connection once a minute only.
         ("grpc.keepalive_time_ms", PING_INTERVAL * 1000),
         ("grpc.http2.max_pings_without_data", 0),
         *ping_timeout(PING_TIMEOUT),
-        # The other side is down for moments, not for hours, and what we have to tell it is waited for.
+        # The other service restarts within seconds, and runs wait for its answer.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 500),
@@ -55,7 +55,7 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
     key, certificate = settings.tls_key_file, settings.tls_cert_file
     credentials = grpc.ssl_channel_credentials(
         root_certificates=trusted.read_bytes(),
-        # Sent only to a service that asks for it.
+        # Sent only when the server asks for it.
         private_key=key.read_bytes() if key else None,
         certificate_chain=certificate.read_bytes() if certificate else None,
     )

@@ -1,8 +1,8 @@
-"""Silences gRPC's own log. The commands import this before anything that imports gRPC, which reads the variable then.
+"""Silences gRPC's own log. The commands import this before anything that imports gRPC, which then reads the variable.
 
-Its core writes lines to standard error past `logging`, with the words of peers as they are: any peer, without a token,
-can forge log lines and send commands to the terminal with the debug text of a GOAWAY. Failures come as exceptions and
-statuses too. Set GRPC_VERBOSITY to see the lines.
+gRPC's core writes to standard error and not to `logging`, with text from peers unescaped: with the debug text of a
+GOAWAY any peer, without a token, can forge log lines and send commands to the terminal. Failures are reported as
+exceptions and statuses as well. Set GRPC_VERBOSITY to see the lines.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What callers may make a server hold, and the gRPC options that keep them to it."""
+"""The limits on what callers can make a server process hold, and the gRPC options that enforce some of them."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ METADATA_BYTES = 40 * 1024
 class Limits:
     """The limits of one server process.
 
-    `request_bytes` is the size of the largest request, unpacked. `streams` bounds the calls under way on one
-    connection, `connections` the connections, `calls` the calls under way on all of them. `receiving_bytes` is what
-    requests may hold together: `request_bytes` each until they have arrived, which takes `receive_seconds` at most, and
-    their own size until they are answered. Of `calls` and `receiving_bytes` one caller gets half at most, so that no
-    one can keep all others out.
+    `request_bytes` is the size of the largest request, uncompressed. `streams` bounds the calls in flight on one
+    connection, `connections` the connections, `calls` the calls in flight on all of them. `receiving_bytes` bounds the
+    memory of all requests together: each counts as `request_bytes` until it has arrived, which may take
+    `receive_seconds`, and then as its own size until it is answered. One caller gets at most half of `calls` and of
+    `receiving_bytes`, so that no caller can lock out all others.
     """
 
     request_bytes: int
@@ -24,22 +24,21 @@ class Limits:
     receive_seconds: float
 
     @property
-    def held_bytes(self) -> int:
-        """What requests may hold: half of it is room for one request at least."""
+    def total_request_bytes(self) -> int:
+        """The bound on all requests together; half of it has room for at least one request."""
         return max(2 * self.request_bytes, self.receiving_bytes)
 
     def options(self) -> tuple[tuple[str, int], ...]:
-        """Return the options of the gRPC server that keep these limits below Python.
-
-        A compressed message is unpacked up to `request_bytes` and no further.
-        """
+        """Return the gRPC server's options for the limits that gRPC enforces."""
         return (
+            # Also stops the decompression of a message at this size.
             ("grpc.max_receive_message_length", self.request_bytes),
-            # A token has 32 kB at most (servicekit/auth/tokens.py). Between two limits gRPC would refuse at random.
+            # A token has at most 32 kB (servicekit/auth/tokens.py). Between a soft and a hard limit gRPC refuses at
+            # random, so both are the same.
             ("grpc.max_metadata_size", METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-            # Without a bound, streams that are opened and reset at once fill the queue of calls that wait for us, and
-            # gRPC drops good ones out of it.
+            # Without this, streams that are opened and reset at once fill gRPC's queue of new calls, and gRPC drops
+            # other callers' calls from it.
             ("grpc.max_concurrent_streams", self.streams),
             ("grpc.max_allowed_incoming_connections", self.connections),
         )

@@ -1,7 +1,7 @@
 """Page tokens: opaque, bound to their query, refused when altered.
 
-A token is no authorization: the query it continues is checked like any other. So its digest needs no
-secret; it keeps tokens from being edited or carried over to another query by mistake.
+A token authorizes nothing: the query that it continues is checked like any other. So its digest needs no secret. It
+detects tokens that were edited, or sent with another query by mistake.
 """
 
 import base64
@@ -11,7 +11,7 @@ from typing import TypeGuard
 
 from servicekit.errors import Reason, ServiceError
 
-MAX_CHARACTERS = 4 * 1024  # of a token; the longest product id needs half of that
+MAX_CHARACTERS = 4 * 1024  # of a token; twice what the longest product id needs
 
 
 def encode(position: list[str], *, query: list[str]) -> str:
@@ -21,10 +21,10 @@ def encode(position: list[str], *, query: list[str]) -> str:
 
 
 def decode(token: str, *, query: list[str], parts: int = 1) -> list[str]:
-    """Return the position in `token`, which has so many `parts`, none of them with a NUL.
+    """Return the position in `token`: a list of `parts` texts without NUL.
 
-    Raises ServiceError (PAGE_TOKEN_INVALID) when it was altered, made up, or belongs to another query. What the parts
-    mean is for the caller to check: anybody can make a token with any text in it.
+    Raises ServiceError (PAGE_TOKEN_INVALID) when it was altered, made up, or belongs to another query. The caller has
+    to check the parts: anyone can make a token with any text in it.
     """
     if len(token) > MAX_CHARACTERS:
         raise refused()
@@ -36,7 +36,7 @@ def decode(token: str, *, query: list[str], parts: int = 1) -> list[str]:
         position = json.loads(body)
         if not _is_position(position, parts) or encode(position, query=query) != token:
             raise ValueError
-    # So are UnicodeError and binascii.Error. RecursionError: brackets in brackets, a thousand times.
+    # ValueError includes UnicodeError and binascii.Error. RecursionError: a thousand nested brackets.
     except (ValueError, RecursionError) as error:
         raise refused() from error
     return position
@@ -51,7 +51,7 @@ def _is_position(position: object, parts: int) -> TypeGuard[list[str]]:
 
 
 def refused() -> ServiceError:
-    """Return the error of a token that is none of ours, for one whose position says nothing."""
+    """Return the error of an invalid token; for callers that find the position in it invalid."""
     return ServiceError(
         Reason.PAGE_TOKEN_INVALID,
         "page_token was altered or belongs to a request with other filters; "

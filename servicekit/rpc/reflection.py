@@ -1,4 +1,4 @@
-"""Server reflection that also finds methods, so that grpcurl can describe "package.Service/Method"."""
+"""Server reflection that finds methods as well, so that grpcurl can describe "package.Service/Method"."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -10,14 +10,13 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from servicekit.rpc.interceptors.base import Context
 
-DETAILS = "google/rpc/error_details.proto"  # grpcurl looks up what an error's details are
+DETAILS = "google/rpc/error_details.proto"  # grpcurl decodes the details of errors with it
 
 
 class _Pool:
-    """The default pool, as far as the services of this server need it.
+    """The default descriptor pool, limited to the files of this server's services.
 
-    The rest of what this process has loaded is nobody's business. And the pool knows services but, in its C
-    implementation, not their methods by name.
+    Other loaded files are internal. Unlike the default pool's C implementation, this one also finds methods by name.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -69,12 +68,12 @@ class _Pool:
 
 class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]
     async def ServerReflectionInfo(self, request_iterator: AsyncIterator[Any], context: Context) -> None:
-        """Answer each request. Writes to the context, as our interceptors want it."""
+        """Answer each request. Interceptors need a coroutine, so this writes to the context."""
         async for response in super().ServerReflectionInfo(request_iterator, context):
             await context.write(response)
 
 
 def enable(names: Sequence[str], services: Any) -> None:
-    """Let `services` tell about the services with these full names, and about reflection itself."""
+    """Add reflection to `services`, for the services with these full names and for itself."""
     named = [*names, reflection.SERVICE_NAME]
     add_ServerReflectionServicer_to_server(_Servicer(named, pool=_Pool(named)), services)

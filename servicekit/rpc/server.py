@@ -1,4 +1,4 @@
-"""The gRPC server: health, reflection, TLS, and the interceptors in their order."""
+"""The gRPC server: our services, health checks and reflection, with admission, interceptors and TLS."""
 
 import asyncio
 import logging
@@ -12,40 +12,33 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from servicekit.auth.keys import PublicKeyFile
 from servicekit.auth.principals import Authenticator, NoAuthentication
 from servicekit.auth.tokens import TokenAuthenticator
-from servicekit.background.tasks import settle
+from servicekit.background.tasks import freeze_gc
 from servicekit.config.settings import ServiceSettings
 from servicekit.rpc import reflection
 from servicekit.rpc.admission import Admission, OpenAdmission
+from servicekit.rpc.bind_errors import explain_bind_error
+from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.access_log import AccessLog
 from servicekit.rpc.interceptors.authorization import Authorization, Permissions
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
-from servicekit.rpc.interceptors.unknown_methods import refusal
+from servicekit.rpc.interceptors.token_expiry import TokenExpiry
+from servicekit.rpc.interceptors.unknown_methods import unknown_method
 from servicekit.rpc.interceptors.validation import Validation
+from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
 from servicekit.rpc.services import InterceptedServices
-from servicekit.rpc.sockets import hang_up, obstacle
 from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = 0.1  # seconds until gRPC has written what we gave it last; it does not tell
-MAX_RESPONSE_BYTES = 16 * 1024 * 1024
-OPEN_REQUEST_BYTES = 4_096  # of requests to health and reflection: a name; watchers of health hold theirs for long
-
-
-def ping_timeout(seconds: int) -> tuple[tuple[str, int], ...]:
-    """Return the gRPC options that give the other side `seconds` to answer a ping before it counts as gone.
-
-    gRPC waits for a minute whatever its documented option says (grpc#39239), and by the second as long as is said.
-    """
-    return ("grpc.keepalive_timeout_ms", seconds * 1000), ("grpc.http2.ping_timeout_ms", seconds * 1000)
-
-
+# A health check or reflection request is a name. Health watchers keep theirs in memory for as long as they watch.
+OPEN_REQUEST_BYTES = 4_096
+FLUSH_DELAY = 0.1  # seconds in which gRPC writes the last answers; it does not report when it has
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
-    # Finds watchers whose machine has vanished, and lets clients ping through idle load balancers.
+    # Finds watchers whose machine has vanished, and keeps idle load balancers from closing their connections.
     ("grpc.keepalive_time_ms", 60_000),
     *ping_timeout(20),
     # gRPC closes the connection of a caller that pings more often. The executor's callers ping every 5 s.
@@ -63,16 +56,8 @@ class Registration:
     add: Callable[[Any, Any], None]
 
 
-def authenticator(settings: ServiceSettings) -> Authenticator:
-    """Return the authenticator that `settings` ask for."""
-    if settings.auth_mode == "disabled":
-        return NoAuthentication()
-    file = settings.auth_jwt_public_key_file
-    return TokenAuthenticator(settings.jwt_secrets, PublicKeyFile(file) if file else None, settings.token_demands)
-
-
 class Server:
-    """A gRPC server for `registrations`, open to whom `permissions` allow, as `settings` say."""
+    """A gRPC server of `registrations`. `permissions` say which role each method needs."""
 
     def __init__(
         self,
@@ -82,57 +67,61 @@ class Server:
         metrics: Metrics,
     ) -> None:
         self._names = [registration.name for registration in registrations]
-        self._calls = Draining()
-        self._server = grpc.aio.server(
-            # One process: a taken port must be an error, not a share of somebody's traffic.
-            options=[*OPTIONS, *settings.limits.options(), ("grpc.so_reuseport", int(settings.workers > 1))],
+        self._draining = Draining()
+        outer = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
+
+        services = InterceptedServices(
+            outer,
+            [self._draining, TokenExpiry(), Decoding(), Authorization(permissions), Validation()],
+            admission=Admission(_authenticator(settings), settings.limits, metrics),
         )
-        answering = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
-        # Health and reflection are open to everyone, and have limits of their own: strangers keep no caller out.
+        for registration in registrations:
+            registration.add(registration.servicer, services)
+
+        # Open to everyone, with limits of their own: anonymous callers cannot use up those of authenticated ones.
         open_services = InterceptedServices(
-            answering,
+            outer,
             [Decoding(OPEN_REQUEST_BYTES)],
             admission=OpenAdmission(settings.limits, metrics),
-            unknown=refusal,
+            unknown=unknown_method,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, open_services)
         if settings.reflection:
             reflection.enable([*self._names, health.SERVICE_NAME], open_services)
-        services = InterceptedServices(
-            answering,
-            [self._calls, Decoding(), Authorization(permissions), Validation()],
-            admission=Admission(authenticator(settings), settings.limits, metrics),
+
+        self._server = grpc.aio.server(
+            # With one process SO_REUSEPORT stays off: a taken port must be an error, and not a share of its traffic.
+            options=[*OPTIONS, *settings.limits.options(), ("grpc.so_reuseport", int(settings.processes > 1))],
         )
-        for registration in registrations:
-            registration.add(registration.servicer, services)
-        # gRPC asks them in this order, at every call. The last one refuses what neither has.
+        # gRPC asks them in this order at every call. The last one refuses unknown methods.
         self._server.add_generic_rpc_handlers([services, open_services])
         self._port = self._bind(settings)
         self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 
     async def start(self) -> None:
-        """Accept calls and say so to health checks."""
-        settle()
+        """Accept calls, and report SERVING to health checks."""
+        freeze_gc()
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info("serving at %s", self.address)
 
     async def drain(self) -> None:
-        """Refuse new calls from now on, and tell health checks so. Reflection and health go on."""
-        self._calls.close()
+        """Refuse new calls from now on, and report NOT_SERVING to health checks. Reflection and health go on."""
+        self._draining.close()
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, give those under way `grace` seconds, tell the rest to come again, and hang up."""
+        """Refuse new calls, give those in flight `grace` seconds, abort the rest, and close all connections."""
         await self.drain()
-        await self._calls.finish(grace)
-        await asyncio.sleep(LAST_WORDS)
-        hang_up(self._port)
+        await self._draining.finish(grace)
+        await asyncio.sleep(FLUSH_DELAY)
+        shutdown_connections(self._port)
         await self._server.stop(None)
 
     def _bind(self, settings: ServiceSettings) -> int:
+        """Bind the server to `settings.listen`, and return the port. Raises SystemExit when that is impossible."""
         try:
             if settings.tls_cert_file and settings.tls_key_file:
                 client_ca = settings.tls_client_ca_file
@@ -145,4 +134,11 @@ class Server:
             return self._server.add_insecure_port(settings.listen)
         except RuntimeError as error:
             where = f"{settings.listen} ({settings.listen_variable})"
-            raise SystemExit(f"cannot listen on {where}: {obstacle(settings.listen)}") from error
+            raise SystemExit(f"cannot listen on {where}: {explain_bind_error(settings.listen)}") from error
+
+
+def _authenticator(settings: ServiceSettings) -> Authenticator:
+    if settings.auth_mode == "disabled":
+        return NoAuthentication()
+    file = settings.auth_jwt_public_key_file
+    return TokenAuthenticator(settings.jwt_secrets, PublicKeyFile(file) if file else None, settings.token_demands)

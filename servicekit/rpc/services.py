@@ -1,4 +1,4 @@
-"""Services with interceptors around their methods, and admission before them."""
+"""gRPC services with admission before each call and interceptors around it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,39 +10,37 @@ from google.protobuf.message import Message
 
 from servicekit.errors import ServiceError
 from servicekit.rpc.admission import Admission
-from servicekit.rpc.interceptors.base import CallInterceptor, Context, rewrap, unread, unwrap
+from servicekit.rpc.interceptors.base import Context, Interceptor, answer_unread, rewrap, unwrap
 from servicekit.rpc.interceptors.request_ids import bind_request_id
 
 
 class _Method(NamedTuple):
-    """What serves a method: its handler, surrounded, and the interceptors around a refusal."""
+    """What serves a method: the handler of admitted calls, and what refuses the others."""
 
     handler: Any
     refuse: Callable[[ServiceError, Context], Awaitable[Message | None]]
 
 
 class InterceptedServices(grpc.GenericRpcHandler):
-    """Services whose every call is let in by `admission` and surrounded by `answering` and `serving`, the first one
-    outermost.
+    """The services of one server. Add services to it as to a server, then it to the server.
 
-    `admission` decides before a request is read. A call that it refuses passes only `answering`, the interceptors that
-    turn an error into an answer.
+    `admission` decides on each call before its request is read. An admitted call passes the `outer` and the `inner`
+    interceptors, the first of each outermost. A refused call passes the `outer` ones only, which turn the error into an
+    answer. `unknown` makes the handler of a method that no service has; None leaves it to the server's next handler.
 
-    Add services to it as to a server, then it to the server. Of methods that there are not, `unknown` makes the
-    answer; None leaves them to others. gRPC's own interceptors would cost every call a round each; these are put around
-    a method once.
+    gRPC's own interceptors run anew for every call; ours are put around a method once.
     """
 
     def __init__(
         self,
-        answering: Sequence[CallInterceptor],
-        serving: Sequence[CallInterceptor],
+        outer: Sequence[Interceptor],
+        inner: Sequence[Interceptor],
         *,
         admission: Admission,
         unknown: Callable[[str], Any] | None = None,
     ) -> None:
-        self._answering = answering
-        self._serving = serving
+        self._outer = outer
+        self._inner = inner
         self._admission = admission
         self._unknown = unknown
         self._services: list[grpc.GenericRpcHandler] = []
@@ -56,54 +54,60 @@ class InterceptedServices(grpc.GenericRpcHandler):
         """Do nothing, as grpc.aio's server does; generated code calls this."""
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a call: the method's, surrounded, or one that refuses the call without reading it.
-
-        gRPC calls this in the call's own task.
-        """
+        """Return the handler of a call; gRPC calls this in the task of the call."""
         name, metadata = details.method, details.invocation_metadata
-        method = self._methods.get(name)
+        method = self._methods.get(name) or self._found(details)
         if method is None:
-            found = (service.service(details) for service in self._services)
-            handler = next((handler for handler in found if handler is not None), None)
-            if handler is None:
-                if self._unknown is None:
-                    return None
-                bind_request_id(metadata)
-                return self._unknown(name)  # and not kept: made-up names are without end
-            self._methods[name] = method = self._surrounded(handler, name)
+            if self._unknown is None:
+                return None
+            bind_request_id(metadata)
+            return self._unknown(name)
         bind_request_id(metadata)
         try:
             self._admission.admit(metadata)
         except ServiceError as error:
-            return unread(partial(method.refuse, error))
+            return answer_unread(partial(method.refuse, error))
         return method.handler
 
-    def _surrounded(self, handler: Any, name: str) -> _Method:
-        for interceptor in reversed([*self._answering, *self._serving]):
-            handler = interceptor.wrap(handler, name)
-        surrounded = unwrap(handler)
+    def _found(self, details: grpc.HandlerCallDetails) -> _Method | None:
+        """Look a method up in the services, and keep it. Unknown names are not kept: callers can make up any number."""
+        found = (service.service(details) for service in self._services)
+        handler = next((handler for handler in found if handler is not None), None)
+        if handler is None:
+            return None
+        self._methods[details.method] = method = self._intercepted(handler, details.method)
+        return method
 
-        # A stream of requests has never arrived: each part of it may be as large as a request, and it may never end.
+    def _intercepted(self, handler: Any, name: str) -> _Method:
+        async def fail(error: Any, _context: Context) -> Message | None:
+            raise error
+
+        refuse = unwrap(_wrapped(rewrap(handler, fail, None), name, self._outer))
+        handler = _wrapped(handler, name, [*self._outer, *self._inner])
+        intercepted = unwrap(handler)
+        # A stream of requests counts as arriving until its call ends: it may go on for ever, and each of its messages
+        # may be as large as a request.
         arrives_whole = not handler.request_streaming
 
-        # gRPC asks at every call whether this is a coroutine function; what is no function takes it long.
+        # A function and not a method: gRPC asks at every call whether it is a coroutine function, and learns that of a
+        # plain function fastest.
         async def serve(request: Any, context: Context) -> Message | None:
             if arrives_whole:
                 self._admission.received(len(request))
             try:
-                return await surrounded(request, context)
+                return await intercepted(request, context)
             except asyncio.CancelledError:
-                if error := self._admission.ending():
+                if error := self._admission.abort_error():
                     return await refuse(error, context)
                 raise
             finally:
-                self._admission.left()
+                self._admission.release()
 
-        async def fail(error: Any, _context: Context) -> Message | None:
-            raise error
-
-        refusal = rewrap(handler, fail, None)
-        for interceptor in reversed(self._answering):
-            refusal = interceptor.wrap(refusal, name)
-        refuse = unwrap(refusal)
         return _Method(rewrap(handler, serve, handler.request_deserializer), refuse)
+
+
+def _wrapped(handler: Any, name: str, interceptors: Sequence[Interceptor]) -> Any:
+    """Return a handler with `interceptors` around it, the first one outermost."""
+    for interceptor in reversed(interceptors):
+        handler = interceptor.wrap(handler, name)
+    return handler

@@ -1,23 +1,21 @@
-"""Log lines: JSON for machines, plain lines for a console; each with the id of the request it belongs to.
+"""Log lines: JSON for machines, plain lines for a console, each with the id of its request.
 
-Every run writes several lines, so a line is made in one step from its record.
+Every run logs several lines, so a record is formatted in one step.
 """
 
-import asyncio
 import json
 import logging
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Final
 
 from servicekit.telemetry.printable import CONTINUED, printable, printable_json, printable_lines
 
-_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never changed, only replaced
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each line
-# What every record has; the rest came with `extra`.
+_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never mutated, only replaced
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would create an encoder for each line
+# The attributes of every record; the others come from `extra`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -27,7 +25,7 @@ class _Formatter(logging.Formatter):
         self._service = service
 
     def fields(self, record: logging.LogRecord) -> dict[str, object]:
-        """Return what a line says besides its message, level and time."""
+        """Return the fields of a line besides its message, level and time."""
         return {
             "logger": record.name,
             "service": self._service,
@@ -36,7 +34,7 @@ class _Formatter(logging.Formatter):
         }
 
     def exception(self, record: logging.LogRecord) -> str:
-        """Return the trace that belongs to the line, or ""."""
+        """Return the traceback of a record, or ""."""
         return self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
 
 
@@ -60,7 +58,7 @@ class _Json(_Formatter):
 
 
 class _Console(_Formatter):
-    """One line a record, whatever is in it; the lines of a trace follow it, each marked as a continuation."""
+    """One line for each record; the lines of a traceback follow it, marked as continuations."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
@@ -70,64 +68,22 @@ class _Console(_Formatter):
         return f"{line}\n{CONTINUED}{printable_lines(trace)}" if trace else line
 
 
-class _Lines(logging.StreamHandler[TextIO]):
-    """Writes what was logged in one turn of the event loop together, when the turn is over.
-
-    Each write lets other threads have the interpreter, and getting it back takes four times as long as making a line.
-    Warnings, and what threads without a loop say, are written at once, after everything before them.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._lines: list[str] = []
-        self._loop: asyncio.AbstractEventLoop | None = None  # will write what waits
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.append(self.format(record) + self.terminator)
-            if record.levelno >= logging.WARNING or not self._is_written_soon():
-                self.flush()
-        except Exception:
-            self.handleError(record)
-
-    def flush(self) -> None:
-        with self.lock or nullcontext():
-            self._loop = None
-            lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write("".join(lines))
-            super().flush()
-
-    def _is_written_soon(self) -> bool:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        if loop is not self._loop:
-            self._loop = loop
-            loop.call_soon(self.flush)
-        return True
-
-
 def configure(*, service: str, format: str, level: str) -> None:
     """Send every log line of this process to standard error, as "json" or "console", from `level` on."""
-    handler = _Lines(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Console(service) if format == "console" else _Json(service))
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # Nobody reads where in the code, and in which thread and process, a line was made: not worth looking it up.
+    # Our formats show neither the place in the code nor thread and process, so logging need not look them up.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # Chatty at INFO about their own business, not about runs.
+    # At INFO these log their own internals.
     for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_strange_header)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_invalid_header)
 
 
-def _is_no_strange_header(record: logging.LogRecord) -> bool:
-    """Tell whether a record of gRPC's is worth a line.
-
-    Of a header that is no UTF-8, which any stranger may send, gRPC logs three traces with its value.
-    """
+def _is_not_invalid_header(record: logging.LogRecord) -> bool:
+    """Drop gRPC's records about headers that are not UTF-8: three tracebacks for each, and any caller can send them."""
     return not str(record.msg).startswith("Invalid encoding")
 
 

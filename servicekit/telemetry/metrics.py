@@ -1,10 +1,10 @@
-"""Measurements, in a registry of their own, served over HTTP for Prometheus."""
+"""Metrics, in a registry of their own, served over HTTP for Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 
 class Metrics:
-    """What every service measures. A service adds its own to `registry`."""
+    """The metrics of every service. A service adds its own to `registry`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -12,19 +12,18 @@ class Metrics:
         self.call_seconds = Histogram(
             "grpc_server_call_seconds", "Time a call took", ["method"], registry=self.registry
         )
-        # Found once for each method and code, which are few: looking them up takes as long as counting.
+        # By method and code, of which there are few: labels() takes as long as counting.
         self._children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self.broker_connected = Gauge(
             "broker_connected", "1 while the link to the broker is up", ["link"], registry=self.registry
         )
-
-        # Which limit, in lower_snake_case. It names no caller: their number has no bound.
+        # The label is the limit, in lower_snake_case. Callers are no label: their number is unbounded.
         self.limits_reached = Counter(
             "limits_reached", "Calls and messages that a limit refused", ["limit"], registry=self.registry
         )
 
     def count_call(self, method: str, code: str, seconds: float) -> None:
-        """Count a call, and how long it took."""
+        """Count a call and its duration."""
         key = method, code
         if (children := self._children.get(key)) is None:
             self._children[key] = children = self.calls.labels(*key), self.call_seconds.labels(method)
@@ -33,7 +32,7 @@ class Metrics:
         time.observe(seconds)
 
     def serve(self, address: str) -> None:
-        """Serve the measurements at HOST:PORT, in a thread, until the process ends."""
+        """Serve the metrics at HOST:PORT, in a thread, until the process ends."""
         host, _, port = address.rpartition(":")
         try:
             start_http_server(int(port), host.strip("[]"), self.registry)

@@ -2,10 +2,14 @@
 speaks OpenAI's protocol. One for the whole session; each test has a shop (project) of its own on it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from devstack.stack import Stack, StackOptions
+from tests.support.cli import Cli, NewCli
+from tests.support.forking import Forks
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import Channels, Shop
 
@@ -30,9 +34,9 @@ def stack_env(openai: OpenAIServer) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> Iterator[Stack]:
+def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
     options = StackOptions(
-        data_dir=tmp_path_factory.mktemp("stack"),
+        data_dir=stack_folder(),
         runs_replicas=2,
         executor_replicas=2,
         durable=False,
@@ -72,3 +76,10 @@ def _ai_behaves(openai: OpenAIServer) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let REG-003 look at what the whole suite left behind."""
     items.sort(key=lambda item: "test_REG_003" in item.name)
+
+
+@pytest.fixture(scope="session")
+def new_cli() -> Iterator[NewCli]:
+    """Return the command for a folder, with options for every call."""
+    with Forks("playbook-runs") as forks:
+        yield partial(Cli, forks)

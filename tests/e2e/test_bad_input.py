@@ -140,7 +140,7 @@ async def call(shop: Shop, rpc: str, request: Message) -> Any:
         calling.cancel()
 
 
-def rows(stack: Stack) -> list[int]:
+def left(stack: Stack) -> list[int]:
     tables = ("runs.runs", "executor.executions", "executor.projects", "executor.products")
     with psycopg.connect(stack.postgres.url(database="playbook_runs")) as database:
         counts = [database.execute(f"SELECT count(*) FROM {table} WHERE {where(table)}").fetchone() for table in tables]
@@ -174,7 +174,7 @@ def test_BAD_001_covers_every_rpc() -> None:
 
 
 def test_BAD_001_stored_nothing(stack: Stack) -> None:
-    assert rows(stack) == [0, 0, 0, 0]
+    assert left(stack) == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("path", ["", "meta", "meta.rules"])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import grpc
 import psycopg
@@ -70,8 +71,8 @@ async def test_an_apply_is_cancelled_by_its_owner_only(shop: Shop) -> None:
 
 
 @pytest.fixture(scope="module")
-def lonely_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> Iterator[Stack]:
-    with Stack(StackOptions(data_dir=tmp_path_factory.mktemp("lonely"), durable=False, env=stack_env)) as stack:
+def lonely_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
+    with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=stack_env)) as stack:
         yield stack
 
 

@@ -3,14 +3,11 @@
 import csv
 import io
 import json
-import os
-import pty
 import re
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -19,81 +16,14 @@ import pytest
 
 from devstack.ports import free_ports
 from devstack.stack import Stack
+from tests.support.cli import Cli, Finished, NewCli
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
+from tests.support.prepared import Prepared
 
-COMMAND = Path(sys.executable).parent / "playbook-runs"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shop-catalog.csv"
 SEO = ("SEO Title", "SEO Description")
 NO_RUN = "0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e"
-OURS = ("PLAYBOOK_RUNS_", "AI_", "OPENAI_", "XDG_DATA_HOME")
-
-Finished: TypeAlias = subprocess.CompletedProcess[str]
-
-
-class Cli:
-    """Runs the command in a folder of its own, away from this machine's own stack, keys and tokens."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder = folder
-        self.options = options  # after the sub-command's name, for each
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        self.env |= {"XDG_DATA_HOME": str(folder / "home"), "TERM": "xterm", "COLUMNS": "160"}
-
-    def arguments(self, command: str, *arguments: object) -> list[str]:
-        return [str(COMMAND), command, *self.options, *map(str, arguments)]
-
-    def __call__(self, command: str, *arguments: object, **env: str) -> Finished:
-        return self.together([command, *arguments], **env)[0]
-
-    def together(self, *commands: Sequence[object], **env: str) -> list[Finished]:
-        """What each of several commands, run at the same time, came to."""
-        processes = [self.start(*map(str, command), **env) for command in commands]
-        return [
-            Finished(process.args, returncode=process.wait(), stdout=written, stderr=complaints)
-            for process in processes
-            for written, complaints in [process.communicate(timeout=100)]
-        ]
-
-    def ok(self, command: str, *arguments: object) -> str:
-        finished = self(command, *arguments)
-        assert finished.returncode == 0, finished.stderr + finished.stdout
-        return finished.stdout
-
-    def json(self, command: str, *arguments: object) -> list[dict[str, Any]]:
-        """The JSON objects that a command prints with --json, one a line."""
-        return [json.loads(line) for line in self.ok(command, *arguments, "--json").splitlines()]
-
-    def start(self, command: str, *arguments: object, **env: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self.arguments(command, *arguments),
-            cwd=self.folder,
-            env=self.env | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def at_a_terminal(self, command: str, *arguments: object) -> tuple[int, str]:
-        """The exit code, and everything that was written to the terminal."""
-        ours, theirs = pty.openpty()
-        arguments_ = self.arguments(command, *arguments)
-        with subprocess.Popen(
-            arguments_, cwd=self.folder, env=self.env, stdin=theirs, stdout=theirs, stderr=theirs
-        ) as process:
-            os.close(theirs)
-            written = b""
-            while chunk := _read(ours):
-                written += chunk
-        os.close(ours)
-        return process.returncode, written.decode()
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # Linux's way to say that the other side has closed it
-        return b""
 
 
 def refused(finished: Finished, *words: str) -> None:
@@ -105,14 +35,14 @@ def refused(finished: Finished, *words: str) -> None:
     assert all(word in line for word in words), line
 
 
-def rows(file: Path) -> list[dict[str, str]]:
+def csv_rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as opened:
         return list(csv.DictReader(opened))
 
 
 def assert_only_seo_filled(before: Path, after: Path, *, all_filled: bool = True) -> None:
     """Columns, rows and order are kept, what stood there is kept, and each product has its missing texts."""
-    old_rows, new_rows = rows(before), rows(after)
+    old_rows, new_rows = csv_rows(before), csv_rows(after)
     assert len(old_rows) == len(new_rows)
     for old, new in zip(old_rows, new_rows, strict=True):
         assert list(old) == list(new)
@@ -132,7 +62,7 @@ def assert_only_seo_bytes_differ(before: Path, after: Path) -> None:
         return f",{line.getvalue()},"
 
     content, restored, position = after.read_bytes().decode(), "", 0
-    for old, new in zip(rows(before), rows(after), strict=True):
+    for old, new in zip(csv_rows(before), csv_rows(after), strict=True):
         if old != new:
             found = content.index(raw(new), position)
             restored += content[position:found] + raw(old)
@@ -146,9 +76,9 @@ def project() -> str:
 
 
 @pytest.fixture
-def cli(stack: Stack, project: str, tmp_path: Path) -> Cli:
+def cli(new_cli: NewCli, stack: Stack, project: str, tmp_path: Path) -> Cli:
     """The command, pointed at the session's stack and at a project of its own."""
-    return Cli(tmp_path, "--data-dir", str(stack.data_dir.path), "--project", project)
+    return new_cli(tmp_path, "--data-dir", str(stack.data_dir.path), "--project", project)
 
 
 def previewed(cli: Cli, *options: str) -> dict[str, Any]:
@@ -169,11 +99,11 @@ class TestCLI_001_RoundTrip:
             named = ("--playbook", playbook, "--scope-id", preview["scope_id"], "--rules-hash", preview["rules_hash"])
             assert cli.json("create", *named, "--type", "DRAFT_GENERATE", "--watch")[-1]["run"]["status"] == "SUCCEEDED"
             applied = cli.json("create", *named, "--type", "APPLY", "--watch")[-1]["run"]
-            missing = sum(1 for row in rows(EXAMPLE) if row["Title"] and not row[SEO["description" in playbook]])
+            missing = sum(1 for row in csv_rows(EXAMPLE) if row["Title"] and not row[SEO["description" in playbook]])
             assert int(applied["result"]["updated"]) == missing
 
         exported = cli.json("export", "--catalog", EXAMPLE, "-o", "improved.csv")
-        changed = sum(1 for row in rows(EXAMPLE) if row["Title"] and not (row[SEO[0]] and row[SEO[1]]))
+        changed = sum(1 for row in csv_rows(EXAMPLE) if row["Title"] and not (row[SEO[0]] and row[SEO[1]]))
         assert exported == [{"file": "improved.csv", "products": 54, "changed": changed}]
         assert_only_seo_filled(EXAMPLE, cli.folder / "improved.csv")
         assert_only_seo_bytes_differ(EXAMPLE, cli.folder / "improved.csv")
@@ -192,8 +122,8 @@ class TestCLI_001_RoundTrip:
     def test_export_without_the_original_gives_a_file_shopify_can_import(self, cli: Cli, project: str) -> None:
         cli.ok("import", EXAMPLE)
         cli.ok("export")
-        exported = {row["Handle"]: row for row in rows(cli.folder / f"catalog-{project}.csv")}
-        originals = [row for row in rows(EXAMPLE) if row["Title"]]
+        exported = {row["Handle"]: row for row in csv_rows(cli.folder / f"catalog-{project}.csv")}
+        originals = [row for row in csv_rows(EXAMPLE) if row["Title"]]
         assert len(exported) == len(originals)
         for original in originals:
             found = exported[original["Handle"]]
@@ -208,9 +138,9 @@ class TestCLI_001_RoundTrip:
 
 
 @pytest.fixture(scope="module")
-def seen(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, dict[str, Any]]:
+def seen(new_cli: NewCli, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, dict[str, Any]]:
     """A project with the example shop and one preview that has ended, for tests that only look."""
-    cli = Cli(tmp_path_factory.mktemp("seen"), "--data-dir", str(stack.data_dir.path), "--project", "cli-seen")
+    cli = new_cli(tmp_path_factory.mktemp("seen"), "--data-dir", str(stack.data_dir.path), "--project", "cli-seen")
     cli.ok("import", EXAMPLE)
     return cli, previewed(cli)
 
@@ -311,11 +241,11 @@ class TestCLI_001_Creating:
 
 
 class TestCLI_001_Refusals:
-    def test_a_wrong_file(self, tmp_path: Path) -> None:
+    def test_a_wrong_file(self, new_cli: NewCli, tmp_path: Path) -> None:
         (tmp_path / "prices.csv").write_text("Name,Price\na,1\n")
         (tmp_path / "broken.csv").write_text('Handle,Title\na,"b\n')
         (tmp_path / "sheet.csv").write_bytes(b"PK\x03\x04\0\0")
-        missing, prices, broken, sheet = Cli(tmp_path).together(
+        missing, prices, broken, sheet = new_cli(tmp_path).together(
             ["import", "missing.csv", "--project", "p"],
             ["import", "prices.csv", "--project", "p"],
             ["import", "broken.csv", "--project", "p"],
@@ -326,10 +256,10 @@ class TestCLI_001_Refusals:
         refused(broken, "broken.csv", "row 2", "not closed")
         refused(sheet, "sheet.csv", "not a CSV file")
 
-    def test_a_missing_server(self, tmp_path: Path) -> None:
+    def test_a_missing_server(self, new_cli: NewCli, tmp_path: Path) -> None:
         target = f"127.0.0.1:{free_ports(1)[0]}"
         runs, executor = ("--project", "p", "--target", target), ("--project", "p", "--executor-target", target)
-        for finished in Cli(tmp_path).together(
+        for finished in new_cli(tmp_path).together(
             ["create", *runs, "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE"],
             ["get", *runs, NO_RUN],
             ["list", *runs],
@@ -340,17 +270,19 @@ class TestCLI_001_Refusals:
             refused(finished, f"nothing answers at {target}", "playbook-runs up")
         assert [file.name for file in tmp_path.iterdir()] == []
 
-    def test_a_folder_without_a_stack(self, tmp_path: Path) -> None:
-        refused(Cli(tmp_path)("list", "--project", "p", "--data-dir", "x"), "no stack runs in x", "playbook-runs up")
+    def test_a_folder_without_a_stack(self, new_cli: NewCli, tmp_path: Path) -> None:
+        refused(
+            new_cli(tmp_path)("list", "--project", "p", "--data-dir", "x"), "no stack runs in x", "playbook-runs up"
+        )
 
-    def test_no_token_and_a_bad_one(self, stack: Stack, tmp_path: Path) -> None:
-        cli = Cli(tmp_path, "--project", "p", "--target", stack.runs_target)
+    def test_no_token_and_a_bad_one(self, new_cli: NewCli, stack: Stack, tmp_path: Path) -> None:
+        cli = new_cli(tmp_path, "--project", "p", "--target", stack.runs_target)
         refused(cli("list"), "authorization", "--token")
         refused(cli("list", PLAYBOOK_RUNS_TOKEN="no.jwt.at-all"), "token is not valid", "--token")
 
-    def test_a_token_of_the_command_is_good(self, stack: Stack, tmp_path: Path) -> None:
-        token = Cli(tmp_path).ok("token", "--project", "p", "--role", "VIEWER", "--data-dir", stack.data_dir.path)
-        cli = Cli(tmp_path, "--project", "p", "--target", stack.runs_target, "--token", token.strip())
+    def test_a_token_of_the_command_is_good(self, new_cli: NewCli, stack: Stack, tmp_path: Path) -> None:
+        token = new_cli(tmp_path).ok("token", "--project", "p", "--role", "VIEWER", "--data-dir", stack.data_dir.path)
+        cli = new_cli(tmp_path, "--project", "p", "--target", stack.runs_target, "--token", token.strip())
         assert cli.ok("list") == "no runs\n"
         request = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
         refused(cli("create", *request), "EDITOR", "VIEWER")
@@ -377,8 +309,8 @@ class TestCLI_001_Refusals:
         assert run_type.returncode == 2
         refused(product, "products['lamp'].title", "1000")
 
-    def test_what_no_request_can_hold_is_refused_without_a_trace(self, tmp_path: Path) -> None:
-        cli = Cli(tmp_path, "--project", "p")
+    def test_what_no_request_can_hold_is_refused_without_a_trace(self, new_cli: NewCli, tmp_path: Path) -> None:
+        cli = new_cli(tmp_path, "--project", "p")
         create = ("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
         large = (
             (*create, "--sample-size", "99999999999"),
@@ -392,7 +324,7 @@ class TestCLI_001_Refusals:
             assert finished.returncode == 2
             assert f"Invalid value for '{command[-2]}'" in finished.stderr
             assert "Traceback" not in finished.stderr
-        project, token_project, secret, accent, line_break, ca_file = Cli(tmp_path).together(
+        project, token_project, secret, accent, line_break, ca_file = new_cli(tmp_path).together(
             ["list", "--project", "\udcff"],
             ["token", "--role", "OWNER", "--project", "\udcff", "--secret", "x" * 32],
             ["token", "--role", "OWNER", "--project", "p", "--secret", "my-hidden-secret" * 2 + "\udcff"],
@@ -410,12 +342,15 @@ class TestCLI_001_Refusals:
 
 
 @pytest.fixture(scope="module")
-def upped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, int, int]]:
+def upped(
+    new_cli: NewCli, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Cli, int, int]]:
     """`playbook-runs up`, ready, with the ports it was told to use; ends well on SIGTERM."""
     folder = tmp_path_factory.mktemp("up")
     runs_port, executor_port = free_ports(2)
-    cli = Cli(folder, "--data-dir", str(folder / "stack"))
-    process = cli.start("up", "--runs-port", runs_port, "--executor-port", executor_port)
+    cli = new_cli(folder, "--data-dir", str(prepared.stack_folder(folder / "stack")))
+    ports = ("--runs-port", runs_port, "--executor-port", executor_port)
+    process = cli.popen("up", *ports, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     line = process.stdout.readline()
     assert "ready" in line, process.communicate(timeout=30)
@@ -430,7 +365,7 @@ def upped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, int, 
 class TestCLI_001_Up:
     def test_the_stack_does_the_job_without_any_key(self, upped: tuple[Cli, int, int]) -> None:
         cli, runs_port, _ = upped
-        shop = Cli(cli.folder, *cli.options, "--project", "shop")
+        shop = cli.with_options(*cli.options, "--project", "shop")
         shop.ok("import", EXAMPLE)
         run = previewed(shop)
         assert run["ai_used"] is True
@@ -439,12 +374,12 @@ class TestCLI_001_Up:
     def test_the_printed_token_opens_it(self, upped: tuple[Cli, int, int]) -> None:
         cli, runs_port, _ = upped
         token = cli.ok("token", "--project", "shop-2", "--role", "OWNER").strip()
-        elsewhere = Cli(cli.folder, "--project", "shop-2", "--target", f"127.0.0.1:{runs_port}", "--token", token)
+        elsewhere = cli.with_options("--project", "shop-2", "--target", f"127.0.0.1:{runs_port}", "--token", token)
         assert elsewhere.ok("list") == "no runs\n"
 
-    def test_a_taken_port_is_named(self, upped: tuple[Cli, int, int], tmp_path: Path) -> None:
+    def test_a_taken_port_is_named(self, new_cli: NewCli, upped: tuple[Cli, int, int], tmp_path: Path) -> None:
         _, runs_port, executor_port = upped
-        other = Cli(tmp_path, "--data-dir", str(tmp_path / "stack"))
+        other = new_cli(tmp_path, "--data-dir", str(tmp_path / "stack"))
         refused(other("up", "--runs-port", runs_port, "--executor-port", free_ports(1)[0]), str(runs_port))
         refused(other("up", "--runs-port", free_ports(1)[0], "--executor-port", executor_port), str(executor_port))
 
@@ -454,9 +389,9 @@ class TestCLI_001_Up:
 
 
 class TestCLI_001_Demo:
-    def test_it_improves_the_example_shop(self, tmp_path: Path) -> None:
+    def test_it_improves_the_example_shop(self, new_cli: NewCli, tmp_path: Path) -> None:
         (tmp_path / "improved-shop-catalog.csv").write_text("precious")
-        printed = Cli(tmp_path).ok("demo")
+        printed = new_cli(tmp_path).ok("demo")
         assert sorted(file.name for file in tmp_path.iterdir()) == [
             "improved-shop-catalog-2.csv",
             "improved-shop-catalog.csv",
@@ -479,10 +414,10 @@ class TestCLI_001_Demo:
         ):
             assert words in printed
 
-    def test_it_shows_progress_bars_at_a_terminal(self, tmp_path: Path) -> None:
+    def test_it_shows_progress_bars_at_a_terminal(self, new_cli: NewCli, tmp_path: Path) -> None:
         two = "Handle,Title,Price\r\ntent,Tent,1\r\nlamp,Lamp,2\r\n"
         (tmp_path / "two.csv").write_bytes(two.encode())
-        code, written = Cli(tmp_path).at_a_terminal("demo", "--catalog", "two.csv")
+        code, written = new_cli(tmp_path).at_a_terminal("demo", "--catalog", "two.csv")
         assert code == 0, written
         assert "━━━" in written
         first, *others = (tmp_path / "improved-two.csv").read_bytes().decode().splitlines(keepends=True)

@@ -1,7 +1,8 @@
 """EC-001 to EC-003: no broker, many callers at once, a world that changes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,11 +17,11 @@ from tests.support.shop import Channels, Shop, logged, refusal, scope_of
 
 @pytest.fixture(scope="module", params=["no broker", "queue processors off"])
 async def inline_shop(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    request: pytest.FixtureRequest, stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[Shop]:
     has_broker = request.param == "queue processors off"
     env = stack_env | ({"ENABLE_QUEUE_PROCESSORS": "false"} if has_broker else {})
-    options = StackOptions(data_dir=tmp_path_factory.mktemp("inline"), broker=has_broker, durable=False, env=env)
+    options = StackOptions(data_dir=stack_folder(), broker=has_broker, durable=False, env=env)
     with Stack(options) as stack:
         channels = Channels.to(stack)
         shop = Shop(stack, channels)

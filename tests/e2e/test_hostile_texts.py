@@ -31,7 +31,7 @@ from playbooks.runs.v1.runs_service_pb2 import (
 from devstack.ports import free_ports
 from devstack.stack import Stack
 from servicekit.telemetry.printable import CONTINUED, printable
-from tests.e2e.test_cli import Cli
+from tests.support.cli import Cli, NewCli
 from tests.support.http2 import SETTINGS, frame, goaway, say_good_bye
 
 OSC_52 = "\x1b]52;c;cHduZWQ=\x07"
@@ -69,8 +69,8 @@ def catalog(folder: Path) -> Path:
     return file
 
 
-def test_PRT_003_demo_with_hostile_titles(tmp_path: Path) -> None:
-    code, written = Cli(tmp_path).at_a_terminal("demo", "--catalog", catalog(tmp_path))
+def test_PRT_003_demo_with_hostile_titles(new_cli: NewCli, tmp_path: Path) -> None:
+    code, written = new_cli(tmp_path).at_a_terminal("demo", "--catalog", catalog(tmp_path))
     assert code == 0, written
     plain = folded(assert_obeys_nothing(written))
     assert r"\x1b]52;c;cHduZWQ=\x07\x9d0;x\x9c\x1b[2J" in plain
@@ -79,10 +79,10 @@ def test_PRT_003_demo_with_hostile_titles(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def evil(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, str]:
+def evil(new_cli: NewCli, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, str]:
     """A project with hostile titles, and a run of it that failed, with a hostile text in each field that holds one."""
     folder = tmp_path_factory.mktemp("evil")
-    cli = Cli(folder, "--data-dir", str(stack.data_dir.path), "--project", "cli-evil")
+    cli = new_cli(folder, "--data-dir", str(stack.data_dir.path), "--project", "cli-evil")
     cli.ok("import", catalog(folder))
     run = cli.json(*PREVIEW, "--watch")[-1]["run"]
     with psycopg.connect(stack.postgres.url(database="playbook_runs")) as database:
@@ -145,19 +145,19 @@ def test_PRT_003_a_create_that_is_watched(evil: tuple[Cli, str]) -> None:
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_PRT_003_an_id_with_control_characters_is_refused_before_any_call(
-    tmp_path: Path, command: tuple[str, ...], option: str
+    new_cli: NewCli, tmp_path: Path, command: tuple[str, ...], option: str
 ) -> None:
     catalog(tmp_path)
-    code, written = Cli(tmp_path).at_a_terminal(*command, option, f"shop{OSC_52}\n{FORGED}")
+    code, written = new_cli(tmp_path).at_a_terminal(*command, option, f"shop{OSC_52}\n{FORGED}")
     plain = assert_obeys_nothing(written)
     assert code in {1, 2}
     for words in (option, "control character", r"shop\x1b]52;c;cHduZWQ=\x07\n"):
         assert words in plain
 
 
-def test_PRT_003_a_handle_with_a_line_break_is_refused_with_its_row(tmp_path: Path) -> None:
+def test_PRT_003_a_handle_with_a_line_break_is_refused_with_its_row(new_cli: NewCli, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f'Handle,Title\nlamp,Lamp\n"a{OSC_52}\n{FORGED}",Tent\n', newline="")
-    code, written = Cli(tmp_path, "--project", "p").at_a_terminal("import", "x.csv")
+    code, written = new_cli(tmp_path, "--project", "p").at_a_terminal("import", "x.csv")
     plain = assert_obeys_nothing(written)
     assert code == 1
     assert r"x.csv, row 3: a handle with a line break or control character, a\x1b]52" in plain
@@ -242,9 +242,9 @@ def serve() -> Iterator[Callable[..., str]]:
 )
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 def test_PRT_003_a_hostile_server(
-    serve: Callable[..., str], tmp_path: Path, command: tuple[str, ...], terminal: bool
+    new_cli: NewCli, serve: Callable[..., str], tmp_path: Path, command: tuple[str, ...], terminal: bool
 ) -> None:
-    cli = Cli(tmp_path, "--project", "p", "--target", serve())
+    cli = new_cli(tmp_path, "--project", "p", "--target", serve())
     if terminal:
         _, written = cli.at_a_terminal(*command)
     else:
@@ -259,9 +259,9 @@ def test_PRT_003_a_hostile_server(
     "refuse", [in_evil_words, in_words_that_contradict_each_other, in_details_that_are_none], ids=lambda f: f.__name__
 )
 def test_PRT_003_a_server_that_refuses(
-    serve: Callable[..., str], tmp_path: Path, refuse: Callable[[bytes, grpc.ServicerContext], bytes]
+    new_cli: NewCli, serve: Callable[..., str], tmp_path: Path, refuse: Callable[[bytes, grpc.ServicerContext], bytes]
 ) -> None:
-    cli = Cli(tmp_path, "--project", "p", "--target", serve(refuse))
+    cli = new_cli(tmp_path, "--project", "p", "--target", serve(refuse))
     code, written = cli.at_a_terminal("get", RUN_ID)
     (line,) = assert_obeys_nothing(written).splitlines()
     assert code == 1
@@ -269,7 +269,7 @@ def test_PRT_003_a_server_that_refuses(
     assert printable(EVIL) in line
 
 
-def test_PRT_003_a_server_that_says_good_bye(tmp_path: Path) -> None:
+def test_PRT_003_a_server_that_says_good_bye(new_cli: NewCli, tmp_path: Path) -> None:
     """gRPC itself would write the debug text of a GOAWAY to the terminal."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(60)
@@ -285,7 +285,7 @@ def test_PRT_003_a_server_that_says_good_bye(tmp_path: Path) -> None:
         with futures.ThreadPoolExecutor(1) as pool:
             answered = pool.submit(answer)
             target = f"127.0.0.1:{listener.getsockname()[1]}"
-            code, written = Cli(tmp_path, "--project", "p", "--target", target).at_a_terminal("list")
+            code, written = new_cli(tmp_path, "--project", "p", "--target", target).at_a_terminal("list")
             answered.result(60)
     (line,) = assert_obeys_nothing(written).splitlines()
     assert code == 1
@@ -301,13 +301,13 @@ def test_PRT_003_a_peer_writes_nothing_into_the_log_of_a_service(stack: Stack, s
     assert b"\x1b]" not in log
 
 
-def test_PRT_003_the_log_end_that_up_prints(tmp_path: Path) -> None:
+def test_PRT_003_the_log_end_that_up_prints(new_cli: NewCli, tmp_path: Path) -> None:
     data = tmp_path / "stack" / "postgres"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
     (data / "postgresql.conf").write_text(f"max_wal_senders = '{OSC_52}\x1b[2J'\n")
     ports = free_ports(2)
-    code, written = Cli(tmp_path).at_a_terminal(
+    code, written = new_cli(tmp_path).at_a_terminal(
         "up", "--data-dir", tmp_path / "stack", "--runs-port", ports[0], "--executor-port", ports[1]
     )
     message, *log_end = assert_obeys_nothing(written).splitlines()

@@ -11,7 +11,8 @@ from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import TERMINAL, Shop, log_lines, refusal
+from tests.support.runs import TERMINAL
+from tests.support.shop import Shop, log_lines, refusal
 from tests.support.waiting import eventually
 
 SNAPSHOT, UPDATED, HEARTBEAT = pb.WatchRunResponse.SNAPSHOT, pb.WatchRunResponse.UPDATED, pb.WatchRunResponse.HEARTBEAT

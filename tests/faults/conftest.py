@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,18 +24,14 @@ def _ai_behaves(openai: OpenAIServer) -> Iterator[None]:  # noqa: F811
 
 @pytest.fixture
 async def start_stack(
-    tmp_path_factory: pytest.TempPathFactory,
+    stack_folder: Callable[[], Path],
     stack_env: dict[str, str],  # noqa: F811
 ) -> AsyncIterator[Callable[..., Any]]:
     """Start a stack with the given StackOptions (`env` adds to the usual one); returns it with a shop on it."""
     async with AsyncExitStack() as cleanup:
 
         async def start(*, env: dict[str, str] | None = None, **options: Any) -> Shop:
-            stack = Stack(
-                StackOptions(
-                    data_dir=tmp_path_factory.mktemp("fault"), durable=False, env=stack_env | (env or {}), **options
-                )
-            )
+            stack = Stack(StackOptions(data_dir=stack_folder(), durable=False, env=stack_env | (env or {}), **options))
             cleanup.enter_context(stack)
             channels = Channels.to(stack)
             cleanup.push_async_callback(channels.close)

@@ -145,34 +145,34 @@ async def stack_over(broker: Broker, folder: Path, env: dict[str, str], **option
 
 @pytest.fixture(scope="module")
 async def over_valkey(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[tuple[Broker, Stack]]:
     async with (
         valkey(tmp_path_factory.mktemp("valkey")) as broker,
-        stack_over(broker, tmp_path_factory.mktemp("gone"), stack_env) as stack,
+        stack_over(broker, stack_folder(), stack_env) as stack,
     ):
         yield broker, stack
 
 
 @pytest.fixture(scope="module")
 async def over_rabbitmq(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str], amqp_url: str
+    stack_folder: Callable[[], Path], stack_env: dict[str, str], amqp_url: str
 ) -> AsyncIterator[tuple[Broker, Stack]]:
     async with (
         rabbitmq(amqp_url) as broker,
-        stack_over(broker, tmp_path_factory.mktemp("gone"), stack_env) as stack,
+        stack_over(broker, stack_folder(), stack_env) as stack,
     ):
         yield broker, stack
 
 
 @pytest.fixture(scope="module")
 async def with_fallback(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[tuple[Broker, Stack]]:
     env = stack_env | {"RUNS_INLINE_FALLBACK": "true"}
     async with (
         valkey(tmp_path_factory.mktemp("valkey")) as broker,
-        stack_over(broker, tmp_path_factory.mktemp("gone"), env) as stack,
+        stack_over(broker, stack_folder(), env) as stack,
     ):
         yield broker, stack
 

@@ -4,8 +4,9 @@ nothing that it still does has any effect."""
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -31,8 +32,8 @@ LEASE = 1.0  # seconds
 LOST = 2 + READ_TIMEOUTS[0]  # seconds until a run whose message was lost is found, having been asked about twice
 LOADED = 2.0  # the machine may be busy with other things: a takeover may take so many times as long
 
-# What a woken executor says of a run it lost: its write was refused, its heartbeat told, its transaction was ended.
-NOTICES = ("writes nothing", "stops", "is interrupted")
+# What a woken executor logs of a run it lost: the database refused its write, or a renewal, or ended its transaction.
+NOTICES = ("discarding its result", "stopping attempt", "is interrupted")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ FREEZES = [
 
 @pytest.fixture(scope="module")
 async def shared_stack(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[tuple[Stack, Channels]]:
     settings = {
         "EXECUTOR_LEASE_SECONDS": str(LEASE),
@@ -75,9 +76,7 @@ async def shared_stack(
         "AI_BATCH_SIZE": str(BATCH),
         "AI_CONCURRENCY": str(AT_ONCE),
     }
-    options = StackOptions(
-        data_dir=tmp_path_factory.mktemp("frozen"), executor_replicas=2, durable=False, env=stack_env | settings
-    )
+    options = StackOptions(data_dir=stack_folder(), executor_replicas=2, durable=False, env=stack_env | settings)
     with Stack(options) as stack:
         channels = Channels.to(stack)
         yield stack, channels

@@ -59,18 +59,18 @@ async def shops(folder: Path, env: dict[str, str], **options: Any) -> AsyncItera
 
 
 @pytest.fixture(scope="module")
-async def patient_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> AsyncIterator[NewShop]:
+async def patient_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> AsyncIterator[NewShop]:
     """Two runs_service and one executor_service, with the usual grace time."""
     env = stack_env | PATIENT_AI | {"AI_BATCH_SIZE": "1", "AI_CONCURRENCY": "1"}
-    async with shops(tmp_path_factory.mktemp("patient"), env, runs_replicas=2) as new_shop:
+    async with shops(stack_folder(), env, runs_replicas=2) as new_shop:
         yield new_shop
 
 
 @pytest.fixture(scope="module")
-async def hasty_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]) -> AsyncIterator[NewShop]:
+async def hasty_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> AsyncIterator[NewShop]:
     """Two executor_service that give running work no time to end."""
     env = stack_env | PATIENT_AI | {"EXECUTOR_GRACE_SECONDS": str(NO_GRACE), "EXECUTOR_LEASE_SECONDS": str(LEASE)}
-    async with shops(tmp_path_factory.mktemp("hasty"), env, executor_replicas=2) as new_shop:
+    async with shops(stack_folder(), env, executor_replicas=2) as new_shop:
         yield new_shop
 
 

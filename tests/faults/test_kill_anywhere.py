@@ -2,8 +2,9 @@
 happens twice."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import psycopg
@@ -71,7 +72,7 @@ BOUNDED = {
 
 @pytest.fixture(scope="module")
 async def shared_stack(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[tuple[Stack, Channels]]:
     settings = {
         "EXECUTOR_LEASE_SECONDS": str(LEASE),
@@ -79,7 +80,7 @@ async def shared_stack(
         "AI_BATCH_SIZE": str(BATCH),
         "AI_CONCURRENCY": str(AT_ONCE),
     }
-    options = StackOptions(data_dir=tmp_path_factory.mktemp("kill"), durable=False, env=stack_env | settings)
+    options = StackOptions(data_dir=stack_folder(), durable=False, env=stack_env | settings)
     with Stack(options) as stack:
         channels = Channels.to(stack)
         yield stack, channels

@@ -3,8 +3,9 @@ and with a time to come back, no acknowledged run is lost, and everything is as 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 import pytest
@@ -40,12 +41,10 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 async def shared_stack(
-    tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+    stack_folder: Callable[[], Path], stack_env: dict[str, str]
 ) -> AsyncIterator[tuple[Stack, Channels]]:
     env = stack_env | {"AI_TIMEOUT_SECONDS": "30"}
-    options = StackOptions(
-        data_dir=tmp_path_factory.mktemp("postgres"), runs_replicas=2, executor_replicas=2, durable=False, env=env
-    )
+    options = StackOptions(data_dir=stack_folder(), runs_replicas=2, executor_replicas=2, durable=False, env=env)
     with Stack(options) as stack:
         channels = Channels.to(stack)
         yield stack, channels

@@ -2,7 +2,7 @@
 they belong, and nobody notices."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,16 +22,18 @@ NEWER = b"what only version 2 understands"
 
 
 @pytest.fixture(params=["valkey", "rabbitmq"])
-def stack(request: pytest.FixtureRequest, tmp_path: Path, stack_env: dict[str, str]) -> Iterator[Stack]:
+def stack(
+    request: pytest.FixtureRequest, stack_folder: Callable[[], Path], stack_env: dict[str, str]
+) -> Iterator[Stack]:
     prefix = f"test-{uuid4().hex[:12]}" if request.param == "rabbitmq" else "playbook-runs"
     env = stack_env | {"BROKER_QUEUE_PREFIX": prefix}
     if request.param == "valkey":
-        with Stack(StackOptions(data_dir=tmp_path, durable=False, env=env)) as stack:
+        with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=env)) as stack:
             yield stack
         return
     env["BROKER_URL"] = url = request.getfixturevalue("amqp_url")
     try:
-        with Stack(StackOptions(data_dir=tmp_path, durable=False, broker=False, env=env)) as stack:
+        with Stack(StackOptions(data_dir=stack_folder(), durable=False, broker=False, env=env)) as stack:
             yield stack
     finally:
         names = [f"{prefix}.{kind}" for kind in ("jobs", "events")]

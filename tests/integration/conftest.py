@@ -6,31 +6,20 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from devstack.postgres import Postgres
-from executor_service import app
-from executor_service.models import SCHEMA, metadata
-from servicekit.postgres import migrations
+from executor_service.models import metadata
 from tests.support.broker import delete_queues
 from tests.support.executor import Bench
+from tests.support.forking import Forks
 
 EMPTY = f"TRUNCATE {', '.join(table.fullname for table in metadata.sorted_tables)}"
 
 
-@pytest.fixture(scope="session")
-def _executor_schema(postgres_server: Postgres) -> str:
-    url = postgres_server.url(database=SCHEMA)
-    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {SCHEMA}")
-    migrations.upgrade(url, app.MIGRATIONS)
-    return url
-
-
 @pytest.fixture
-def executor_database(_executor_schema: str) -> str:
+def executor_database(executor_database_url: str) -> str:
     """The URL of a migrated and empty executor database."""
-    with psycopg.connect(_executor_schema, autocommit=True) as connection:
+    with psycopg.connect(executor_database_url, autocommit=True) as connection:
         connection.execute(EMPTY)  # type: ignore[arg-type]
-    return _executor_schema
+    return executor_database_url
 
 
 @pytest.fixture
@@ -44,6 +33,18 @@ async def other(bench: Bench) -> AsyncIterator[Bench]:
     """Another replica beside `bench`: same database, clock and provider."""
     async with Bench(bench.url, clock=bench.clock, provider=bench.provider, owner="two") as other:
         yield other
+
+
+@pytest.fixture(scope="session")
+def runs_forks() -> Iterator[Forks]:
+    with Forks("runs-service") as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def executor_forks() -> Iterator[Forks]:
+    with Forks("executor-service") as forks:
+        yield forks
 
 
 @pytest.fixture(params=["valkey", "rabbitmq"])

@@ -28,7 +28,7 @@ BOUND = CONNECT_TIMEOUT + 2 * PUBLISH_TIMEOUT
 async def link(url: str, queue: str) -> AsyncIterator[tuple[Publisher, Callable[[Inbox], Consumer]]]:
     metrics = Metrics()
     publisher = Publisher(url, queue, metrics, None)
-    yield publisher, lambda inbox: Consumer(url, queue, inbox.handle, metrics, None)
+    yield publisher, lambda inbox, **options: Consumer(url, queue, inbox.handle, metrics, None, **options)
     await publisher.close()
 
 
@@ -41,7 +41,7 @@ def _no_thread_is_left() -> Iterator[None]:
     assert [thread.name for thread in threads if thread.is_alive()] == []
 
 
-Link = tuple[Publisher, Callable[[Inbox], Consumer]]
+Link = tuple[Publisher, Callable[..., Consumer]]
 
 
 async def test_what_is_published_arrives_byte_for_byte_in_order(link: Link) -> None:
@@ -229,13 +229,10 @@ async def test_messages_arrive_after_the_broker_forgot_everything(own: Valkey) -
     await publisher.close()
 
 
-async def test_messages_arrive_after_their_queue_was_deleted(
-    link: Link, url: str, queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("servicekit.broker.consumer.RENEWAL", 0.5)
+async def test_messages_arrive_after_their_queue_was_deleted(link: Link, url: str, queue: str) -> None:
     publisher, consumer = link
     inbox = Inbox()
-    async with running(consumer(inbox)):
+    async with running(consumer(inbox, renewal=0.5)):
         for body in (b"before", b"after", b"again"):
             await publisher.publish(body)  # declares the queue anew, before its consumer has heard that it was gone
             await eventually(lambda body=body: inbox.bodies[-1:] == [body])  # type: ignore[misc]

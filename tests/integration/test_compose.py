@@ -4,18 +4,21 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 
 from devstack import postgres as embedded_postgres
 from devstack import valkey as embedded_valkey
 from devstack.ports import HOST, free_ports
 from devstack.postgres import Postgres
 from devstack.process import Process
+from servicekit.health_probe import is_serving
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 SECRETS = {
@@ -92,6 +95,9 @@ class Container(Process):
         return self._env
 
     def is_ready(self) -> bool:
+        target = self._health[-1]  # of a probe, which takes half a second to start; this takes none
+        if re.fullmatch(r"[\w.]+:\d+", target) and not is_serving(target):
+            return False
         return subprocess.run(self._health, env=self._env, check=False).returncode == 0
 
 
@@ -182,21 +188,24 @@ def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> Non
         )
         program, *arguments = compose.health("postgres")
         subprocess.run([embedded_postgres.binary(program), *arguments, "--port", postgres_port], check=True)
-        *shell, script = compose.command("valkey")
+        shell, *options, script = compose.command("valkey")
+        found = shutil.which(shell)
+        assert found
         assert "valkey-server - " in script
         here_and_now = f"{embedded_valkey.binary()} - --port {valkey_port} --dir {tmp_path} "
         valkey = running.enter_context(
             Container(
                 "valkey",
-                [*shell, script.replace("valkey-server - ", here_and_now)],
-                ["true"],  # no wheel has valkey-cli
+                [found, *options, script.replace("valkey-server - ", here_and_now)],
+                # No wheel has valkey-cli.
+                [sys.executable, "-c", f"import socket; socket.create_connection(('{HOST}', {valkey_port}))"],
                 env,
                 tmp_path / "valkey.log",
             )
         )
-        arguments = Path(f"/proc/{valkey.pid}/cmdline").read_bytes()
-        assert b"appendonly" in arguments
-        assert SECRETS["VALKEY_PASSWORD"].encode() not in arguments
+        assert SECRETS["VALKEY_PASSWORD"].encode() not in Path(f"/proc/{valkey.pid}/cmdline").read_bytes()
+        with redis.Redis(HOST, int(valkey_port), password=SECRETS["VALKEY_PASSWORD"]) as client:
+            assert client.config_get("append*")["appendonly"] == "yes"
         run(compose.command("provision"))
         run(compose.command("migrate_runs"))
         run(compose.command("migrate_executor"))

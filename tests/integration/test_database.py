@@ -4,8 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -27,7 +25,9 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
 from servicekit.postgres.database import CONNECT_TIMEOUT, Connection, Database
 from servicekit.postgres.notifications import Listener, Notifier
-from tests.conftest import start_postgres
+from tests.support.forking import Forks
+from tests.support.migrating import upgrade_together
+from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
 
 
@@ -147,8 +147,10 @@ async def test_a_connection_killed_within_a_transaction_leaves_nothing(
         assert (await connection.execute(text("SELECT count(*) FROM counted"))).scalar_one() == 0
 
 
-async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(tmp_path: Path) -> None:
-    server = start_postgres(tmp_path)
+async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(
+    tmp_path: Path, prepared: Prepared
+) -> None:
+    server = prepared.postgres(tmp_path)
     with server:
         database = Database(server.url(), pool_size=3, application_name="test")
         assert await one(database) == 1
@@ -164,9 +166,11 @@ async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_b
         await database.close()
 
 
-async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(
+    tmp_path: Path, prepared: Prepared
+) -> None:
     loop = asyncio.get_running_loop()
-    with start_postgres(tmp_path) as server:
+    with prepared.postgres(tmp_path) as server:
         database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=0.5)
         assert await asyncio.gather(*(one(database) for _ in range(3))) == [1] * 3
         with frozen(server):
@@ -247,101 +251,97 @@ async def test_what_customers_sent_is_in_no_error_message(runs_database: Databas
 # Hints
 
 
-class Ears:
-    """A listener and what it heard."""
+class Recorder:
+    """A listener and the notifications that reached it."""
 
     def __init__(self, url: str, channel: str = "changes", **options: float) -> None:
-        self.heard: list[str] = []
-        self.missed = 0
-        self.listener = Listener(url, channel, hear=self.heard.append, missed=self._miss, **options)
+        self.payloads: list[str] = []
+        self.gaps = 0
+        self.listener = Listener(url, channel, on_notification=self.payloads.append, on_gap=self._on_gap, **options)
 
-    def _miss(self) -> None:
-        self.missed += 1
+    def _on_gap(self) -> None:
+        self.gaps += 1
 
 
 @pytest.fixture
-async def ears(runs_database_url: str) -> AsyncIterator[Ears]:
-    ears = Ears(runs_database_url)
-    async with running(ears.listener):
-        await eventually(lambda: ears.missed == 1)
-        yield ears
+async def recorder(runs_database_url: str) -> AsyncIterator[Recorder]:
+    recorder = Recorder(runs_database_url)
+    async with running(recorder.listener):
+        await eventually(lambda: recorder.gaps == 1)
+        yield recorder
 
 
-async def test_what_is_told_is_heard_on_its_channel_only(
-    ears: Ears, runs_database: Database, runs_database_url: str
+async def test_a_notification_arrives_on_its_channel_only(
+    recorder: Recorder, runs_database: Database, runs_database_url: str
 ) -> None:
-    stranger = Ears(runs_database_url, "other")
+    stranger = Recorder(runs_database_url, "other")
     notifier = Notifier(runs_database, "changes")
     async with running(stranger.listener, notifier):
-        await eventually(lambda: stranger.missed)
-        notifier.tell(["a", "b", "a"])
-        await eventually(lambda: " ".join(ears.heard).split() == ["a", "b"])
+        await eventually(lambda: stranger.gaps)
+        notifier.notify(["a", "b", "a"])
+        await eventually(lambda: " ".join(recorder.payloads).split() == ["a", "b"])
         many = [f"{n:036}" for n in range(1000)]
-        notifier.tell(many)
-        await eventually(lambda: " ".join(ears.heard).split() == ["a", "b", *many])
-    assert stranger.heard == []
-    assert ears.missed == 1
+        notifier.notify(many)
+        await eventually(lambda: " ".join(recorder.payloads).split() == ["a", "b", *many])
+    assert stranger.payloads == []
+    assert recorder.gaps == 1
 
 
-async def test_a_listener_whose_connection_is_killed_listens_again_and_says_it_may_have_missed_some(
-    ears: Ears, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
+async def test_a_listener_whose_connection_is_killed_listens_again_and_reports_a_gap(
+    recorder: Recorder, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for time in range(1, 4):
         assert kill_backends(runs_database_url, "listen-%") == 1
-        await eventually(lambda expected=time: ears.missed == expected + 1)
+        await eventually(lambda expected=time: recorder.gaps == expected + 1)
     notifier = Notifier(runs_database, "changes")
     async with running(notifier):
-        notifier.tell(["again"])
-        await eventually(lambda: ears.heard == ["again"])
+        notifier.notify(["again"])
+        await eventually(lambda: recorder.payloads == ["again"])
     lost = [record for record in caplog.records if record.message.startswith("Listener failed")]
     assert len(lost) == 3
     assert all(record.exc_info is None for record in lost)  # a line each, no trace
 
 
 async def test_a_listener_leaves_a_server_that_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, prepared: Prepared, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may never go on: behind the same address another one may have taken its place."""
-    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.05)
-    with start_postgres(tmp_path) as server:
-        ears = Ears(server.url(), answer_timeout=0.3)
-        async with running(ears.listener):
-            await eventually(lambda: ears.missed == 1)
+    with prepared.postgres(tmp_path) as server:
+        recorder = Recorder(server.url(), answer_timeout=0.3, idle_check=0.05)
+        async with running(recorder.listener):
+            await eventually(lambda: recorder.gaps == 1)
             with frozen(server):
                 await eventually(lambda: any("Listener failed" in record.message for record in caplog.records))
-            await eventually(lambda: ears.missed == 2)
+            await eventually(lambda: recorder.gaps == 2)
 
 
-async def test_a_hint_that_comes_between_two_waits_is_heard(
-    runs_database: Database, runs_database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("servicekit.postgres.notifications.IDLE_CHECK", 0.005)
-    ears = Ears(runs_database_url)
+async def test_a_hint_that_comes_between_two_waits_is_not_lost(runs_database: Database, runs_database_url: str) -> None:
+    recorder = Recorder(runs_database_url, idle_check=0.005)
     notifier = Notifier(runs_database, "changes")
     words = [str(n) for n in range(200)]
-    async with running(ears.listener, notifier):
-        await eventually(lambda: ears.missed)
+    async with running(recorder.listener, notifier):
+        await eventually(lambda: recorder.gaps)
         for word in words:
-            notifier.tell([word])
+            notifier.notify([word])
             await asyncio.sleep(0.001)
-        await eventually(lambda: " ".join(ears.heard).split() == words)
+        await eventually(lambda: " ".join(recorder.payloads).split() == words)
 
 
 async def test_a_notifier_goes_on_after_its_database_failed(
-    ears: Ears, runs_database: Database, runs_database_url: str
+    recorder: Recorder, runs_database: Database, runs_database_url: str
 ) -> None:
     notifier = Notifier(runs_database, "changes")
     async with running(notifier):
-        notifier.tell(["first"])
-        await eventually(lambda: ears.heard == ["first"])
+        notifier.notify(["first"])
+        await eventually(lambda: recorder.payloads == ["first"])
         kill_backends(runs_database_url, "test")
-        notifier.tell(["lost"])
+        notifier.notify(["lost"])
 
-        def heard_again() -> bool:
-            notifier.tell(["later"])
-            return "later" in " ".join(ears.heard)
+        def notified_again() -> bool:
+            notifier.notify(["later"])
+            return "later" in " ".join(recorder.payloads)
 
-        await eventually(heard_again)
+        await eventually(notified_again)
 
 
 # Migrations
@@ -388,15 +388,11 @@ def test_both_services_migrate_one_database_side_by_side(empty_database_url: str
         command.check(migrations.config(empty_database_url, scripts))
 
 
-def _upgrade(url: str, gate: Callable[[], None]) -> None:
-    gate()
-    migrations.upgrade(url, runs_app.MIGRATIONS)
-
-
 def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
-    processes = [context.Process(target=_upgrade, args=(empty_database_url, barrier.wait)) for _ in range(4)]
+    arguments = (empty_database_url, runs_app.MIGRATIONS, barrier)
+    processes = [context.Process(target=upgrade_together, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -411,17 +407,19 @@ def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres)
 
 
 @pytest.mark.parametrize("service", ["runs", "executor"])
-def test_migrate_says_in_one_line_that_there_is_no_database(service: str) -> None:
+def test_migrate_says_in_one_line_that_there_is_no_database(
+    service: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     variable = f"{service.upper()}_DATABASE_URL"
     settings = {
         variable: "postgresql://u:hidden-password@127.0.0.1:1/d",
         "AUTH_JWT_SECRET": "x" * 32,
         "PATH": os.environ["PATH"],
     }
-    command = [sys.executable, "-m", f"{service}_service", "migrate"]
-    finished = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-    assert finished.returncode == 1
-    (line,) = finished.stderr.splitlines()
+    forks: Forks = request.getfixturevalue(f"{service}_forks")
+    log = tmp_path / "log"
+    assert forks.run(log, "migrate", env=settings).wait(60) == 1
+    (line,) = log.read_text().splitlines()
     assert line.startswith(f"{variable}: ")
     assert "refused" in line
     assert "hidden-password" not in line

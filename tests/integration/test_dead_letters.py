@@ -23,6 +23,7 @@ from tests.support.runs import event, new_run
 from tests.support.waiting import eventually
 
 NewConsumer = Callable[..., Consumer]
+AT_ONCE = (0.01,)  # seconds between attempts
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def publisher(url: str, queue: str) -> AsyncIterator[Publisher]:
 
 @pytest.fixture
 def consumer(url: str, queue: str) -> NewConsumer:
-    return lambda inbox, version=1: Consumer(url, queue, inbox.handle, Metrics(), None, version=version)
+    return lambda inbox, **options: Consumer(url, queue, inbox.handle, Metrics(), None, **options)
 
 
 async def test_what_cannot_be_read_is_kept_with_the_reason_and_the_others_get_through(
@@ -71,26 +72,22 @@ async def test_a_message_on_which_handling_breaks_is_put_aside_alone(
     assert all("1 on purpose" in str(headers[REASON_HEADER]) for _, headers in kept)
 
 
-async def test_an_outage_puts_nothing_aside(
-    url: str, queue: str, publisher: Publisher, consumer: NewConsumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("servicekit.broker.consumer.RECONNECT_DELAYS", (0.01,))
+async def test_an_outage_puts_nothing_aside(url: str, queue: str, publisher: Publisher, consumer: NewConsumer) -> None:
     inbox = Inbox()
     inbox.failures = 20
     await publisher.publish(b"patient")
-    async with running(consumer(inbox)):
+    async with running(consumer(inbox, reconnect_delays=AT_ONCE)):
         await eventually(lambda: inbox.bodies == [b"patient"])
     assert take_all(url, f"{queue}.dead") == []
 
 
 async def test_an_accident_after_an_outage_puts_nothing_aside(
-    url: str, queue: str, publisher: Publisher, consumer: NewConsumer, monkeypatch: pytest.MonkeyPatch
+    url: str, queue: str, publisher: Publisher, consumer: NewConsumer
 ) -> None:
-    monkeypatch.setattr("servicekit.broker.consumer.RECONNECT_DELAYS", (0.01,))
     inbox = Inbox()
     inbox.failures, inbox.accidents = 20, ATTEMPTS - 1
     await publisher.publish(b"unlucky")
-    async with running(consumer(inbox)):
+    async with running(consumer(inbox, reconnect_delays=AT_ONCE)):
         await eventually(lambda: inbox.bodies == [b"unlucky"])
     assert take_all(url, f"{queue}.dead") == []
 

@@ -1,9 +1,7 @@
 """PLN-002: DEFAULT_PLAN, of the executor alone and of a whole stack."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,21 +12,22 @@ from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 
 from devstack.ports import HOST, free_ports
 from devstack.stack import Stack, StackOptions
+from tests.support.forking import Forks
 
 DEADLINE = 30  # seconds
 
 
 @contextmanager
-def executor(database_url: str, **settings: str) -> Iterator[str]:
+def executor(forks: Forks, log: Path, database_url: str, **settings: str) -> Iterator[str]:
     """Enter an executor_service of its own, without authentication; gives its address."""
     target = f"{HOST}:{free_ports(1)[0]}"
     inherited = {name: value for name, value in os.environ.items() if name != "DEFAULT_PLAN"}
     env = {"EXECUTOR_DATABASE_URL": database_url, "EXECUTOR_LISTEN": target, "AUTH_MODE": "disabled", **settings}
-    with subprocess.Popen([sys.executable, "-m", "executor_service"], env=inherited | env) as process:
-        try:
-            yield target
-        finally:
-            process.terminate()
+    process = forks.run(log, env=inherited | env)
+    try:
+        yield target
+    finally:
+        process.kill()
 
 
 def created(target: str, project: str, token: str = "") -> str:
@@ -47,15 +46,15 @@ def created(target: str, project: str, token: str = "") -> str:
     ids=["unset", "empty", "PRO"],
 )
 def test_PLN_002_a_new_project_is_on_the_default_plan(
-    executor_database: str, settings: dict[str, str], plan: str
+    executor_forks: Forks, tmp_path: Path, executor_database: str, settings: dict[str, str], plan: str
 ) -> None:
-    with executor(executor_database, **settings) as target:
+    with executor(executor_forks, tmp_path / "log", executor_database, **settings) as target:
         assert created(target, "shop") == plan
 
 
 def test_PLN_002_the_callers_default_plan_wins_over_that_of_the_stack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEFAULT_PLAN", "PRO")
-    with Stack(StackOptions(data_dir=tmp_path, broker=False, durable=False)) as stack:
+    with Stack(StackOptions(data_dir=stack_folder(), broker=False, durable=False)) as stack:
         assert created(stack.executor_target, "shop", stack.token("shop", "OWNER")) == "PRO"

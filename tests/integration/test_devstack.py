@@ -272,11 +272,13 @@ class TestStack:
         assert secrets.jwt_secret not in repr(secrets)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    def test_only_the_executor_gets_the_ai_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_the_executor_gets_the_ai_key(
+        self, stack_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-inherited-0123456789")
         monkeypatch.setenv("AI_MODEL", "of-the-environment")
         given = {"OPENAI_BASE_URL": "http://127.0.0.1:9/given"}
-        with Stack(StackOptions(data_dir=tmp_path, durable=False, env=given, runs_replicas=2)) as stack:
+        with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=given, runs_replicas=2)) as stack:
             found = {
                 process.pid: Path(f"/proc/{process.pid}/environ").read_bytes()
                 for part in stack.processes

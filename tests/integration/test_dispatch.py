@@ -11,10 +11,14 @@ from playbooks.executor.v1.job_pb2 import RunJobBatch
 from playbooks.runs.v1.run_pb2 import RunMeta
 from sqlalchemy import text
 
-from runs_service.delivery.dispatcher import BATCH, SWEEP_AGE, SWEEP_LIMIT, Dispatcher, JobPublisher
+from runs_service.delivery.dispatcher import Dispatcher
+from runs_service.delivery.job_publisher import BATCH, JobPublisher
+from runs_service.delivery.outbox import SWEEP_LIMIT
 from runs_service.messages import JOB_BYTES
+from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.store import Dispatchable, RunStore
+from servicekit.background.outbox import SWEEP_AGE
 from servicekit.background.tasks import running
 from servicekit.broker import Publisher
 from servicekit.clock import SystemClock
@@ -51,9 +55,9 @@ async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[D
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
     publisher = Publisher(url, queue, Metrics(), None)
     jobs = JobPublisher(publisher, store)
-    nothing: Any = None  # neither executes inline nor watches
+    nothing: Any = None  # neither executes inline nor cancels
     dispatcher = Dispatcher(jobs, nothing, fallback=False)
-    runs = Runs(store, dispatcher, stopper=nothing, watchers=nothing, clock=SystemClock())
+    runs = Runs(store, RunQueries(store), dispatcher, canceller=nothing, clock=SystemClock())
     async with running(jobs.marks, jobs.batcher, runs.creations):
         yield Desk(store, runs, dispatcher, jobs, runs_database, (url, queue))
         await dispatcher.close()

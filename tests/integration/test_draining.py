@@ -1,4 +1,4 @@
-"""A gRPC server that stops, in one process: what becomes of the calls it has and of those that still come."""
+"""A gRPC server that stops, in one process: how the calls in flight and new calls end."""
 
 import asyncio
 import errno
@@ -13,13 +13,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from servicekit.auth.principals import NoAuthentication
 from servicekit.rpc.admission import Admission
+from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
-from servicekit.rpc.interceptors.unknown_methods import refusal
+from servicekit.rpc.interceptors.unknown_methods import unknown_method
 from servicekit.rpc.limits import Limits
 from servicekit.rpc.services import InterceptedServices
-from servicekit.rpc.sockets import hang_up
 from servicekit.telemetry.metrics import Metrics
 from tests.support.stopping import assert_shutting_down
 
@@ -29,7 +29,7 @@ LIMITS = Limits(
 
 
 class Waiter:
-    """A server whose calls last until they are let go, and what became of them there."""
+    """A server whose calls last until `open` is set, and a count of those that were cancelled."""
 
     def __init__(self) -> None:
         self.calls = Draining()
@@ -43,7 +43,7 @@ class Waiter:
         }
         admission = Admission(NoAuthentication(), LIMITS, Metrics())
         services = InterceptedServices(
-            [ErrorTranslation()], [self.calls, Decoding()], admission=admission, unknown=refusal
+            [ErrorTranslation()], [self.calls, Decoding()], admission=admission, unknown=unknown_method
         )
         services.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Waiter", handlers)])
         self.server.add_generic_rpc_handlers([services])
@@ -108,7 +108,7 @@ async def test_calls_under_way_are_waited_for(waiter: Waiter, client: Any) -> No
     assert waiter.cancelled == 0
 
 
-async def test_who_is_still_there_at_the_end_is_told_to_come_again(waiter: Waiter, client: Any) -> None:
+async def test_calls_that_outlast_the_grace_time_end_with_shutting_down(waiter: Waiter, client: Any) -> None:
     calls = [asyncio.create_task(read_all(client.stream())), asyncio.ensure_future(client.unary())]
     for _ in calls:
         await waiter.entered.acquire()
@@ -121,10 +121,10 @@ async def test_who_is_still_there_at_the_end_is_told_to_come_again(waiter: Waite
     assert waiter.cancelled == len(calls)  # their handlers cleaned up
 
 
-async def test_a_callers_own_cancellation_goes_first(waiter: Waiter) -> None:
-    """A handler that ends with a status after it leaks memory in grpc.aio."""
+async def test_a_cancellation_by_the_caller_has_priority(waiter: Waiter) -> None:
+    """A handler that answers after it leaks memory in grpc.aio."""
     calls = waiter.calls
-    call: Any = calls.surround(waiter.unary, "/test.Waiter/Unary", Empty(), cast(Any, None))
+    call: Any = calls.intercept(waiter.unary, "/test.Waiter/Unary", Empty(), cast(Any, None))
     serving = asyncio.create_task(call)
     await waiter.entered.acquire()
     calls.close()
@@ -139,12 +139,12 @@ async def test_without_calls_a_stop_waits_for_nothing(waiter: Waiter) -> None:
         await waiter.calls.finish(60)
 
 
-async def test_a_connection_that_is_hung_up_ends_its_calls_as_unavailable(waiter: Waiter, client: Any) -> None:
-    """And not as CANCELLED, as those are that gRPC's own stop finds under way."""
+async def test_calls_on_a_connection_that_is_shut_down_end_as_unavailable(waiter: Waiter, client: Any) -> None:
+    """gRPC's own stop would end them as CANCELLED."""
     calls = [asyncio.ensure_future(client.unary()) for _ in range(10)]
     for _ in calls:
         await waiter.entered.acquire()
-    hang_up(waiter.port)
+    shutdown_connections(waiter.port)
     await waiter.server.stop(None)
     for call in calls:
         with pytest.raises(grpc.aio.AioRpcError) as ended:
@@ -152,11 +152,11 @@ async def test_a_connection_that_is_hung_up_ends_its_calls_as_unavailable(waiter
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_who_is_hung_up_on_does_not_get_in_again(waiter: Waiter, client: Any) -> None:
-    """Else its next call could be there when gRPC says CANCELLED to all."""
+async def test_a_client_whose_connection_is_shut_down_cannot_reconnect(waiter: Waiter, client: Any) -> None:
+    """Otherwise gRPC's stop could still end its next call as CANCELLED."""
     calling = asyncio.ensure_future(client.unary())
     await waiter.entered.acquire()
-    hang_up(waiter.port)
+    shutdown_connections(waiter.port)
     for call in (calling, client.unary(), client.unary()):
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await call
@@ -165,7 +165,7 @@ async def test_who_is_hung_up_on_does_not_get_in_again(waiter: Waiter, client: A
         assert probe.connect_ex(("127.0.0.1", waiter.port)) == errno.ECONNREFUSED
 
 
-async def test_hanging_up_leaves_others_alone(waiter: Waiter, client: Any) -> None:
+async def test_connections_at_other_ports_stay(waiter: Waiter, client: Any) -> None:
     waiter.open.set()
-    hang_up(waiter.port + 1)
+    shutdown_connections(waiter.port + 1)
     assert await client.unary() == Empty()

@@ -9,8 +9,9 @@ import pytest
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
-from executor_service.execution.executor import MAX_CRASHES, Effect
-from executor_service.records import Execution, Job, Lease, LeaseLost, Outcome, Status
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, Status
+from executor_service.execution.pipeline import MAX_CRASHES
+from executor_service.execution.types import Effect
 from executor_service.store import executions, outbox
 from servicekit.background.tasks import running
 from servicekit.postgres.database import Connection
@@ -225,7 +226,7 @@ async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench) -> No
         # In one step: a heartbeat that comes between the end of a lease and the next claim renews it.
         await bench.rows("UPDATE executor.executions SET lease_owner = 'two', attempt = 2")
         await bench.heartbeat.tick()
-        await eventually(lambda: not bench.executor.leases())
+        await eventually(lambda: not len(bench.leases))
         bench.provider.open.set()
     assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
     assert await bench.value("SELECT lease_owner FROM executor.executions") == "two"
@@ -240,21 +241,21 @@ async def test_an_attempt_that_lost_its_lease_does_not_take_the_next_one_with_it
     (first,) = await claim(bench)
     await expire_leases(bench)
     (second,) = await claim(bench)
-    async with running(bench.executor.endings):
-        bench.executor.begin([first, second])
+    async with running(bench.outcomes):
+        bench.claimer.start_claimed([first, second])
         await bench.heartbeat.tick()
-        await eventually(lambda: bench.executor.leases() == [second.lease])
+        await eventually(lambda: list(bench.leases) == [second.lease])
         bench.provider.open.set()
-        await eventually(lambda: not bench.executor.leases())
+        await eventually(lambda: not len(bench.leases))
     assert await bench.value("SELECT status || attempt FROM executor.executions") == "SUCCEEDED2"
 
 
-async def test_work_that_is_stopped_before_its_first_step_keeps_no_place(bench: Bench) -> None:
+async def test_work_that_is_stopped_before_its_first_step_keeps_no_slot(bench: Bench) -> None:
     await bench.inbox.accept([job()])
     claimed = await claim(bench)
-    bench.executor.begin(claimed)
-    bench.executor.abandon(claimed[0].lease.run_id)
-    await eventually(lambda: not bench.executor.leases())
+    bench.claimer.start_claimed(claimed)
+    bench.leases.revoke(claimed[0].lease.run_id)
+    await eventually(lambda: not len(bench.leases))
 
 
 async def test_a_stopped_executor_hands_its_runs_back_at_once(bench: Bench, other: Bench) -> None:
@@ -383,5 +384,6 @@ async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch
     async with bench.working():
         state = await bench.preview(expect=Status.FAILED)
     assert state.draft_id is None
-    assert await bench.value("SELECT count(*) FROM executor.drafts") == 0
-    assert isinstance(state.run_id, UUID)
+    for effects in ("drafts", "draft_items"):
+        assert await bench.value(f"SELECT count(*) FROM executor.{effects}") == 0
+    assert state.error_code == "INTERNAL_ERROR"

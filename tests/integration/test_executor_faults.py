@@ -7,10 +7,11 @@ from hashlib import sha256
 import pytest
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 
+from executor_service.domain.execution import Lease, Status
+from executor_service.domain.suggestion import Suggestion
+from executor_service.execution.cancellation import Cancellation, DeadlineSweeper
 from executor_service.execution.event_publisher import OutboxSweeper
-from executor_service.records import Lease, Status, Suggested
 from executor_service.store import executions, suggestions
-from executor_service.store.due import due
 from servicekit.broker import BrokerUnavailable
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
@@ -88,7 +89,7 @@ class Broker:
 @pytest.fixture
 def broker(bench: Bench) -> Broker:
     broker = Broker()
-    bench.reporter._publisher = broker  # type: ignore[assignment]
+    bench.publisher._publisher = broker  # type: ignore[assignment]
     return broker
 
 
@@ -111,7 +112,7 @@ async def test_events_that_the_broker_did_not_take_are_published_when_it_is_back
         assert not await outbox_is_empty(bench)  # while it is away: what is told once it is back may come at once
         broker.away = False
         await bench.rows("UPDATE executor.executions SET updated_at = now() - interval '1 minute'")
-        await OutboxSweeper(bench.database, bench.reporter).tick()
+        await OutboxSweeper(bench.database, bench.publisher).tick()
         await eventually(lambda: outbox_is_empty(bench))
     assert broker.events[-1] == (str(state.run_id), state.number)
 
@@ -122,7 +123,7 @@ async def test_a_sweep_leaves_alone_what_is_on_its_way(bench: Bench, broker: Bro
     async with bench.working():
         await bench.preview()
     broker.away = False
-    await OutboxSweeper(bench.database, bench.reporter).tick()
+    await OutboxSweeper(bench.database, bench.publisher).tick()
     assert broker.events == []
 
 
@@ -137,7 +138,7 @@ async def test_a_full_outbox_is_published_without_a_pause(
             await bench.preview()
     await bench.rows("UPDATE executor.executions SET updated_at = now() - interval '1 minute'")
     broker.away = False
-    await OutboxSweeper(bench.database, bench.reporter).tick()
+    await OutboxSweeper(bench.database, bench.publisher).tick()
     assert await outbox_is_empty(bench)
     assert len(broker.events) == 5
 
@@ -152,24 +153,20 @@ async def test_a_claim_whose_answer_was_lost_is_taken_again_at_once(bench: Bench
     assert await bench.value("SELECT crashes FROM executor.executions") == 0
 
 
-@pytest.mark.parametrize(
-    ("left", "name"),
-    [
-        ("deadline_at = now() - interval '1 second'", "overdue"),
-        ("event_number = 1, updated_at = now() - interval '3 seconds'", "unpublished"),
-    ],
-)
-async def test_one_look_finds_what_there_is_to_do(left: str, name: str, bench: Bench) -> None:
-    async def look() -> set[str]:
-        async with bench.database.autocommit() as connection:
-            return await due(connection, unpublished_for=2)
-
-    await bench.inbox.accept([job()])
-    assert await look() == set()
-    await bench.rows(f"UPDATE executor.executions SET {left}")
-    assert await look() == {name}
-    await bench.rows("UPDATE executor.executions SET status = 'FAILED', published_number = event_number")
-    assert await look() == set()
+async def test_runs_that_wait_past_their_deadline_fail_and_others_wait_on(bench: Bench) -> None:
+    late, in_time = job(), job()
+    await bench.inbox.accept([late, in_time])
+    sweeper = DeadlineSweeper(Cancellation(bench.database, bench.leases, bench.publisher))
+    await sweeper.tick()
+    assert await bench.value("SELECT count(*) FROM executor.executions WHERE status = 'QUEUED'") == 2
+    overdue = "UPDATE executor.executions SET deadline_at = now() - interval '1 second' WHERE run_id = :id"
+    await bench.rows(f"{overdue} RETURNING 1", id=late.run_id)
+    await sweeper.tick()
+    states = await bench.rows("SELECT run_id, status, error_code FROM executor.executions")
+    assert {tuple(row) for row in states} == {
+        (late.run_id, "FAILED", "RUN_DEADLINE_EXCEEDED"),
+        (in_time.run_id, "QUEUED", ""),
+    }
 
 
 async def outbox_is_empty(bench: Bench) -> bool:
@@ -182,12 +179,12 @@ async def test_two_runs_that_got_the_same_suggestions_store_them_without_a_deadl
     async with bench.database.autocommit() as connection:
         runs = await executions.enqueue_claimed(connection, [job(), job()], owner="one", lease_seconds=60)
 
-    async def store(lease: Lease, arrived: Sequence[Suggested]) -> None:
+    async def store(lease: Lease, arrived: Sequence[Suggestion]) -> None:
         async with bench.database.autocommit() as connection:
             await suggestions.record(connection, lease, "p", arrived, model="m", completed=1, total=1, tell=False)
 
     for attempt in range(100):  # one in ten met before they were stored in one order
-        arrived = [Suggested(sha256(f"{attempt} {n}".encode()).digest(), "text") for n in range(100)]
+        arrived = [Suggestion(sha256(f"{attempt} {n}".encode()).digest(), "text") for n in range(100)]
         await asyncio.gather(store(runs[0].lease, arrived), store(runs[1].lease, arrived[::-1]))
     assert await bench.value("SELECT count(*) FROM executor.suggestions") == 10_000
 
@@ -205,4 +202,4 @@ async def test_who_stops_following_does_not_stop_the_run(bench: Bench) -> None:
         state = await bench.execute(run)  # again: not executed twice
     assert state.status is Status.SUCCEEDED
     assert bench.provider.requests == 1
-    assert not bench.reporter._subscribers
+    assert not bench.publisher._subscribers

@@ -1,10 +1,10 @@
 """Who shares connections with whom: callers and long work may hold all of theirs, and runs and leases go on."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +18,11 @@ from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
 from playbooks.runs.v1.run_pb2 import Run
 
-from executor_service.records import Job
+from executor_service.domain.execution import Job
 from executor_service.settings import LEASE_CONNECTIONS
-from tests.integration.test_executor_process import DEADLINE, environment, openai, start  # noqa: F401  # fixtures
+from tests.integration.test_executor_process import DEADLINE, environment, log, openai  # noqa: F401  # fixtures
 from tests.support.executor import Bench, job
+from tests.support.forking import Forked, Forks
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.waiting import eventually
@@ -33,7 +34,7 @@ LEASE = 1.0  # seconds
 class Running:
     """A running executor-service, and what is on its database."""
 
-    def __init__(self, channel: grpc.aio.Channel, bench: Bench, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, channel: grpc.aio.Channel, bench: Bench, process: Forked) -> None:
         self.executor = ExecutorServiceStub(channel)
         self.catalog = CatalogServiceStub(channel)
         self.bench = bench
@@ -63,12 +64,17 @@ class Running:
 
 
 @pytest.fixture
-async def serve(environment: dict[str, str], bench: Bench) -> AsyncIterator[Any]:  # noqa: F811
+async def serve(
+    executor_forks: Forks,
+    log: Path,  # noqa: F811
+    environment: dict[str, str],  # noqa: F811
+    bench: Bench,
+) -> AsyncIterator[Any]:
     """Start an executor-service with these settings beside the usual ones."""
 
     @asynccontextmanager
     async def serve(**settings: str) -> AsyncIterator[Running]:
-        process = start(environment | settings)
+        process = executor_forks.run(log, env=environment | settings)
         try:
             async with grpc.aio.insecure_channel(environment["EXECUTOR_LISTEN"]) as channel:
                 running = Running(channel, bench, process)
@@ -77,7 +83,6 @@ async def serve(environment: dict[str, str], bench: Bench) -> AsyncIterator[Any]
                 yield running
         finally:
             process.kill()
-            process.communicate()
 
     return serve
 

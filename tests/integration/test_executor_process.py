@@ -3,10 +3,9 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,11 +23,11 @@ from servicekit.broker import Publisher
 from servicekit.telemetry.metrics import Metrics
 from tests.support.broker import take_all
 from tests.support.executor import Bench, job
+from tests.support.forking import Forks
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.waiting import eventually
 
-COMMAND = [sys.executable, "-m", "executor_service"]
 DEADLINE = 30  # seconds
 
 
@@ -51,16 +50,17 @@ def environment(executor_database: str, openai: OpenAIServer) -> dict[str, str]:
     }
 
 
-def start(environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "executor.log"
 
 
 async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
-    environment: dict[str, str], openai: OpenAIServer, bench: Bench
+    executor_forks: Forks, log: Path, environment: dict[str, str], openai: OpenAIServer, bench: Bench
 ) -> None:
     await bench.stock(1)
     openai.behave(Behaviour(delay_seconds=60))
-    process = start(environment)
+    process = executor_forks.run(log, env=environment)
     try:
         async with grpc.aio.insecure_channel(environment["EXECUTOR_LISTEN"]) as channel:
             call = ExecutorServiceStub(channel).ExecuteRun(
@@ -75,7 +75,6 @@ async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
         assert await asyncio.to_thread(process.wait, DEADLINE) == 0
     finally:
         process.kill()
-        process.communicate()
     assert time.monotonic() - stopped < 10
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     (row,) = await bench.rows("SELECT status, lease_owner, lease_until < now(), crashes FROM executor.executions")
@@ -83,15 +82,21 @@ async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
 
 
 async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
-    environment: dict[str, str], openai: OpenAIServer, bench: Bench, valkey_server: Valkey
+    executor_forks: Forks,
+    log: Path,
+    environment: dict[str, str],
+    openai: OpenAIServer,
+    bench: Bench,
+    valkey_server: Valkey,
 ) -> None:
     await bench.stock(1)
     openai.behave(Behaviour(delay_seconds=60))
     prefix = f"test-{uuid4().hex[:12]}"
     queue = f"{prefix}.{JOBS_QUEUE}"
-    process = start(
-        environment
-        | {"BROKER_URL": valkey_server.url, "BROKER_QUEUE_PREFIX": prefix, "EXECUTOR_GRACE_SECONDS": str(DEADLINE)}
+    process = executor_forks.run(
+        log,
+        env=environment
+        | {"BROKER_URL": valkey_server.url, "BROKER_QUEUE_PREFIX": prefix, "EXECUTOR_GRACE_SECONDS": str(DEADLINE)},
     )
     publisher = Publisher(valkey_server.url, queue, Metrics(), None)
 
@@ -111,7 +116,6 @@ async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
     finally:
         await publisher.close()
         process.kill()
-        process.communicate()
     assert [body for body, _ in take_all(valkey_server.url, queue)] == [b"for another"]
 
 
@@ -132,17 +136,18 @@ async def read_all(call: Any) -> list[Any]:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
-    environment: dict[str, str], settings: dict[str, str], words: list[str]
+    executor_forks: Forks, log: Path, environment: dict[str, str], settings: dict[str, str], words: list[str]
 ) -> None:
-    process = start(environment | settings)
-    _, errors = process.communicate(timeout=DEADLINE)
-    assert process.returncode != 0
+    process = executor_forks.run(log, env=environment | settings)
+    assert process.wait(DEADLINE) != 0
+    errors = log.read_text()
     assert "Traceback" not in errors
     assert all(word in errors for word in words), errors
 
 
-def test_help_names_every_variable(environment: dict[str, str]) -> None:
-    shown = subprocess.run([*COMMAND, "--help"], env=environment, capture_output=True, text=True, check=True).stdout
+def test_help_names_every_variable(executor_forks: Forks, log: Path, environment: dict[str, str]) -> None:
+    assert executor_forks.run(log, "--help", env=environment).wait(DEADLINE) == 0
+    shown = log.read_text()
     for name in (
         "EXECUTOR_DATABASE_URL",
         "BROKER_URL",

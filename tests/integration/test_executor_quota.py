@@ -4,7 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from executor_service.ai.errors import AIError
-from executor_service.records import Plan, Status
+from executor_service.domain.execution import Status
+from executor_service.playbooks.quota import Plan
 from tests.support.executor import DESCRIPTIONS, Bench, job
 from tests.support.waiting import eventually
 

@@ -7,9 +7,11 @@ import pytest
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service.ai.errors import AIError, AIRefusedError
+from executor_service.domain.draft import DraftStatus, ItemStatus, RunItem
+from executor_service.domain.execution import Status
 from executor_service.playbooks.playbook import playbook
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
-from executor_service.records import DraftStatus, ItemStatus, Plan, RunItem, Status
 from executor_service.store import catalog
 from executor_service.work.generate import DRAFT_LIFETIME
 from tests.support.executor import DESCRIPTIONS, TITLES, Bench
@@ -168,8 +170,8 @@ async def test_apply_updates_the_suggested_products_and_skips_the_others(bench: 
     assert not state.ai_used
     assert bench.provider.requests == requests
     assert list((await bench.titles()).values()) == ["Thing 0 by AI", "Thing 1 by AI", "", "", ""]
-    page = await bench.library.run_items("p", state.run_id, limit=4, page_token="")
-    rest = await bench.library.run_items("p", state.run_id, limit=4, page_token=page.next_token)
+    page = await bench.queries.run_items("p", state.run_id, limit=4, page_token="")
+    rest = await bench.queries.run_items("p", state.run_id, limit=4, page_token=page.next_token)
     items = [*page.rows, *rest.rows]
     assert [(item.product_id, item.status.value) for item in items] == [
         *((product_id, "UPDATED") for product_id in ids[:2]),
@@ -186,7 +188,7 @@ async def test_the_items_of_a_large_apply_come_in_pages_by_product_id(bench: Ben
     found: list[RunItem] = []
     token, pages = "", 0
     while token or not pages:
-        page = await bench.library.run_items("p", state.run_id, limit=limit, page_token=token)
+        page = await bench.queries.run_items("p", state.run_id, limit=limit, page_token=token)
         found += page.rows
         token, pages = page.next_token, pages + 1
     assert [item.product_id for item in found] == sorted(ids)

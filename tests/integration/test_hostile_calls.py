@@ -22,15 +22,15 @@ from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST
-from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.conftest import new_database
+from tests.support.forking import Forks
 from tests.support.http2 import HEADERS, SETTINGS, Connection
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import request
 from tests.support.service import Growth, ServiceProcess, memory_of, metadata, token
 from tests.support.shop import Refusal, refusal
 from tests.support.tokens import hs256
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.alone
 
 MB = 1_000_000
 BOUND = 150 * MB  # that an attack may raise a process's memory by
@@ -42,17 +42,21 @@ INVALID, DENIED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_D
 
 
 @pytest.fixture(scope="module")
-def runs(postgres_server: Any, _runs_template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def runs(runs_forks: Forks, postgres_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         log = tmp_path_factory.mktemp("runs") / "log"
-        with ServiceProcess("runs", log, {"RUNS_DATABASE_URL": url}) as service:
+        with ServiceProcess(runs_forks, "runs", log, {"RUNS_DATABASE_URL": url}) as service:
             yield service
 
 
 @pytest.fixture(scope="module")
-def executor(_executor_schema: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_RECEIVE_SECONDS": "5"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+def executor(
+    executor_forks: Forks, executor_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database_url, "MAX_RECEIVE_SECONDS": "5"}
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         yield service
 
 
@@ -142,6 +146,7 @@ async def counted(service: ServiceProcess, limit: str) -> float:
 # F1: memory
 
 
+@pytest.mark.alone  # it compares how long calls take
 async def test_bombs_without_a_token_are_never_unpacked(runs: ServiceProcess) -> None:
     async with GoodCaller(runs.target) as good:
         quiet = await good.p99(1.0)
@@ -205,10 +210,12 @@ async def test_what_unfinished_requests_hold_is_bounded_and_given_back_when_they
 
 
 async def test_connections_and_calls_under_way_are_bounded(
-    executor_database: str, tmp_path_factory: pytest.TempPathFactory
+    executor_forks: Forks, executor_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     environment = {"EXECUTOR_DATABASE_URL": executor_database, "MAX_CONNECTIONS": "20", "MAX_CALLS": "8"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         connections = [Connection(service.target) for _ in range(40)]
         for connection in connections:
             connection.listen(0.1)
@@ -288,8 +295,12 @@ async def test_headers_that_are_no_text_leave_no_trace(runs: ServiceProcess) -> 
         for field in fields:
             _, opening = connection.call(CREATE, field)
             connection.send(opening)
-        connection.listen(0.5)
-        assert connection.seen[HEADERS] == len(fields)
+
+        async def answered() -> bool:
+            await asyncio.to_thread(connection.listen, 0.05)
+            return connection.seen[HEADERS] == len(fields)
+
+        await eventually(answered)
     assert runs.tracebacks == 0
 
 
@@ -351,9 +362,13 @@ async def test_reflection_describes_what_the_port_serves_and_nothing_else(
     assert await symbols(executor.target, "playbooks.executor.v1.CatalogService.PutProducts") == [True]
 
 
-async def test_reflection_can_be_turned_off(executor_database: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_reflection_can_be_turned_off(
+    executor_forks: Forks, executor_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     environment = {"EXECUTOR_DATABASE_URL": executor_database, "REFLECTION": "false"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await symbols(service.target, "playbooks.executor.v1.CatalogService")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

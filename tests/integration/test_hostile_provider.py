@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -22,7 +23,7 @@ from tests.support.openai_server import Behaviour, OpenAIServer
 TITLE, DESCRIPTION = "Velvet Übermug QX7731", "Hand-thrown in Zwiesel, 山小屋マグカップ."
 MARKERS = ("velvet", "bermug", "qx7731", "thrown", "zwiesel", "小屋", "metadata that search", API_KEY)
 MUG = SuggestionRequest("seo_title", [ProductBrief("a", TITLE, f"<p>{DESCRIPTION}</p>")])
-PAUSE = 0.5  # seconds that a bomb may keep the event loop from others: a tenth of that, were the machine ours alone
+PAUSE = 0.2  # seconds of the processor that a bomb may keep the event loop from others
 
 Build = Callable[..., SuggestionProvider]
 
@@ -101,11 +102,12 @@ async def test_no_cookie_of_the_provider_comes_back(server: OpenAIServer, provid
 
 
 async def longest_pause(stopped: asyncio.Event) -> float:
-    loop, longest = asyncio.get_running_loop(), 0.0
+    """Return for how many seconds of the processor, at most, the loop turned to nothing else."""
+    longest = 0.0
     while not stopped.is_set():
-        before = loop.time()
+        before = time.thread_time()
         await asyncio.sleep(0.001)
-        longest = max(longest, loop.time() - before)
+        longest = max(longest, time.thread_time() - before)
     return longest
 
 

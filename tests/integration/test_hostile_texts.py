@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 from devstack.ports import HOST, free_ports
 from executor_service.ai.provider import Answers, SuggestionRequest
 from tests.support.executor import Bench, ScriptedProvider, job
+from tests.support.forking import Forked, Forks
 from tests.support.openai_attacks import ATTACKS
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
@@ -123,7 +123,7 @@ def openai() -> Iterator[OpenAIServer]:
 class ExecutorProcess:
     """An executor-service, and what it logged."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", target: str, log: Path) -> None:
+    def __init__(self, process: Forked, target: str, log: Path) -> None:
         self._process, self._target, self._log = process, target, log
 
     async def run(self) -> Any:
@@ -148,7 +148,9 @@ class ExecutorProcess:
 
 
 @pytest.fixture
-def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> Iterator[ExecutorProcess]:
+def executor(
+    executor_forks: Forks, executor_database: str, openai: OpenAIServer, tmp_path: Path
+) -> Iterator[ExecutorProcess]:
     target = f"{HOST}:{free_ports(1)[0]}"
     env = {
         "PATH": "/usr/bin:/bin",
@@ -160,8 +162,7 @@ def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> It
         "OPENAI_BASE_URL": openai.base_url,
     }
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "executor_service"], env=env, stderr=output)
+    process = executor_forks.run(log, env=env)
     try:
         yield ExecutorProcess(process, target, log)
     finally:
@@ -169,7 +170,6 @@ def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> It
         process.wait(DEADLINE)
 
 
-@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_answer_makes_the_executor_grow(executor: ExecutorProcess, openai: OpenAIServer, bench: Bench) -> None:
     await bench.stock(40)

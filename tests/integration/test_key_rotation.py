@@ -11,6 +11,7 @@ from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.valkey import Valkey
+from tests.support.forking import Forks
 from tests.support.runs_process import Service, serving
 from tests.support.shop import refusal
 from tests.support.tokens import claims, public_pem
@@ -34,14 +35,14 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def service(
-    key_file: Path, runs_database_url: str, valkey_server: Valkey, tmp_path: Path
+    runs_forks: Forks, key_file: Path, runs_database_url: str, valkey_server: Valkey, tmp_path: Path
 ) -> AsyncIterator[Service]:
     environment = {
         "RUNS_DATABASE_URL": runs_database_url,
         "BROKER_URL": valkey_server.url,
         "AUTH_JWT_PUBLIC_KEY_FILE": str(key_file),
     }
-    service = Service(tmp_path / "log", environment)
+    service = Service(runs_forks, tmp_path / "log", environment)
     async with grpc.aio.insecure_channel(service.address) as channel:
         await eventually(lambda: serving(channel), timeout=20)
     yield service

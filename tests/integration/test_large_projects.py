@@ -2,18 +2,19 @@
 
 import asyncio
 import gc
+import math
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
 from executor_service.playbooks.playbook import MISSING_SEO_TITLE
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
-from executor_service.records import Plan
 from tests.support.crowd import insert_products, longest_hold
 from tests.support.executor import Bench
 from tests.support.shop import TITLES, scope_of
 
-pytestmark = pytest.mark.alone  # it measures time or memory
+pytestmark = pytest.mark.alone  # it measures for how long the loop is held, by whatever thread
 
 LARGE = 200_000
 LARGEST = 400_000
@@ -31,26 +32,34 @@ def _no_collections() -> Iterator[None]:
     gc.enable()
 
 
-async def shortest(attempts: int, do: Callable[[], Awaitable[object]]) -> float:
-    """Return the shortest of several longest holds: the machine's other work takes its time as well."""
-    return min([await longest_hold(do()) for _ in range(attempts)])
+async def shortest(attempts: int, do: Callable[[], Awaitable[object]], *, enough: float) -> float:
+    """Return the shortest of several longest holds: the machine's other work takes its time as well.
+
+    The first that is shorter than `enough` is taken.
+    """
+    shortest = math.inf
+    for _ in range(attempts):
+        shortest = min(shortest, await longest_hold(do()))
+        if shortest < enough:
+            break
+    return shortest
 
 
-@pytest.mark.parametrize("plan", [Plan.PRO, Plan.BUSINESS])
-async def test_an_estimate_does_not_hold_the_loop(bench: Bench, plan: Plan) -> None:
-    await bench.stock(0, plan=plan)
+async def test_an_estimate_does_not_hold_the_loop(bench: Bench) -> None:
+    await bench.stock(0)
     await asyncio.to_thread(insert_products, bench.url, "p", LARGEST)
-    scopes = set()
-
-    async def estimate() -> None:
-        found = await bench.estimator.estimate("p", MISSING_SEO_TITLE, Rules())
-        assert bool(found.reasons) == (plan is Plan.PRO)
-        scopes.add(found.scope)
-
-    hold = await shortest(5, estimate)
-    assert hold < ESTIMATE_HOLD, f"{1000 * hold:.0f} ms"
     ids = (f"product-{number:08}" for number in range(1, LARGEST + 1))
-    assert scopes == {(scope_of("p", TITLES, ids), LARGEST)}
+    scope = (scope_of("p", TITLES, ids), LARGEST)
+    for plan in (Plan.PRO, Plan.BUSINESS):
+        await bench.stock(0, plan=plan)
+
+        async def estimate(plan: Plan = plan) -> None:
+            found = await bench.estimator.estimate("p", MISSING_SEO_TITLE, Rules())
+            assert bool(found.reasons) == (plan is Plan.PRO)
+            assert found.scope == scope
+
+        hold = await shortest(5, estimate, enough=ESTIMATE_HOLD)
+        assert hold < ESTIMATE_HOLD, f"{1000 * hold:.0f} ms"
 
 
 async def test_runs_of_a_large_project_do_not_hold_the_loop(executor_database: str) -> None:
@@ -68,7 +77,7 @@ async def test_runs_of_a_large_project_do_not_hold_the_loop(executor_database: s
             assert (await bench.applied(preview)).completed == count
 
         first = await longest_hold(draft())  # asks for everything
-        drafting = min(first, await shortest(2, draft))
+        drafting = first if first < RUN_HOLD else await shortest(2, draft, enough=RUN_HOLD)
         applying = await longest_hold(apply())
     assert drafting < RUN_HOLD, f"{1000 * drafting:.0f} ms"
     assert applying < RUN_HOLD, f"{1000 * applying:.0f} ms"

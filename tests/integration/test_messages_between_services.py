@@ -10,10 +10,11 @@ from playbooks.executor.v1.job_pb2 import RunEvent, RunEventBatch, RunJob, RunJo
 from playbooks.runs.v1.run_pb2 import Run
 
 from executor_service import messages as executor_messages
-from executor_service.execution import event_publisher as reporter
-from executor_service.execution.cancellation import Stops
-from executor_service.execution.outcomes import MAX_MESSAGE, FailedRun, outcome_of
-from executor_service.records import State, Status
+from executor_service.domain.execution import State, Status
+from executor_service.domain.failures import FailedRun
+from executor_service.execution import event_publisher
+from executor_service.execution.cancellation import Cancellation
+from executor_service.execution.outcomes import MAX_MESSAGE, outcome_of
 from runs_service import messages
 from runs_service.delivery import dispatcher as dispatch
 from runs_service.delivery.event_applier import EventApplier
@@ -134,12 +135,12 @@ async def test_a_run_id_of_another_project_mixes_no_runs(bench: Bench) -> None:
     await bench.inbox.accept([theirs])
     await bench.inbox.accept([mine])
     assert await bench.value("SELECT project_id FROM executor.executions") == "theirs"
-    stops = Stops(bench.database, bench.reporter, abandon=lambda _: None)
+    cancellation = Cancellation(bench.database, bench.leases, bench.publisher)
     with pytest.raises(ServiceError) as caught:
-        await stops.cancel([mine])
+        await cancellation.cancel([mine])
     assert caught.value.reason == "VALIDATION_FAILED"
     assert await bench.value("SELECT status FROM executor.executions") == "QUEUED"
-    (state,) = await stops.cancel([theirs])
+    (state,) = await cancellation.cancel([theirs])
     assert (state.status, state.project_id) == (Status.CANCELLED, "theirs")
 
 
@@ -165,7 +166,7 @@ def test_the_largest_batch_of_events_fits_into_a_message() -> None:
         started_at=datetime.now(UTC),
         finished_at=datetime.now(UTC),
     )
-    batch = RunEventBatch(events=[executor_messages.event(state)] * reporter.BATCH)
+    batch = RunEventBatch(events=[executor_messages.event(state)] * event_publisher.BATCH)
     assert batch.ByteSize() < MAX_BODY
 
 

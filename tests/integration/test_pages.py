@@ -11,9 +11,10 @@ from playbooks.executor.v1.executor_service_pb2 import GetDraftResponse
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service import messages
-from executor_service.paging import MAX_LIMIT, PAGE_BYTES
+from executor_service.domain.catalog import Product
+from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftPage, DraftStatus
+from executor_service.domain.paging import MAX_LIMIT, PAGE_BYTES
 from executor_service.playbooks.playbook import MISSING_SEO_DESCRIPTION
-from executor_service.records import Draft, DraftItem, DraftKey, DraftPage, DraftStatus, Product
 from executor_service.store import drafts
 from servicekit.errors import Reason, ServiceError
 from tests.support.executor import DESCRIPTIONS, Bench
@@ -44,7 +45,7 @@ async def write(bench: Bench, items: list[DraftItem], *, rules_hash: str = RULES
     )
     async with bench.database.transaction() as connection:
         await drafts.put(connection, draft, items)
-    page = await bench.library.latest_draft("p", DESCRIPTIONS)
+    page = await bench.queries.latest_draft("p", DESCRIPTIONS)
     return page.draft
 
 
@@ -80,8 +81,8 @@ async def refused(ask: Awaitable[object]) -> str:
 def ask(request: pytest.FixtureRequest, bench: Bench) -> Callable[[Draft], tuple[Any, ...]]:
     """How a draft is asked for: the method and its arguments."""
     if request.param == "latest":
-        return lambda _: (bench.library.latest_draft, "p", DESCRIPTIONS)
-    return lambda draft: (bench.library.draft, "p", draft.id)
+        return lambda _: (bench.queries.latest_draft, "p", DESCRIPTIONS)
+    return lambda draft: (bench.queries.draft, "p", draft.id)
 
 
 # Drafts
@@ -136,12 +137,12 @@ async def test_pages_of_two_states_of_a_draft_are_not_mixed(bench: Bench, ask: A
 
 async def test_pages_of_the_latest_draft_are_of_one_draft(bench: Bench) -> None:
     draft = await write(bench, items(3))
-    latest = await bench.library.latest_draft("p", DESCRIPTIONS, limit=1)
-    by_id = await bench.library.draft("p", draft.id, limit=1)
+    latest = await bench.queries.latest_draft("p", DESCRIPTIONS, limit=1)
+    by_id = await bench.queries.draft("p", draft.id, limit=1)
     bench.clock.advance(timedelta(seconds=1))
     await write(bench, items(5), rules_hash="f" * 16)
-    await refused(bench.library.latest_draft("p", DESCRIPTIONS, limit=1, page_token=latest.next_token))
-    next_page = await bench.library.draft("p", draft.id, limit=1, page_token=by_id.next_token)
+    await refused(bench.queries.latest_draft("p", DESCRIPTIONS, limit=1, page_token=latest.next_token))
+    next_page = await bench.queries.draft("p", draft.id, limit=1, page_token=by_id.next_token)
     assert [item.product_id for item in next_page.items] == ["00001"]
 
 
@@ -149,12 +150,12 @@ async def test_a_token_is_good_for_its_own_call_only(bench: Bench) -> None:
     first = await write(bench, items(3))
     bench.clock.advance(timedelta(seconds=1))
     second = await write(bench, items(3), rules_hash="f" * 16)
-    token = (await bench.library.draft("p", second.id, limit=1)).next_token
-    await refused(bench.library.draft("p", first.id, limit=1, page_token=token))
-    await refused(bench.library.latest_draft("p", DESCRIPTIONS, limit=1, page_token=token))
-    await refused(bench.library.draft("p", second.id, limit=1, page_token=token[:-1]))
+    token = (await bench.queries.draft("p", second.id, limit=1)).next_token
+    await refused(bench.queries.draft("p", first.id, limit=1, page_token=token))
+    await refused(bench.queries.latest_draft("p", DESCRIPTIONS, limit=1, page_token=token))
+    await refused(bench.queries.draft("p", second.id, limit=1, page_token=token[:-1]))
     products = await _stocked(bench)
-    await refused(bench.library.draft("p", second.id, page_token=products))
+    await refused(bench.queries.draft("p", second.id, page_token=products))
     await refused(bench.catalog.products("p", "", limit=1, page_token=token))
 
 
@@ -222,7 +223,7 @@ async def test_pages_of_items_end_where_the_items_end(bench: Bench) -> None:
     async with bench.working():
         preview = await bench.preview(sample=4, rules=PlaybookRules(enabled=True))
         applied = await bench.applied(preview)
-    first = await bench.library.run_items("p", applied.run_id, limit=3, page_token="")
-    last = await bench.library.run_items("p", applied.run_id, limit=3, page_token=first.next_token)
+    first = await bench.queries.run_items("p", applied.run_id, limit=3, page_token="")
+    last = await bench.queries.run_items("p", applied.run_id, limit=3, page_token=first.next_token)
     assert [item.product_id for item in (*first.rows, *last.rows)] == ids
     assert last.next_token == ""

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,12 +18,11 @@ from sqlalchemy import text
 
 from runs_service import transitions
 from runs_service.models import PLAYBOOKS, RUN_TYPES, STATUSES
-from runs_service.runs import Runs
+from runs_service.queries import RunQueries
 from runs_service.store import Filters, RunStore
-from servicekit.background.tasks import running
-from servicekit.clock import SystemClock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
+from tests.support.database import rows
 from tests.support.runs import NOW, TERMINAL, event, new_run
 
 LATER = timedelta(hours=1)
@@ -54,11 +53,6 @@ async def created(store: RunStore, **fields: Any) -> Run:
 
 async def tell(store: RunStore, *events: RunEvent) -> list[Run]:
     return await store.change(events, changes)
-
-
-async def rows(database: Database, statement: str, **values: object) -> Sequence[Any]:
-    async with database.autocommit() as connection:
-        return await connection.execute(text(statement), values)
 
 
 # Creating
@@ -125,7 +119,7 @@ async def test_when_a_key_is_free_again(status: Run.Status.ValueType, fields: di
 
 
 async def test_a_key_that_is_freed_and_taken_all_the_time_still_gets_an_answer(
-    store: RunStore, other: RunStore
+    store: RunStore, other: RunStore, runs_database: Database
 ) -> None:
     done = asyncio.Event()
 
@@ -140,8 +134,11 @@ async def test_a_key_that_is_freed_and_taken_all_the_time_still_gets_an_answer(
     done.set()
     await ending
     assert len(stored) == 100
-    ids = [outcome.run.id for (outcome,) in stored if outcome.created]
-    assert len(ids) == len(set(ids)) >= 1
+    created = {outcome.run.id for (outcome,) in stored if outcome.created}
+    assert {outcome.run.id for (outcome,) in stored} == created
+    found = await rows(runs_database, "SELECT id, status FROM runs.runs")
+    assert {str(row.id) for row in found} == created
+    assert [row.status for row in found].count("QUEUED") <= 1
 
 
 # Changing
@@ -219,17 +216,17 @@ async def test_a_run_of_another_project_is_not_there(store: RunStore) -> None:
 
 
 @pytest.fixture
-async def runs(store: RunStore) -> AsyncIterator[Runs]:
-    runs = Runs(store, dispatcher=None, stopper=None, watchers=None, clock=SystemClock())  # type: ignore[arg-type]  # only reads
-    async with running(runs.creations):
-        yield runs
+def queries(store: RunStore) -> RunQueries:
+    return RunQueries(store)
 
 
-async def pages(runs: Runs, filters: Filters, limit: int, between: Callable[[], Any] | None = None) -> list[Run]:
+async def pages(
+    queries: RunQueries, filters: Filters, limit: int, between: Callable[[], Any] | None = None
+) -> list[Run]:
     listed: list[Run] = []
     token = ""
     while True:
-        page, token = await runs.page(filters, limit=limit, offset=0, page_token=token)
+        page, token = await queries.page(filters, limit=limit, offset=0, page_token=token)
         listed += page
         if not token:
             return listed
@@ -237,7 +234,7 @@ async def pages(runs: Runs, filters: Filters, limit: int, between: Callable[[], 
             await between()
 
 
-async def test_pages_skip_and_repeat_nothing_while_runs_are_inserted(store: RunStore, runs: Runs) -> None:
+async def test_pages_skip_and_repeat_nothing_while_runs_are_inserted(store: RunStore, queries: RunQueries) -> None:
     # Many of the same microsecond: the id decides among them.
     stored = await store.create([new_run(NOW + timedelta(microseconds=n // 10), scope_id=f"s{n}") for n in range(60)])
     numbers = iter(range(1000))
@@ -245,22 +242,22 @@ async def test_pages_skip_and_repeat_nothing_while_runs_are_inserted(store: RunS
     async def insert() -> None:
         await store.create([new_run(NOW + timedelta(days=1), idempotency_key=f"new{next(numbers)}")])
 
-    listed = await pages(runs, Filters("p"), 7, between=insert)
+    listed = await pages(queries, Filters("p"), 7, between=insert)
     expected = sorted((one.run for one in stored), key=lambda run: (run.created_at.ToNanoseconds(), UUID(run.id)))
     assert [run.id for run in listed] == [run.id for run in reversed(expected)]
 
 
-async def test_filters_hold_on_every_page(store: RunStore, runs: Runs) -> None:
+async def test_filters_hold_on_every_page(store: RunStore, queries: RunQueries) -> None:
     stored = await store.create([new_run(scope_id=f"s{n % 2}", idempotency_key=str(n)) for n in range(20)])
     for one in stored[:10]:
         await tell(store, event(one.run.id, 1, Run.FAILED))
     both = Filters("p", "missing_seo_title", "PREVIEW_GENERATE", "s0", "FAILED")
-    assert {run.id for run in await pages(runs, both, 2)} == {one.run.id for one in stored[:10:2]}
-    assert await pages(runs, Filters("p", status="SUCCEEDED"), 2) == []
-    assert await pages(runs, Filters("q"), 2) == []
+    assert {run.id for run in await pages(queries, both, 2)} == {one.run.id for one in stored[:10:2]}
+    assert await pages(queries, Filters("p", status="SUCCEEDED"), 2) == []
+    assert await pages(queries, Filters("q"), 2) == []
 
 
-async def test_every_combination_of_filters_finds_what_it_says(store: RunStore, runs: Runs) -> None:
+async def test_every_combination_of_filters_finds_what_it_says(store: RunStore, queries: RunQueries) -> None:
     kinds = list(itertools.product(PLAYBOOKS, Run.Type.values()[1:], ("a", "b"), range(6)))
     random.Random(8).shuffle(kinds)
     stored = []
@@ -283,7 +280,7 @@ async def test_every_combination_of_filters_finds_what_it_says(store: RunStore, 
     for playbook, type_name, scope, status in itertools.product(
         ("", *PLAYBOOKS), ("", *RUN_TYPES), ("", "a"), ("", *STATUSES)
     ):
-        listed = await pages(runs, Filters("p", playbook, type_name, scope, status), 5)
+        listed = await pages(queries, Filters("p", playbook, type_name, scope, status), 5)
         expected = [
             run.id
             for run in newest_first
@@ -302,24 +299,24 @@ def test_the_kinds_are_those_of_the_contract() -> None:
     assert set(field.GetOptions().Extensions[validate_pb2.field].string.__getattribute__("in")) == {"", *PLAYBOOKS}
 
 
-async def test_limit_and_offset(store: RunStore, runs: Runs) -> None:
+async def test_limit_and_offset(store: RunStore, queries: RunQueries) -> None:
     await store.create([new_run(NOW + timedelta(seconds=n), idempotency_key=str(n)) for n in range(130)])
     for limit, expected in ((0, 20), (1, 1), (100, 100), (5000, 100)):
-        page, token = await runs.page(Filters("p"), limit=limit, offset=0, page_token="")
+        page, token = await queries.page(Filters("p"), limit=limit, offset=0, page_token="")
         assert len(page) == expected
         assert token
-    page, token = await runs.page(Filters("p"), limit=100, offset=120, page_token="")
+    page, token = await queries.page(Filters("p"), limit=100, offset=120, page_token="")
     assert [run.idempotency_key for run in page] == [str(n) for n in range(9, -1, -1)]
     assert token == ""
 
 
-async def test_the_last_page_has_no_token_even_when_it_is_full(store: RunStore, runs: Runs) -> None:
+async def test_the_last_page_has_no_token_even_when_it_is_full(store: RunStore, queries: RunQueries) -> None:
     await store.create([new_run(idempotency_key=str(n)) for n in range(4)])
-    page, token = await runs.page(Filters("p"), limit=4, offset=0, page_token="")
+    page, token = await queries.page(Filters("p"), limit=4, offset=0, page_token="")
     assert (len(page), token) == (4, "")
 
 
-async def test_a_made_up_position_in_a_page_token_is_refused(runs: Runs) -> None:
+async def test_a_made_up_position_in_a_page_token_is_refused(queries: RunQueries) -> None:
     from servicekit.rpc import page_tokens
 
     query = ["ListRuns", "p", "", "", "", ""]
@@ -336,11 +333,11 @@ async def test_a_made_up_position_in_a_page_token_is_refused(runs: Runs) -> None
     for position in refused:
         token = page_tokens.encode(position, query=query)
         with pytest.raises(ServiceError) as failure:
-            await runs.page(Filters("p"), limit=1, offset=0, page_token=token)
+            await queries.page(Filters("p"), limit=1, offset=0, page_token=token)
         assert failure.value.reason is Reason.PAGE_TOKEN_INVALID
     for first_or_last in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "1969-12-31T23:59:59.500Z"):
         token = page_tokens.encode([first_or_last, run_id], query=query)
-        assert await runs.page(Filters("p"), limit=1, offset=0, page_token=token) == ([], "")
+        assert await queries.page(Filters("p"), limit=1, offset=0, page_token=token) == ([], "")
 
 
 async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> None:

@@ -36,26 +36,30 @@ from runs_service.delivery.event_applier import EVENTS_QUEUE
 from runs_service.watching import stream
 from servicekit.broker import MessageSigner, Publisher
 from servicekit.telemetry.metrics import Metrics
-from tests.conftest import RUNS_TEMPLATE, new_database
+from tests.conftest import new_database
 from tests.support.certificates import Authority
+from tests.support.forking import Forks
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import event, request
 from tests.support.runs_process import Service, serving
 from tests.support.shop import log_lines
 from tests.support.tokens import SECRET
 from tests.support.waiting import eventually
 
-NOBODY = "0198f0a0-0000-7000-8000-000000000000"
+UNKNOWN_RUN = "0198f0a0-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="session")
-def environment(postgres_server: Any, _runs_template: None, valkey_server: Valkey) -> Iterator[dict[str, str]]:
+def environment(postgres_server: Any, valkey_server: Valkey) -> Iterator[dict[str, str]]:
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}
 
 
 @pytest.fixture(scope="session")
-async def service(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    service = Service(tmp_path_factory.mktemp("runs-service") / "log", environment)
+async def service(
+    runs_forks: Forks, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Service]:
+    service = Service(runs_forks, tmp_path_factory.mktemp("runs-service") / "log", environment)
     async with grpc.aio.insecure_channel(service.address) as channel:
         await eventually(lambda: serving(channel), timeout=20)
     yield service
@@ -104,7 +108,7 @@ async def test_errors_say_what_why_and_where_under_the_callers_request_id(channe
     stub = RunsServiceStub(channel)
     more = {"x-request-id": "mine-1"}
     async with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND") as errors:
-        await stub.GetRun(GetRunRequest(project_id="p", run_id=NOBODY), metadata=metadata(**more), timeout=5)
+        await stub.GetRun(GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), metadata=metadata(**more), timeout=5)
     assert dict(errors[0].trailing_metadata())["x-request-id"] == "mine-1"
     async with refused(grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED") as errors:
         await stub.GetRun(GetRunRequest(project_id="p", run_id="x"), metadata=metadata(), timeout=5)
@@ -112,13 +116,13 @@ async def test_errors_say_what_why_and_where_under_the_callers_request_id(channe
     assert rpc_status.from_call(errors[0]).details[1].Unpack(bad)
     assert [violation.field for violation in bad.field_violations] == ["run_id"]
     async with refused(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"):
-        await stub.GetRun(GetRunRequest(project_id="p", run_id=NOBODY), timeout=5)
+        await stub.GetRun(GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), timeout=5)
     async with refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_TOO_LOW"):
         await stub.CreateRun(request(), metadata=metadata("VIEWER"), timeout=5)
     async with refused(grpc.StatusCode.PERMISSION_DENIED, "PROJECT_ACCESS_DENIED"):
         await stub.CreateRun(request(project_id="q"), metadata=metadata(), timeout=5)
     async with refused(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"):
-        async for _ in stub.WatchRun(WatchRunRequest(project_id="p", run_id=NOBODY), timeout=5):
+        async for _ in stub.WatchRun(WatchRunRequest(project_id="p", run_id=UNKNOWN_RUN), timeout=5):
             pass
 
 
@@ -128,9 +132,9 @@ async def test_a_request_id_comes_back_on_success_and_a_new_one_replaces_an_unfi
     for given, kept in (("abc-1", True), ("x" * 129, False), ("a b;c", False)):
         call = RunsServiceStub(channel).CreateRun(request(), metadata=metadata(**{"x-request-id": given}), timeout=5)
         await call
-        told = dict(await call.trailing_metadata())["x-request-id"]
-        assert (told == given) is kept
-        assert told
+        returned = dict(await call.trailing_metadata())["x-request-id"]
+        assert (returned == given) is kept
+        assert returned
     lines = [line for line in service.lines() if line.get("request_id") == "abc-1"]
     assert any("[AutomationPlaybookRunsService]" in line["message"] for line in lines)
 
@@ -156,7 +160,7 @@ async def test_health_and_reflection_are_open(channel: grpc.aio.Channel) -> None
     assert "playbooks.runs.v1.RunsService" in names
 
 
-async def test_bytes_that_are_no_request_are_told_as_such(channel: grpc.aio.Channel) -> None:
+async def test_bytes_that_are_no_request_fail_validation(channel: grpc.aio.Channel) -> None:
     call = channel.unary_unary("/playbooks.runs.v1.RunsService/GetRun")
     for body in (b"\xff\xff\xff", b"\x0a\x02\xc3\x28"):  # no protobuf; a string that is no UTF-8
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED"):
@@ -166,7 +170,7 @@ async def test_bytes_that_are_no_request_are_told_as_such(channel: grpc.aio.Chan
 async def test_calls_are_counted_by_method_and_code(channel: grpc.aio.Channel, service: Service) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         await RunsServiceStub(channel).GetRun(
-            GetRunRequest(project_id="p", run_id=NOBODY), metadata=metadata(), timeout=5
+            GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), metadata=metadata(), timeout=5
         )
     with pytest.raises(grpc.aio.AioRpcError):
         await channel.unary_unary("/made.up/Name")(b"", timeout=5)
@@ -219,10 +223,10 @@ async def test_a_run_can_be_named_in_capitals(channel: grpc.aio.Channel, environ
     assert (await stub.RetryRun(asked, metadata=metadata(), timeout=5)).run.retry_of == run.id
 
 
-async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with_0(
-    environment: dict[str, str], tmp_path: Path
+async def test_a_stop_ends_watchers_with_a_time_to_retry_and_exits_with_0(
+    runs_forks: Forks, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    service = Service(tmp_path / "log", environment)
+    service = Service(runs_forks, tmp_path / "log", environment)
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:
             await eventually(lambda: serving(channel), timeout=20)
@@ -245,9 +249,9 @@ async def test_told_to_stop_it_ends_watchers_with_a_time_to_retry_and_exits_with
 
 @pytest.mark.parametrize("variable", ["RUNS_LISTEN", "METRICS_LISTEN"])
 async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
-    variable: str, environment: dict[str, str], service: Service, tmp_path: Path
+    runs_forks: Forks, variable: str, environment: dict[str, str], service: Service, tmp_path: Path
 ) -> None:
-    second = Service(tmp_path / "log", environment | {variable: service.address})
+    second = Service(runs_forks, tmp_path / "log", environment | {variable: service.address})
     try:
         assert await asyncio.to_thread(second.process.wait, 20) == 1
         text = second.log.read_text()
@@ -261,13 +265,13 @@ async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
-async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
+async def test_tls(runs_forks: Forks, mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     tls = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
     if mutual:
         tls["TLS_CLIENT_CA_FILE"] = str(authority.file)
-    service = Service(tmp_path / "log", environment | tls)
+    service = Service(runs_forks, tmp_path / "log", environment | tls)
     client_certificate, client_key = authority.issue("client")
     root = authority.file.read_bytes()
     with_certificate = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_certificate.read_bytes())
@@ -276,7 +280,7 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
             await eventually(lambda: serving(channel), timeout=20)
             async with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
                 await RunsServiceStub(channel).GetRun(
-                    GetRunRequest(project_id="p", run_id=NOBODY), metadata=metadata(), timeout=5
+                    GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), metadata=metadata(), timeout=5
                 )
         without = grpc.ssl_channel_credentials(root)
         async with grpc.aio.secure_channel(service.address, without) as channel:
@@ -285,17 +289,17 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
             assert not await serving(channel)
 
         own = {"cert_file": client_certificate, "key_file": client_key}
-        assert "has no run" in await told(service, ca_file=authority.file, **own)
-        without_certificate = await told(service, ca_file=authority.file)
+        assert "has no run" in await client_message(service, ca_file=authority.file, **own)
+        without_certificate = await client_message(service, ca_file=authority.file)
         assert ("has no run" in without_certificate) is not mutual
         assert ("--cert-file" in without_certificate) is mutual
-        assert "--ca-file" in await told(service)
-        stranger = await told(service, ca_file=Authority(tmp_path / "stranger").file, **own)
+        assert "--ca-file" in await client_message(service)
+        stranger = await client_message(service, ca_file=Authority(tmp_path / "stranger").file, **own)
         assert stranger.startswith(f"no TLS with {service.address}: check --ca-file")
         assert "certificate" in stranger.rpartition("SSL_ERROR")[2]  # in gRPC's own words
 
         options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
-        assert "has no run" in told_by_hand(service, *options)
+        assert "has no run" in command_output(service, *options)
         assert probe(service, *options)
         assert probe(service, "--ca-file", authority.file) is not mutual
         assert not probe(service)
@@ -303,16 +307,16 @@ async def test_tls(mutual: bool, environment: dict[str, str], tmp_path: Path) ->
         service.stop()
 
 
-async def told(service: Service, **tls: Path) -> str:
-    """What our client tells of a run that is not there."""
+async def client_message(service: Service, **tls: Path) -> str:
+    """Return what our client prints about a run that does not exist."""
     async with RunsClient(service.address, token=token(), **tls) as client:
         with pytest.raises(ServiceCallError) as refusal:
-            await client.get("p", NOBODY)
+            await client.get("p", UNKNOWN_RUN)
     return explain(refusal.value)
 
 
-def told_by_hand(service: Service, *options: object) -> str:
-    asking = ["get", NOBODY, "--project", "p", "--target", service.address, "--token", token(), *options]
+def command_output(service: Service, *options: object) -> str:
+    asking = ["get", UNKNOWN_RUN, "--project", "p", "--target", service.address, "--token", token(), *options]
     command = [sys.executable, "-m", "runs_client", *map(str, asking)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 

@@ -6,9 +6,10 @@ import psycopg
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from executor_service.domain.catalog import Product, Project, Scope
 from executor_service.playbooks.playbook import PLAYBOOKS
+from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.scope import scope_id
-from executor_service.records import Plan, Product, Project, Scope
 from executor_service.store import catalog
 from servicekit.postgres.database import Database
 from tests.integration.conftest import EMPTY

@@ -1,4 +1,4 @@
-"""Ending runs from outside: Stopper and DeadlineKeeper over a real PostgreSQL, and a real executor in this process."""
+"""Ending runs from outside: Canceller and DeadlineKeeper over a real PostgreSQL and a real executor."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,8 +15,8 @@ from devstack.ports import HOST, free_ports
 from executor_service import app as executor_app
 from executor_service.settings import ExecutorSettings
 from runs_service import messages
-from runs_service.delivery import cancellation as stop
-from runs_service.delivery.cancellation import DeadlineKeeper, Stopper
+from runs_service.delivery.cancellation import BATCH, RETRY_INTERVAL, Canceller
+from runs_service.delivery.deadlines import DEADLINE_MARGIN, DeadlineKeeper
 from runs_service.delivery.dispatcher import Dispatcher
 from runs_service.delivery.event_applier import EventApplier
 from runs_service.delivery.inline import InlineExecution
@@ -36,16 +36,18 @@ LONG_AGO = timedelta(hours=1)
 class Desk:
     """A process of runs_service as far as it ends runs. Its executor is at `target`."""
 
-    def __init__(self, database: Database, target: str, secret: str) -> None:
+    def __init__(self, database: Database, target: str, secret: str, *, batch: int) -> None:
         self.clock = SystemClock()
         self.store = RunStore(database, reconcile_after=LONG_AGO)
         self.announced: list[Run] = []
         self.events = events = EventApplier(self.store, self.clock, announce=self.announced.extend)
         self.channel = open_channel(target, executor_settings("", target))
         self.executor = executor = ExecutorClient(self.channel, ServiceTokens(secret, service="test", clock=self.clock))
-        self.stopper = Stopper(self.store, executor, events, self.clock, announce=self.announced.extend)
+        self.canceller = Canceller(
+            self.store, executor, events, self.clock, announce=self.announced.extend, batch=batch
+        )
         self.deadlines = DeadlineKeeper(
-            self.store, executor, events, self.clock, self.stopper, announce=self.announced.extend
+            self.store, executor, events, self.clock, self.canceller, announce=self.announced.extend, batch=batch
         )
 
     async def create(self, count: int = 1, *, age: timedelta = timedelta(0), **fields: Any) -> list[Run]:
@@ -54,7 +56,7 @@ class Desk:
         return [stored.run for stored in await self.store.create(wanted)]
 
     async def execute(self, runs: Sequence[Run]) -> None:
-        """Execute runs to their end at the executor, in whose opinion they have time; runs_service hears nothing."""
+        """Execute runs to their end at the executor, without their deadlines; runs_service gets no event."""
         for run in runs:
             job = messages.job(run, "r")
             job.ClearField("deadline")
@@ -74,8 +76,10 @@ def executor_settings(url: str, listen: str, **more: Any) -> ExecutorSettings:
 
 
 @asynccontextmanager
-async def desk_at(database: Database, target: str, *, secret: str = "y" * 32) -> AsyncIterator[Desk]:
-    desk = Desk(database, target, secret)
+async def desk_at(
+    database: Database, target: str, *, secret: str = "y" * 32, batch: int = BATCH
+) -> AsyncIterator[Desk]:
+    desk = Desk(database, target, secret, batch=batch)
     yield desk
     await desk.channel.close()
 
@@ -96,8 +100,12 @@ async def desk(runs_database: Database, executor: str) -> AsyncIterator[Desk]:
 @pytest.fixture
 async def lonely(runs_database: Database) -> AsyncIterator[Desk]:
     """A desk whose executor is away."""
-    async with desk_at(runs_database, f"{HOST}:{free_ports(1)[0]}") as desk:
+    async with desk_at(runs_database, unused_address()) as desk:
         yield desk
+
+
+def unused_address() -> str:
+    return f"{HOST}:{free_ports(1)[0]}"
 
 
 # Cancels
@@ -108,79 +116,72 @@ async def pending(database: Database) -> int:
         return int((await connection.execute(text("SELECT count(*) FROM runs.runs WHERE stop_pending"))).scalar_one())
 
 
-async def ask_to_stop(desk: Desk, runs: Sequence[Run]) -> None:
+async def request_cancels(desk: Desk, runs: Sequence[Run]) -> None:
     for run in runs:
         await desk.store.request_stop(run.id)
 
 
-async def test_stops_of_runs_that_are_too_large_for_one_call_are_told_in_several(
+async def test_cancels_of_runs_that_are_too_large_for_one_call_are_sent_in_several(
     desk: Desk, runs_database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = await desk.create(stop.BATCH, meta=RunMeta(rules=large_rules()))
+    runs = await desk.create(BATCH, meta=RunMeta(rules=large_rules()))
     assert sum(run.ByteSize() for run in runs) > ExecutorSettings.model_fields["max_request_bytes"].default
-    await ask_to_stop(desk, runs)
-    await desk.stopper.tick()
+    await request_cancels(desk, runs)
+    await desk.canceller.tick()
     assert set(await desk.statuses(runs)) == {"CANCELLED"}
     assert await pending(runs_database) == 0
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_stop_that_the_executor_refuses_holds_up_no_other(
-    desk: Desk, runs_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stop, "BATCH", 2)
-    unknown = await desk.create(3, playbook_id="of a newer version")
-    runs = await desk.create(4)
-    await ask_to_stop(desk, [*unknown, *runs])
-    await desk.stopper.tick()
-    assert set(await desk.statuses(runs)) == {"CANCELLED"}
-    assert set(await desk.statuses(unknown)) == {"QUEUED"}
-    assert await pending(runs_database) == 3
-    assert desk.stopper.interval is None, "the sweep comes back to them"
+async def test_a_cancel_that_the_executor_rejects_delays_no_other(runs_database: Database, executor: str) -> None:
+    async with desk_at(runs_database, executor, batch=2) as desk:
+        unknown = await desk.create(3, playbook_id="of a newer version")
+        runs = await desk.create(4)
+        await request_cancels(desk, [*unknown, *runs])
+        assert await desk.canceller.tick() is None, "they wait for the usual interval"
+        assert set(await desk.statuses(runs)) == {"CANCELLED"}
+        assert set(await desk.statuses(unknown)) == {"QUEUED"}
+        assert await pending(runs_database) == 3
 
 
-async def test_a_refused_cancel_is_told_to_who_asked_and_kept(desk: Desk, runs_database: Database) -> None:
+async def test_a_rejected_cancel_is_reported_to_its_caller_and_kept(desk: Desk, runs_database: Database) -> None:
     (run,) = await desk.create(playbook_id="of a newer version")
-    with pytest.raises(ExecutorRefused, match="kept and told again"):
-        await desk.stopper.cancel(Dispatchable(run, "r"))
+    with pytest.raises(ExecutorRefused, match="kept and sent again"):
+        await desk.canceller.cancel(Dispatchable(run, "r"))
     assert await desk.statuses([run]) == ["QUEUED"]
     assert await pending(runs_database) == 1
 
 
 async def test_an_executor_that_is_away_is_tried_again_after_a_while_and_not_at_once(lonely: Desk) -> None:
     runs = await lonely.create(2)
-    await lonely.stopper.cancel(Dispatchable(runs[0], "r"))
+    await lonely.canceller.cancel(Dispatchable(runs[0], "r"))
     assert await lonely.statuses(runs) == ["CANCELLED", "QUEUED"]
-    assert lonely.stopper._woken.is_set()
-    lonely.stopper._woken.clear()  # as run() does
-    await lonely.stopper.tick()
-    assert not lonely.stopper._woken.is_set()
-    assert lonely.stopper.interval == stop.RETRY_INTERVAL
+    assert lonely.canceller._woken.is_set()
+    lonely.canceller._woken.clear()  # as run() does
+    assert await lonely.canceller.tick() == RETRY_INTERVAL
+    assert not lonely.canceller._woken.is_set()
 
 
-async def test_an_executor_with_another_secret_makes_nobody_spin_and_ends_no_run(
+async def test_a_refusal_is_not_an_outage_nothing_spins_and_no_run_ends(
     runs_database: Database, executor_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = executor_settings(executor_database, f"{HOST}:0", auth_mode="jwt", auth_jwt_secret="x" * 32)
     async with executor_app.serving(settings) as server, desk_at(runs_database, server.address) as desk:
-        runs = await desk.create(3, age=timedelta(seconds=DEFAULT_DEADLINE) + 2 * stop.DEADLINE_MARGIN)
+        runs = await desk.create(3, age=timedelta(seconds=DEFAULT_DEADLINE) + 2 * DEADLINE_MARGIN)
         older = await desk.create(2, age=LONG_AGO, playbook_id="missing_seo_description")
-        await ask_to_stop(desk, runs)
-        await desk.stopper.tick()
+        await request_cancels(desk, runs)
+        assert await desk.canceller.tick() is None, "a refusal is not an outage"
         await desk.deadlines.tick()
         assert [run.error_code for run in await desk.now(older)] == ["RUN_DEADLINE_EXCEEDED"] * 2
-        desk.stopper._woken.clear()  # those two are to be told as well
-        for ticker in (desk.stopper, desk.deadlines):
-            assert not ticker._woken.is_set()
-            assert ticker.interval is None
+        assert not desk.deadlines._woken.is_set()
         assert set(await desk.statuses(runs)) == {"QUEUED"}
         await InlineExecution(desk.executor, desk.store, desk.events).execute(Dispatchable(runs[0], "r"))
         impatient = RunStore(runs_database, reconcile_after=timedelta(0))
         reconciler = Reconciler(
-            store=impatient,
-            executor=desk.executor,
-            events=desk.events,
-            dispatcher=Dispatcher(None, InlineExecution(desk.executor, desk.store, desk.events), fallback=False),
+            impatient,
+            desk.executor,
+            desk.events,
+            Dispatcher(None, InlineExecution(desk.executor, desk.store, desk.events), fallback=False),
         )
         await impatient.mark_dispatched({run.id: 3600.0 for run in runs})
         await reconciler.tick()
@@ -199,19 +200,17 @@ async def test_an_executor_with_another_secret_makes_nobody_spin_and_ends_no_run
 
 async def test_a_run_that_ended_in_time_at_the_executor_is_not_failed_while_its_event_is_on_the_way(desk: Desk) -> None:
     done = await desk.create(2, age=LONG_AGO)
-    unheard_of = await desk.create(1, age=LONG_AGO, playbook_id="missing_seo_description")
+    unknown = await desk.create(1, age=LONG_AGO, playbook_id="missing_seo_description")
     await desk.execute(done)
     await desk.deadlines.tick()
     assert [run.error_code for run in await desk.now(done)] == ["PROJECT_NOT_FOUND"] * 2
-    assert [run.error_code for run in await desk.now(unheard_of)] == ["RUN_DEADLINE_EXCEEDED"]
+    assert [run.error_code for run in await desk.now(unknown)] == ["RUN_DEADLINE_EXCEEDED"]
 
 
-async def test_runs_past_their_deadline_end_while_no_executor_lives(
-    lonely: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stop, "BATCH", 3)
-    runs = await lonely.create(5, age=LONG_AGO)
-    await lonely.deadlines.tick()
-    assert lonely.deadlines._woken.is_set(), "there are more"
-    await lonely.deadlines.tick()
-    assert [run.error_code for run in await lonely.now(runs)] == ["RUN_DEADLINE_EXCEEDED"] * 5
+async def test_runs_past_their_deadline_end_while_no_executor_lives(runs_database: Database) -> None:
+    async with desk_at(runs_database, unused_address(), batch=3) as lonely:
+        runs = await lonely.create(5, age=LONG_AGO)
+        await lonely.deadlines.tick()
+        assert lonely.deadlines._woken.is_set(), "there are more"
+        await lonely.deadlines.tick()
+        assert [run.error_code for run in await lonely.now(runs)] == ["RUN_DEADLINE_EXCEEDED"] * 5

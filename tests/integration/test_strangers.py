@@ -7,10 +7,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.forking import Forks
 from tests.support.http2 import DATA, Connection, frame, message
 from tests.support.service import ServiceProcess, memory_of
-
-pytestmark = pytest.mark.alone  # it measures time or memory
 
 MB = 1_000_000
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
@@ -19,9 +18,13 @@ DEADLINE = 20  # seconds of a call
 
 
 @pytest.fixture(scope="module")
-def executor(_executor_schema: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environment = {"EXECUTOR_DATABASE_URL": _executor_schema, "MAX_CALLS": "200"}
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as service:
+def executor(
+    executor_forks: Forks, executor_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database_url, "MAX_CALLS": "200"}
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
         yield service
 
 
@@ -62,11 +65,13 @@ async def test_watchers_of_health_keep_no_probe_and_no_watcher_out(executor: Ser
 
 
 async def test_streams_of_requests_hold_no_more_than_requests(
-    executor_database: str, tmp_path_factory: pytest.TempPathFactory
+    executor_forks: Forks, executor_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     environment = {"EXECUTOR_DATABASE_URL": executor_database}
     size = 1_000_000
-    with ServiceProcess("executor", tmp_path_factory.mktemp("executor") / "log", environment) as executor:
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as executor:
         with memory_of(executor) as growth, Connection(executor.target) as connection:
             streams = {}
             for _ in range(400):

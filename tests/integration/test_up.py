@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,14 +84,17 @@ def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path,
     assert DataDir(tmp_path).info() is None
 
 
-def test_starts_again_after_kill_9_and_names_a_process_that_dies(tmp_path: Path, ports: list[str]) -> None:
+def test_starts_again_after_kill_9_and_names_a_process_that_dies(
+    stack_folder: Callable[[], Path], ports: list[str]
+) -> None:
+    folder = stack_folder()
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker", "--auth", "disabled")
-    with up(tmp_path, *options) as killed:
+    with up(folder, *options) as killed:
         killed.end(signal.SIGKILL)
-        assert DataDir(tmp_path).info() is None
+        assert DataDir(folder).info() is None
         if sys.platform == "linux":
             wait_until_gone(killed.pids)
-    with up(tmp_path, *options) as again:
+    with up(folder, *options) as again:
         victim = next(pid for pid in again.pids if "executor_service" in psutil.Process(pid).cmdline())
         os.kill(victim, signal.SIGKILL)
         errors = again.errors()

@@ -10,14 +10,12 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
 
 from runs_service import transitions
-from runs_service.runs import Runs
+from runs_service.queries import RunQueries
 from runs_service.store import RunStore
-from runs_service.watching import hub as watch
-from runs_service.watching import stream
-from runs_service.watching.hub import Watchers
+from runs_service.watching.hub import POLL, Watchers
 from runs_service.watching.stream import RunStream
+from runs_service.watching.subscription import BUFFER
 from servicekit.background.tasks import running
-from servicekit.clock import SystemClock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
 from tests.support.runs import NOW, event, new_run
@@ -29,11 +27,14 @@ SNAPSHOT, UPDATED, HEARTBEAT = WatchRunResponse.SNAPSHOT, WatchRunResponse.UPDAT
 class Hub:
     """One replica's watching, and the means to change runs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, poll: float = POLL) -> None:
         self.store = RunStore(database, reconcile_after=timedelta(hours=1))
-        self.watchers = Watchers(self.store)
-        self.runs = Runs(self.store, dispatcher=None, stopper=None, watchers=self.watchers, clock=SystemClock())  # type: ignore[arg-type]
+        self.watchers = Watchers(self.store, poll=poll)
+        self.queries = RunQueries(self.store)
         self.numbers: dict[str, int] = {}
+
+    def stream(self, **options: float) -> RunStream:
+        return RunStream(self.queries, self.watchers, **options)
 
     async def create(self) -> Run:
         (stored,) = await self.store.create([new_run(idempotency_key=str(len(self.numbers)))])
@@ -47,20 +48,21 @@ class Hub:
         for _ in range(times):
             self.numbers[run.id] = number = self.numbers[run.id] + 1
             events.append(event(run.id, number, status, completed=number))
-        await self.store.change(events, lambda run, told: transitions.changes(run, told, NOW))
+        await self.store.change(events, lambda run, event: transitions.changes(run, event, NOW))
         if hint:
-            self.watchers.wake([run.id])
+            self.watchers.wake(run.id)
 
 
 class Watching:
-    """A watcher, with everything it was sent. Holds back what comes while `reading` is not set."""
+    """A watcher, with every message it was sent. It takes none while `reading` is not set."""
 
-    def __init__(self, hub: Hub, run: Run, after: int | None = None, *, heartbeat_after: float = 15.0) -> None:
+    def __init__(self, hub: Hub, run: Run, after: int | None = None, **options: float) -> None:
         self.sent: list[WatchRunResponse] = []
         self.reading = asyncio.Event()
         self.reading.set()
-        streams = RunStream(hub.runs, hub.watchers, heartbeat_after=heartbeat_after)
-        self.task = asyncio.create_task(streams.serve(run.project_id, run.id, after=after, write=self._write))
+        self.task = asyncio.create_task(
+            hub.stream(**options).serve(run.project_id, run.id, after=after, write=self._write)
+        )
 
     async def _write(self, message: WatchRunResponse) -> None:
         await self.reading.wait()
@@ -77,7 +79,20 @@ class Watching:
 
 @pytest.fixture
 async def hub(runs_database: Database) -> AsyncIterator[Hub]:
-    hub = Hub(runs_database)
+    async with running_hub(runs_database) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def hub_without_poll(runs_database: Database) -> AsyncIterator[Hub]:
+    """A hub whose watchers find by hints what they find."""
+    async with running_hub(runs_database, poll=3600.0) as hub:
+        yield hub
+
+
+@asynccontextmanager
+async def running_hub(database: Database, *, poll: float = POLL) -> AsyncIterator[Hub]:
+    hub = Hub(database, poll=poll)
     async with running(hub.watchers):
         yield hub
     assert hub.watchers.count == 0
@@ -115,7 +130,7 @@ async def test_a_change_without_a_hint_is_found_by_the_poll(hub: Hub) -> None:
     async with watching(hub, run) as watcher:
         await eventually(lambda: watcher.seen)
         await hub.change(run, hint=False)
-        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * watch.POLL)
+        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * POLL)
 
 
 async def test_hints_about_other_runs_do_not_put_off_the_poll(hub: Hub) -> None:
@@ -125,10 +140,10 @@ async def test_hints_about_other_runs_do_not_put_off_the_poll(hub: Hub) -> None:
         await hub.change(quiet, hint=False)
 
         def found() -> bool:
-            hub.watchers.wake([busy.id])
+            hub.watchers.wake(busy.id)
             return len(watcher.seen) == 2
 
-        await eventually(found, timeout=3 * watch.POLL)
+        await eventually(found, timeout=3 * POLL)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
@@ -155,7 +170,7 @@ async def test_watching_a_finished_run_sends_what_is_missing_and_ends(
 
 async def test_a_history_longer_than_the_buffer_arrives_whole(hub: Hub) -> None:
     run = await hub.create()
-    length = 5 * watch.BUFFER + 7
+    length = 5 * BUFFER + 7
     await hub.change(run, times=length)
     await hub.change(run, Run.SUCCEEDED)
     async with watching(hub, run, 0) as watcher:
@@ -163,12 +178,10 @@ async def test_a_history_longer_than_the_buffer_arrives_whole(hub: Hub) -> None:
     assert watcher.seen == updates(1, length + 2)
 
 
-async def test_one_who_resumes_far_behind_does_not_keep_the_others_waiting_for_the_poll(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "POLL", 60.0)
+async def test_a_watcher_that_resumes_far_behind_delays_no_other(hub_without_poll: Hub) -> None:
+    hub = hub_without_poll
     run = await hub.create()
-    await hub.change(run, times=3 * watch.BUFFER)
+    await hub.change(run, times=3 * BUFFER)
     async with watching(hub, run) as current:
         await eventually(lambda: current.seen)
         async with watching(hub, run, 0) as behind:
@@ -176,12 +189,12 @@ async def test_one_who_resumes_far_behind_does_not_keep_the_others_waiting_for_t
             await hub.change(run)
             await eventually(lambda: len(current.seen) == 2)
             behind.reading.set()
-            await eventually(lambda: behind.seen == updates(1, 3 * watch.BUFFER + 2))
-    assert current.seen[-1] == (UPDATED, 3 * watch.BUFFER + 2)
+            await eventually(lambda: behind.seen == updates(1, 3 * BUFFER + 2))
+    assert current.seen[-1] == (UPDATED, 3 * BUFFER + 2)
 
 
 class SlowStore(RunStore):
-    """Holds the answer of `changes_after` back until it is let."""
+    """Returns from `changes_after` only while `let` is set."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, reconcile_after=timedelta(hours=1))
@@ -197,7 +210,7 @@ class SlowStore(RunStore):
         return found
 
 
-async def test_who_joins_while_a_read_for_others_is_under_way_misses_nothing(runs_database: Database) -> None:
+async def test_a_watcher_that_joins_during_a_read_for_others_misses_nothing(runs_database: Database) -> None:
     hub = Hub(runs_database)
     slow = SlowStore(runs_database)
     hub.watchers = Watchers(slow)
@@ -215,21 +228,24 @@ async def test_who_joins_while_a_read_for_others_is_under_way_misses_nothing(run
                 assert [(await second.next()).sequence for _ in range(6)] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("hint", ["{}:2", "{}:1 {}:2 {}:1", "{}"], ids=["sequence", "several", "none named"])
+@pytest.mark.parametrize("hints", ["{}:2", "{}:1 {}:2 {}:1", None], ids=["one", "several", "a gap"])
 async def test_a_change_between_the_read_and_the_following_is_read_without_the_poll(
-    hint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    hints: str | None, hub_without_poll: Hub
 ) -> None:
-    monkeypatch.setattr(watch, "POLL", 60.0)
+    hub = hub_without_poll
     run = await hub.create()
     with hub.watchers.subscribe(run.id) as subscription:
         await hub.change(run, hint=False)
-        hub.watchers.hear(hint.replace("{}", run.id))
+        if hints:
+            hub.watchers.on_notification(hints.replace("{}", run.id))
+        else:
+            hub.watchers.wake_all()
         subscription.follow(1, newest=1)
         async with asyncio.timeout(10):
             assert (await subscription.next()).sequence == 2
 
 
-async def test_nothing_is_read_for_who_has_what_was_heard_of(runs_database: Database) -> None:
+async def test_nothing_is_read_for_a_watcher_that_has_the_sequence_in_the_hint(runs_database: Database) -> None:
     hub = Hub(runs_database)
     slow = SlowStore(runs_database)
     slow.let.set()
@@ -238,41 +254,41 @@ async def test_nothing_is_read_for_who_has_what_was_heard_of(runs_database: Data
     await hub.change(run)
     async with running(hub.watchers):
         with hub.watchers.subscribe(run.id) as current, hub.watchers.subscribe(other.id) as behind:
-            hub.watchers.hear(f"{run.id}:2")
+            hub.watchers.on_notification(f"{run.id}:2")
             current.follow(2, newest=2)
-            hub.watchers.hear(f"{run.id}:2")
+            hub.watchers.on_notification(f"{run.id}:2")
             behind.follow(0, newest=1)
             async with asyncio.timeout(10):
                 assert (await behind.next()).sequence == 1
     assert slow.asked_for == {other.id}
 
 
-async def test_who_makes_room_while_a_read_for_others_is_under_way_misses_nothing(runs_database: Database) -> None:
+async def test_a_watcher_that_makes_room_during_a_read_for_others_misses_nothing(runs_database: Database) -> None:
     hub = Hub(runs_database)
     slow = SlowStore(runs_database)
     slow.let.set()
     hub.watchers = Watchers(slow)
     run = await hub.create()
-    length = 2 * watch.BUFFER
+    length = 2 * BUFFER
     await hub.change(run, times=length - 1)
     with hub.watchers.subscribe(run.id) as current, hub.watchers.subscribe(run.id) as full:
         async with running(hub.watchers):
             current.follow(length, newest=length)
             full.follow(0, newest=length)
-            await eventually(lambda: full.position == watch.BUFFER and not full.ready)
+            await eventually(lambda: full.position == BUFFER and not full.ready)
             slow.let.clear()
             slow.asked.clear()
             await hub.change(run)
             await slow.asked.wait()  # a read for `current` alone
-            got = [(await full.next()).sequence for _ in range(watch.BUFFER)]
+            got = [(await full.next()).sequence for _ in range(BUFFER)]
             slow.let.set()
             async with asyncio.timeout(10):
                 assert (await current.next()).sequence == length + 1
-                got += [(await full.next()).sequence for _ in range(length + 1 - watch.BUFFER)]
+                got += [(await full.next()).sequence for _ in range(length + 1 - BUFFER)]
     assert got == list(range(1, length + 2))
 
 
-async def test_many_watchers_see_the_same_whoever_came_when(hub: Hub) -> None:
+async def test_many_watchers_get_the_same_changes_in_whatever_order_they_came(hub: Hub) -> None:
     run = await hub.create()
     watchers: list[Watching] = []
     for number in range(30):
@@ -305,16 +321,13 @@ async def test_no_heartbeat_names_a_sequence_that_was_not_sent(runs_database: Da
         assert behind.seen == []
 
 
-async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "WRITE_TIMEOUT", 0.3)
+async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(hub: Hub) -> None:
     run = await hub.create()
-    async with watching(hub, run) as slow, watching(hub, run) as quick:
+    async with watching(hub, run, write_timeout=0.3) as slow, watching(hub, run) as quick:
         await eventually(lambda: slow.seen and quick.seen)
         slow.reading.clear()
-        await hub.change(run, times=3 * watch.BUFFER)
-        await eventually(lambda: len(quick.seen) == 1 + 3 * watch.BUFFER)
+        await hub.change(run, times=3 * BUFFER)
+        await eventually(lambda: len(quick.seen) == 1 + 3 * BUFFER)
         with pytest.raises(ServiceError) as failure:
             await slow.ends()
         assert failure.value.reason is Reason.WATCHER_TOO_SLOW
@@ -322,7 +335,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(
     async with watching(hub, run, position) as resumed:
         await hub.change(run, Run.SUCCEEDED)
         await resumed.ends()
-    assert [sequence for _, sequence in slow.seen + resumed.seen] == list(range(1, 3 * watch.BUFFER + 3))
+    assert [sequence for _, sequence in slow.seen + resumed.seen] == list(range(1, 3 * BUFFER + 3))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +345,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(
         (5, False, Reason.VALIDATION_FAILED),
     ],
 )
-async def test_what_cannot_be_watched_is_told(after: int | None, foreign: bool, reason: Reason, hub: Hub) -> None:
+async def test_a_watch_that_cannot_begin_says_why(after: int | None, foreign: bool, reason: Reason, hub: Hub) -> None:
     run = await hub.create()
     if foreign:
         run.project_id = "q"
@@ -343,7 +356,7 @@ async def test_what_cannot_be_watched_is_told(after: int | None, foreign: bool, 
     assert watcher.seen == []
 
 
-async def test_a_sequence_older_than_what_is_kept_is_told_with_the_oldest(hub: Hub, runs_database: Database) -> None:
+async def test_a_sequence_that_is_not_kept_expires_and_the_oldest_is_named(hub: Hub, runs_database: Database) -> None:
     from sqlalchemy import text
 
     run = await hub.create()
@@ -359,7 +372,7 @@ async def test_a_sequence_older_than_what_is_kept_is_told_with_the_oldest(hub: H
         await eventually(lambda: watcher.seen == updates(3, 5))
 
 
-async def test_a_run_whose_whole_history_is_gone_is_told_as_expired(hub: Hub, runs_database: Database) -> None:
+async def test_a_run_whose_whole_history_is_gone_has_expired(hub: Hub, runs_database: Database) -> None:
     from sqlalchemy import text
 
     run = await hub.create()
@@ -401,23 +414,23 @@ async def test_watchers_outlive_a_database_that_fails(
             patched.setattr(hub.store, "changes_after", fail)
             await hub.change(run)
             await failed.wait()
-        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * watch.POLL)
+        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * POLL)
 
 
 async def test_waiting_for_the_end_of_a_run(hub: Hub) -> None:
     run = await hub.create()
-    waiting = asyncio.create_task(hub.runs.ended(run))
+    waiting = asyncio.create_task(hub.stream().wait_for_end(run))
     await eventually(lambda: hub.watchers.count)
     await hub.change(run)
     await hub.change(run, Run.SUCCEEDED)
     async with asyncio.timeout(10):
         assert (await waiting).status == Run.SUCCEEDED
-        assert (await hub.runs.ended(run)).status == Run.SUCCEEDED  # one that has ended already
+        assert (await hub.stream().wait_for_end(run)).status == Run.SUCCEEDED  # one that has ended already
 
 
-async def test_who_waits_for_the_end_of_a_run_is_told_at_a_stop_where_to_find_it(hub: Hub) -> None:
+async def test_a_call_that_waits_for_the_end_of_a_run_says_at_a_stop_where_to_find_it(hub: Hub) -> None:
     run = await hub.create()
-    waiting = asyncio.create_task(hub.runs.ended(run))
+    waiting = asyncio.create_task(hub.stream().wait_for_end(run))
     await eventually(lambda: hub.watchers.count)
     stopping = ServiceError(Reason.SHUTTING_DOWN, "watch again after_sequence", retry_after=timedelta(seconds=1))
     hub.watchers.end(stopping)

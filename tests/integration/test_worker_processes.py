@@ -3,17 +3,18 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TypeAlias
 
 import psutil
 import pytest
 
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
+from tests.support.forking import Forked, Forks
 from tests.support.waiting import eventually
 
 DEADLINE = 30  # seconds
@@ -31,23 +32,32 @@ def environment(executor_database: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def started(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "executor_service"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+Started: TypeAlias = Callable[[dict[str, str]], AbstractContextManager[Forked]]
 
 
-def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "executor.log"
+
+
+@pytest.fixture
+def started(executor_forks: Forks, log: Path) -> Started:
+    @contextmanager
+    def started(environment: dict[str, str]) -> Iterator[Forked]:
+        process = executor_forks.run(log, env=environment)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+    return started
+
+
+def workers(process: Forked) -> list[psutil.Process]:
     return psutil.Process(process.pid).children()
 
 
-def serving(environment: dict[str, str], process: "subprocess.Popen[str]") -> bool:
+def serving(environment: dict[str, str], process: Forked) -> bool:
     """Tell whether every worker listens, and whoever gets the connection answers."""
     listening = sum(
         any(connection.status == psutil.CONN_LISTEN for connection in worker.net_connections("tcp"))
@@ -56,7 +66,9 @@ def serving(environment: dict[str, str], process: "subprocess.Popen[str]") -> bo
     return listening == 2 and is_serving(environment["EXECUTOR_LISTEN"], 1)
 
 
-async def test_both_serve_one_that_dies_is_replaced_and_all_stop_together(environment: dict[str, str]) -> None:
+async def test_both_serve_one_that_dies_is_replaced_and_all_stop_together(
+    started: Started, log: Path, environment: dict[str, str]
+) -> None:
     with started(environment) as process:
         await eventually(lambda: serving(environment, process), timeout=DEADLINE)
         victim, other = workers(process)
@@ -71,7 +83,9 @@ async def test_both_serve_one_that_dies_is_replaced_and_all_stop_together(enviro
         assert not any(member.is_running() for member in family)
 
 
-async def test_no_worker_outlives_a_parent_that_is_killed(environment: dict[str, str]) -> None:
+async def test_no_worker_outlives_a_parent_that_is_killed(
+    started: Started, log: Path, environment: dict[str, str]
+) -> None:
     with started(environment) as process:
         await eventually(lambda: serving(environment, process), timeout=DEADLINE)
         family = workers(process)
@@ -79,28 +93,32 @@ async def test_no_worker_outlives_a_parent_that_is_killed(environment: dict[str,
         await eventually(lambda: not any(member.is_running() for member in family))
 
 
-async def test_workers_that_cannot_start_end_the_service_with_an_error(environment: dict[str, str]) -> None:
+def test_workers_that_cannot_start_end_the_service_with_an_error(
+    started: Started, log: Path, environment: dict[str, str]
+) -> None:
     with started(environment | {"AI_PROVIDER": "openai", "OPENAI_API_KEY": ""}) as process:
-        _, errors = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 1
+        assert process.wait(DEADLINE) == 1
+    errors = log.read_text()
     assert "OPENAI_API_KEY" in errors
     assert "Traceback" not in errors
 
 
-async def test_a_port_that_somebody_listens_at_is_not_shared(environment: dict[str, str]) -> None:
+def test_a_port_that_somebody_listens_at_is_not_shared(
+    started: Started, log: Path, environment: dict[str, str]
+) -> None:
     host, _, port = environment["EXECUTOR_LISTEN"].rpartition(":")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind((host, int(port)))
         taken.listen()
         with started(environment) as process:
-            _, errors = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 1
+            assert process.wait(DEADLINE) == 1
+    errors = log.read_text()
     assert f"cannot listen on {environment['EXECUTOR_LISTEN']}" in errors
 
 
-async def test_several_workers_need_a_port_of_their_own(environment: dict[str, str]) -> None:
+def test_several_workers_need_a_port_of_their_own(started: Started, log: Path, environment: dict[str, str]) -> None:
     with started(environment | {"EXECUTOR_LISTEN": f"{HOST}:0"}) as process:
-        _, errors = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 2
-    assert "several workers need one port" in errors
+        assert process.wait(DEADLINE) == 2
+    errors = log.read_text()
+    assert "several processes need one port" in errors

@@ -10,27 +10,35 @@ from uuid import uuid4
 
 from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
-from sqlalchemy import text
 
 from executor_service import messages
 from executor_service.ai.errors import AIError
 from executor_service.ai.provider import Answers, SuggestionRequest
 from executor_service.catalog import Catalog
-from executor_service.execution.event_publisher import Reporter
-from executor_service.execution.executor import Executor, Heartbeat, Work
+from executor_service.domain.catalog import Product
+from executor_service.domain.draft import DraftPage
+from executor_service.domain.execution import Job, RunType, State, Status
+from executor_service.execution.claimer import Claimer
+from executor_service.execution.event_publisher import EventPublisher
 from executor_service.execution.follower import Follower
 from executor_service.execution.inbox import Inbox
-from executor_service.queries import Library
-from executor_service.records import DraftPage, Job, Plan, Product, RunType, State, Status
+from executor_service.execution.leases import Heartbeat, Leases
+from executor_service.execution.outcomes import OutcomeWriter
+from executor_service.execution.pipeline import Pipeline
+from executor_service.execution.slots import Slots
+from executor_service.execution.types import Work
+from executor_service.playbooks.quota import Plan
+from executor_service.queries import Queries
 from executor_service.work.affected import AffectedLookup
 from executor_service.work.apply import Apply
 from executor_service.work.estimate import Estimator
 from executor_service.work.generate import Generate
 from executor_service.work.heavy_reads import HeavyReads
-from executor_service.work.suggestion_fetcher import Suggestions
+from executor_service.work.suggestion_fetcher import SuggestionFetcher
 from servicekit.background.tasks import running
 from servicekit.postgres.database import Database
 from servicekit.telemetry.metrics import Metrics
+from tests.support.database import rows
 
 TITLES = "missing_seo_title"
 DESCRIPTIONS = "missing_seo_description"
@@ -107,36 +115,30 @@ class Bench:
         self.provider = provider or ScriptedProvider()
         self.owner = owner
         self.database = Database(url, pool_size=6, application_name=f"bench-{owner}")
-        self.reporter = Reporter(self.database, None)
-        suggestions = Suggestions(
+        self.publisher = EventPublisher(self.database, None)
+        self.leases = Leases(self.database, owner=owner, seconds=lease_seconds)
+        self.heartbeat = Heartbeat(self.leases)
+        self.outcomes = OutcomeWriter(self.database)
+        fetcher = SuggestionFetcher(
             self.database,
             self.provider,
-            self.reporter,
+            self.leases,
+            self.publisher,
             self.clock,
             batch_size=batch_size,
             concurrency=2,
-            is_sure_of=lambda lease: self.executor.is_sure_of(lease),  # noqa: PLW0108  # it is made below
         )
-        self.generate = Generate(self.database, self.provider, suggestions, self.clock)
+        self.generate = Generate(self.database, self.provider, fetcher, self.clock)
         self.affected = AffectedLookup(self.database)
         self.apply = Apply(self.affected, self.clock)
-        self.executor = Executor(
-            self.database,
-            self.database,
-            self.reporter,
-            self.work,
-            owner=owner,
-            concurrency=concurrency,
-            lease_seconds=lease_seconds,
-            grace_seconds=0,
-            clock=self.clock,
-        )
-        self.heartbeat = Heartbeat(self.database, self.executor, owner=owner, lease_seconds=lease_seconds)
-        self.inbox = Inbox(self.database, self.executor)
+        pipeline = Pipeline(self.database, self.leases, self.outcomes, self.publisher, work=self.work, clock=self.clock)
+        slots = Slots(self.leases, count=concurrency)
+        self.claimer = Claimer(self.database, self.leases, slots, pipeline, self.clock, grace_seconds=0)
+        self.inbox = Inbox(self.database, self.leases, slots, self.claimer)
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
-        self.library = Library(self.database)
+        self.queries = Queries(self.database)
         self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=Metrics()))
-        self.follower = Follower(self.database, self.reporter)
+        self.follower = Follower(self.database, self.publisher)
 
     def work(self, job: Job) -> Work:
         return self.apply if job.run_type is RunType.APPLY else self.generate
@@ -145,14 +147,14 @@ class Bench:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.executor.stop()
+        await self.claimer.stop()
         await self.database.close()
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Execute what is in the inbox, within the block."""
         async with running(
-            self.reporter.marks, self.reporter, self.heartbeat, self.affected, self.executor.endings, self.executor
+            self.publisher.marks, self.publisher, self.heartbeat, self.affected, self.outcomes, self.claimer
         ):
             yield
 
@@ -213,14 +215,12 @@ class Bench:
         return state
 
     async def latest_draft(self, playbook_id: str = TITLES, project: str = "p") -> DraftPage:
-        return await self.library.latest_draft(project, playbook_id)
+        return await self.queries.latest_draft(project, playbook_id)
 
     # Looking behind the scenes
 
     async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
-        async with self.database.autocommit() as connection:
-            result = await connection.execute(text(statement), parameters)
-            return result.all()
+        return await rows(self.database, statement, **parameters)
 
     async def value(self, statement: str, **parameters: Any) -> Any:
         ((value,),) = await self.rows(statement, **parameters)

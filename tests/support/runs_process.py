@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from devstack.ports import HOST, free_ports
+from tests.support.forking import Forks
 from tests.support.tokens import SECRET
 
 
 class Service:
     """A runs-service process, and where it listens."""
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, forks: Forks, log: Path, environment: dict[str, str]) -> None:
         self.port, self.metrics_port = free_ports(2)
         self.address = f"{HOST}:{self.port}"
         self.log = log
@@ -29,18 +28,13 @@ class Service:
             "LOG_LEVEL": "DEBUG",
             "PATH": os.environ["PATH"],
         }
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "runs_service"], env=settings | environment, stdout=output, stderr=output
-            )
+        self.process = forks.run(log, env=settings | environment)
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        self.process.kill()
 
 
 async def serving(channel: grpc.aio.Channel) -> bool:

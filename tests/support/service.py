@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import psutil
 
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
+from tests.support.forking import Forks
 from tests.support.tokens import SECRET, hs256
 
 START_TIMEOUT = 30.0  # seconds
@@ -23,11 +22,13 @@ SAMPLE = 0.02  # seconds between two looks at a process
 class ServiceProcess:
     """A runs-service or executor-service process; use it with `with`."""
 
-    def __init__(self, kind: Literal["runs", "executor"], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, forks: Forks, kind: Literal["runs", "executor"], log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.port, self.metrics_port = free_ports(2)
         self.target = f"{HOST}:{self.port}"
         self.log = log
-        self._command = [sys.executable, "-m", f"{kind}_service"]
+        self._forks = forks
         self._environment = {
             f"{kind.upper()}_LISTEN": self.target,
             "METRICS_LISTEN": f"{HOST}:{self.metrics_port}",
@@ -40,8 +41,7 @@ class ServiceProcess:
         }
 
     def __enter__(self) -> "ServiceProcess":
-        with self.log.open("wb") as output:
-            self._process = subprocess.Popen(self._command, env=self._environment, stdout=output, stderr=output)
+        self._process = self._forks.run(self.log, env=self._environment)
         until = time.monotonic() + START_TIMEOUT
         while not is_serving(self.target, 1.0):
             assert self._process.poll() is None, self.log.read_text()
@@ -50,7 +50,6 @@ class ServiceProcess:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
 
     @property
     def memory(self) -> int:

@@ -21,10 +21,10 @@ from playbooks.runs.v1.run_pb2 import Draft, PlaybookRules, Run, RunItem, RunMet
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.stack import Stack
+from tests.support.runs import TERMINAL
 
 TITLES = "missing_seo_title"
 DESCRIPTIONS = "missing_seo_description"
-TERMINAL = {Run.SUCCEEDED, Run.FAILED, Run.STALE, Run.CANCELLED}
 DEADLINE = 30  # seconds of a call; far beyond what any takes
 
 

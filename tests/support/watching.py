@@ -10,7 +10,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunRequest, WatchRunResponse
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from tests.support.shop import TERMINAL
+from tests.support.runs import TERMINAL
 
 SNAPSHOT, UPDATED, HEARTBEAT = WatchRunResponse.SNAPSHOT, WatchRunResponse.UPDATED, WatchRunResponse.HEARTBEAT
 

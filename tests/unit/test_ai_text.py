@@ -31,7 +31,6 @@ def test_markup_becomes_lines_of_visible_text(html: str, blocks: list[str]) -> N
     assert text_blocks(html) == blocks
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "part", ["a", ".", "<", "<!", "<!--", "<a ", "<a b='", "</", "&#", "<a/", "<script>", "</script", "<p>x", "x."]
 )

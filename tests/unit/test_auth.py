@@ -31,7 +31,7 @@ def test_a_project_the_token_does_not_name_is_closed() -> None:
 
 
 @pytest.mark.parametrize("roles", [{"p": Role.OWNER}, {"*": Role.OWNER}, {}])
-def test_who_is_no_service_is_told_that_a_method_is_for_services(roles: dict[str, Role]) -> None:
+def test_a_refused_user_reads_that_the_method_is_for_services(roles: dict[str, Role]) -> None:
     with pytest.raises(ServiceError, match="for the services themselves") as failure:
         Principal("u", roles).require(Role.SERVICE, "*")
     assert failure.value.reason is Reason.ROLE_TOO_LOW

@@ -45,7 +45,7 @@ class Failing(ExecutorServiceServicer):  # type: ignore[misc]
 
     async def _fail(self, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if isinstance(self._failure, grpc.StatusCode):
-            await context.abort(self._failure, "as told")
+            await context.abort(self._failure, "on purpose")
         else:
             await context.abort_with_status(self._failure.to_status())
 
@@ -65,7 +65,7 @@ async def client_of(failure: ServiceError | grpc.StatusCode) -> AsyncIterator[Ex
         await server.stop(None)
 
 
-async def told(method: str, failure: ServiceError | grpc.StatusCode) -> ServiceError:
+async def failure_of(method: str, failure: ServiceError | grpc.StatusCode) -> ServiceError:
     async with client_of(failure) as client:
         with pytest.raises(ServiceError) as caught:
             await CALLS[method](client)
@@ -83,8 +83,8 @@ async def told(method: str, failure: ServiceError | grpc.StatusCode) -> ServiceE
     ],
     ids=str,
 )
-async def test_an_executor_that_is_away_is_told_as_such(method: str, failure: ServiceError | grpc.StatusCode) -> None:
-    error = await told(method, failure)
+async def test_an_executor_that_is_away_is_unavailable(method: str, failure: ServiceError | grpc.StatusCode) -> None:
+    error = await failure_of(method, failure)
     assert error.reason is Reason.EXECUTOR_UNAVAILABLE
     assert error.retry_after is not None
     if method in ("GetDraft", "ListRunItems"):
@@ -109,11 +109,11 @@ async def test_an_executor_that_is_away_is_told_as_such(method: str, failure: Se
 async def test_a_refusal_is_no_outage(
     method: str, failure: ServiceError | grpc.StatusCode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error = await told(method, failure)
+    error = await failure_of(method, failure)
     assert isinstance(error, ExecutorRefused)
     assert error.reason is Reason.INTERNAL_ERROR
     code = failure.code if isinstance(failure, ServiceError) else failure
-    assert error.whatever_it_is == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
+    assert error.is_systemic == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
     (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert method in line.message
     assert code.name in line.message
@@ -121,7 +121,9 @@ async def test_a_refusal_is_no_outage(
 
 
 @pytest.mark.parametrize("status", [Run.FAILED, Run.STALE, Run.CANCELLED], ids=Run.Status.Name)
-async def test_a_run_that_wrote_nothing_has_no_items_whatever_the_executor_says(status: Run.Status.ValueType) -> None:
+async def test_a_run_that_wrote_nothing_has_no_items_and_the_executor_is_not_asked(
+    status: Run.Status.ValueType,
+) -> None:
     async with client_of(ServiceError(Reason.RUN_NOT_FOUND, "it never arrived")) as client:
         assert await client.items(Run(id="the-run", project_id="p", status=status)) == []
 
@@ -129,5 +131,5 @@ async def test_a_run_that_wrote_nothing_has_no_items_whatever_the_executor_says(
 @pytest.mark.parametrize("method", ["GetDraft", "ListRunItems"])
 @pytest.mark.parametrize("reason", [Reason.DRAFT_NOT_FOUND, Reason.RUN_NOT_FOUND])
 async def test_what_is_the_callers_business_is_passed_on(method: str, reason: Reason) -> None:
-    error = await told(method, ServiceError(reason, "it is gone", metadata={"project_id": "p"}))
+    error = await failure_of(method, ServiceError(reason, "it is gone", metadata={"project_id": "p"}))
     assert (error.reason, error.message, error.metadata) == (reason, "it is gone", {"project_id": "p"})

@@ -1,4 +1,4 @@
-"""Whatever stands in the authorization header, it is answered with an error of ours that can be sent."""
+"""Any authorization header gets an error of our own, which gRPC can send."""
 
 import json
 import time
@@ -32,7 +32,7 @@ def authenticators(tmp_path_factory: pytest.TempPathFactory) -> list[TokenAuthen
 
 
 def answers(authenticators: list[TokenAuthenticator], header: str) -> list[Principal | ServiceError]:
-    """What each says; an error must be one of ours, in our words, and fit into a gRPC status."""
+    """Return the reasons; each error must be a ServiceError with our own message that fits into a gRPC status."""
     found: list[Principal | ServiceError] = []
     for authenticator in authenticators:
         try:
@@ -174,7 +174,7 @@ def test_an_altered_token_is_refused(
 
 @pytest.mark.parametrize("algorithm", ["HS256", *KEYS])
 def test_pyjwt_agrees_on_what_is_signed(algorithm: str, tmp_path: Path) -> None:
-    """Tokens are taken apart here, and not by PyJWT: on every small change to one both must say the same."""
+    """We parse tokens ourselves: for every small change to one, the result must be the same as PyJWT's."""
     authenticator = (
         TokenAuthenticator([SECRET])
         if algorithm == "HS256"

@@ -55,10 +55,10 @@ def test_no_line_of_a_trace_looks_like_a_line_of_the_log(capsys: pytest.CaptureF
     line, *trace = capsys.readouterr().err.splitlines()
     assert LINE.match(line)
     assert all(part.startswith(CONTINUED) and part.isprintable() for part in trace)
-    told = "\n".join(part.removeprefix(CONTINUED) for part in trace)
-    assert "Traceback (most recent call last):\n" in told  # a trace is still one to read
-    assert '  File "' in told
-    assert f"ValueError: shop\n{FORGED}" in told
+    logged = "\n".join(part.removeprefix(CONTINUED) for part in trace)
+    assert "Traceback (most recent call last):\n" in logged  # a trace is still one to read
+    assert '  File "' in logged
+    assert f"ValueError: shop\n{FORGED}" in logged
 
 
 @pytest.mark.parametrize("error", [None, raised()], ids=["line", "trace"])

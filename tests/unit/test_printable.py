@@ -1,4 +1,4 @@
-"""PRT-001: what a terminal would obey, what ends a line, and what nobody can see is escaped; all else stays."""
+"""PRT-001: control, line-breaking and invisible characters are escaped; all others stay."""
 
 import json
 import sys

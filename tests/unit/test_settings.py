@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from devstack.ports import HOST
 from runs_service.settings import RunsSettings
-from servicekit import prefork as processes
+from servicekit import prefork
 from servicekit.auth.tokens import Demands
 from servicekit.config import settings
 from servicekit.rpc.server import Server
@@ -109,12 +109,12 @@ def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         load(monkeypatch, **{name: value})
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert stop.value.code == 2
-    assert name in told
-    assert allowed in told
-    assert "hidden-password" not in told
-    assert SECRET not in told
+    assert name in printed
+    assert allowed in printed
+    assert "hidden-password" not in printed
+    assert SECRET not in printed
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_tls_files_that_are_there_are_accepted(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "told"),
+    ("name", "file", "message"),
     [
         ("TLS_CERT_FILE", "garbage.pem", "BEGIN CERTIFICATE"),
         ("TLS_CERT_FILE", "server.key", "BEGIN CERTIFICATE"),
@@ -228,7 +228,7 @@ def test_tls_files_that_are_there_are_accepted(monkeypatch: pytest.MonkeyPatch, 
 def test_a_file_that_is_something_else_is_named(
     name: str,
     file: str,
-    told: str,
+    message: str,
     tls: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -245,23 +245,23 @@ def test_a_file_that_is_something_else_is_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert line.startswith(f"{name}: {tmp_path / file}")
-    assert told in line
+    assert message in line
 
 
 # Listening
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "reason"),
     [
         ("nowhere.invalid:50051", "the host nowhere.invalid is not known"),
         ("192.0.2.1:50051", "192.0.2.1 is no address of this machine"),
         ("taken", "is the port taken?"),
     ],
 )
-async def test_who_cannot_listen_says_where_and_why(
-    workers: int, address: str, told: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_address_that_cannot_be_bound_is_explained(
+    count: int, address: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as other:
         other.bind((HOST, 0))
@@ -273,5 +273,5 @@ async def test_who_cannot_listen_says_where_and_why(
             Server(loaded, [], {}, Metrics())
 
         with pytest.raises(SystemExit) as stop:
-            processes.run(workers, loaded.listen, serve, variable=loaded.listen_variable)
-    assert str(stop.value).startswith(f"cannot listen on {where} (RUNS_LISTEN): {told}")
+            prefork.run(count, loaded.listen, serve, variable=loaded.listen_variable)
+    assert str(stop.value).startswith(f"cannot listen on {where} (RUNS_LISTEN): {reason}")

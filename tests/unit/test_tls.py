@@ -1,4 +1,4 @@
-"""TLS between the services: whom the caller trusts, and what it shows."""
+"""TLS between the services: which certificates the caller trusts and sends."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

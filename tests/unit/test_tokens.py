@@ -249,7 +249,7 @@ def test_a_token_that_is_valid_for_too_long_is_refused() -> None:
     assert authenticator.authenticate(f"Bearer {hs256(exp=clock.time + MAX_LIFETIME)}").user_id == "u"
     long = hs256(exp=clock.time + MAX_LIFETIME + timedelta(hours=1))
     invalid(authenticator, long, "AUTH_JWT_MAX_LIFETIME_SECONDS")
-    # One that says since when stays refused; waiting does not make it shorter.
+    # With `iat` it stays refused: its lifetime does not get shorter.
     dated = hs256(iat=clock.time, exp=clock.time + MAX_LIFETIME + timedelta(hours=1))
     clock.time += timedelta(hours=2)
     invalid(authenticator, dated, "AUTH_JWT_MAX_LIFETIME_SECONDS")

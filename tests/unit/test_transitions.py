@@ -42,13 +42,13 @@ def test_the_last_four_statuses_are_terminal_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("status", TERMINAL, ids=Run.Status.Name)
-@pytest.mark.parametrize("told", STATUSES, ids=Run.Status.Name)
-def test_a_terminal_run_never_changes(status: Run.Status.ValueType, told: Run.Status.ValueType) -> None:
+@pytest.mark.parametrize("reported", STATUSES, ids=Run.Status.Name)
+def test_a_terminal_run_never_changes(status: Run.Status.ValueType, reported: Run.Status.ValueType) -> None:
     run = run_in(status)
-    assert transitions.changes(run, event(run.id, 9, told, attempt=2, completed=50), NOW) == []
+    assert transitions.changes(run, event(run.id, 9, reported, attempt=2, completed=50), NOW) == []
 
 
-def test_a_queued_run_that_is_told_running_becomes_running() -> None:
+def test_a_queued_run_becomes_running_with_an_event_that_says_so() -> None:
     run = run_in(Run.QUEUED)
     (after,) = transitions.changes(run, event(run.id, 1, Run.RUNNING, completed=3), NOW)
     assert (after.status, after.attempt, after.sequence) == (Run.RUNNING, 1, 2)
@@ -63,7 +63,7 @@ def test_an_end_without_a_beginning_implies_the_beginning(status: Run.Status.Val
     running, ended = transitions.changes(run, event(run.id, 5, status, completed=100), NOW)
     assert (running.status, running.sequence) == (Run.RUNNING, 2)
     assert (ended.status, ended.sequence) == (status, 3)
-    assert not running.HasField("progress")  # nobody has told how far it was
+    assert not running.HasField("progress")  # no event said how far it was
     assert ended.progress.completed == 100
 
 
@@ -112,9 +112,9 @@ def test_a_status_of_a_newer_version_changes_nothing_and_breaks_nothing(status: 
 def test_the_end_fills_in_what_was_found_out_and_keeps_what_was_asked_for() -> None:
     run = run_in(Run.RUNNING)
     run.scope_id = "asked"
-    told = event(run.id, 3, Run.SUCCEEDED, ai_used=True, draft_id="d", rules_hash="r")
-    told.result.affected_total = 7
-    (ended,) = transitions.changes(run, told, NOW)
+    events = event(run.id, 3, Run.SUCCEEDED, ai_used=True, draft_id="d", rules_hash="r")
+    events.result.affected_total = 7
+    (ended,) = transitions.changes(run, events, NOW)
     assert (ended.scope_id, ended.rules_hash, ended.draft_id, ended.ai_used) == ("asked", "r", "d", True)
     assert ended.result.affected_total == 7
 
@@ -128,30 +128,32 @@ def test_a_change_leaves_the_run_it_was_made_from_alone() -> None:
 
 @st.composite
 def executions(draw: st.DrawFn) -> list[RunEvent]:
-    """What an execution tells: attempts with progress, then an end or none."""
-    told: list[tuple[int, int, int]] = [(Run.QUEUED, 0, 0)]
+    """The events of an execution: attempts with progress, then an end or none."""
+    events: list[tuple[int, int, int]] = [(Run.QUEUED, 0, 0)]
     attempts = draw(st.integers(0, 3))
     for attempt in range(1, attempts + 1):
-        told += [(Run.RUNNING, attempt, done) for done in [0, *sorted(draw(st.lists(st.integers(1, 99), max_size=4)))]]
+        events += [
+            (Run.RUNNING, attempt, done) for done in [0, *sorted(draw(st.lists(st.integers(1, 99), max_size=4)))]
+        ]
     if draw(st.booleans()):
         end = draw(st.sampled_from(TERMINAL)) if attempts else Run.CANCELLED
-        told.append((end, attempts, 100))
+        events.append((end, attempts, 100))
     return [
         event("run", number, status, attempt=attempt, completed=done)  # type: ignore[arg-type]
-        for number, (status, attempt, done) in enumerate(told, start=1)
+        for number, (status, attempt, done) in enumerate(events, start=1)
     ]
 
 
 @given(executions(), st.randoms(use_true_random=False), st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
 def test_any_loss_duplication_and_reordering_gives_a_legal_history(
-    told: list[RunEvent], chance: random.Random, loss: float
+    events: list[RunEvent], chance: random.Random, loss: float
 ) -> None:
-    heard = [copy for one in told for copy in [one] * chance.choice([1, 1, 2]) if chance.random() >= loss]
-    chance.shuffle(heard)
+    received = [copy for one in events for copy in [one] * chance.choice([1, 1, 2]) if chance.random() >= loss]
+    chance.shuffle(received)
     run = new_run().run
     history, number = [run], 0
-    for one in heard:  # as RunStore.change does: a number that was passed is ignored
+    for one in received:  # as RunStore.change does: a number that was passed is ignored
         if one.number > number:
             number = one.number
             history += transitions.changes(history[-1], one, NOW)
@@ -160,7 +162,7 @@ def test_any_loss_duplication_and_reordering_gives_a_legal_history(
     assert all((a.status, b.status) in ALLOWED for a, b in itertools.pairwise(history))
     assert [step.attempt for step in history] == sorted(step.attempt for step in history)
     ends = [step for step in history if step.status in TERMINAL]
-    end_was_heard = any(one.status in TERMINAL for one in heard)
-    assert len(ends) == end_was_heard
+    end_was_received = any(one.status in TERMINAL for one in received)
+    assert len(ends) == end_was_received
     if ends:
         assert history[-1] is ends[0]

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from servicekit.background import batching
-from servicekit.background.batching import TURNS, Batcher, Conflator, packed
+from servicekit.background.batching import Batcher, Conflator, packed
 from servicekit.background.sweep import Sweep
 from servicekit.background.tasks import Ticker, Worker, running
+from servicekit.errors import Reason, ServiceError
 from tests.support.waiting import eventually
-
-CROWD = 8
 
 
 class Counting(Worker):
     """Counts how often it runs now, and how often it ever did."""
 
-    def __init__(self, *, cleanup: float = 0.0, failures: int = 0) -> None:
+    def __init__(self, *, cleanup: float = 0.0, failures: int = 0, error: Exception | None = None) -> None:
         super().__init__()
+        self._error = error or RuntimeError("on purpose")
         self.now = self.ever = self.cleaned = self.most = 0
         self._cleanup = cleanup
         self._failures = failures
@@ -31,7 +30,7 @@ class Counting(Worker):
         self.most = max(self.most, self.now)
         try:
             if self.ever <= self._failures:
-                raise RuntimeError("on purpose")
+                raise self._error
             await asyncio.Event().wait()
         finally:
             try:
@@ -96,6 +95,25 @@ async def test_a_failed_run_is_logged_and_begins_again(caplog: pytest.LogCapture
     async with running(worker):
         await eventually(lambda: worker.ever == 3 and worker.now == 1)
     assert [record.levelno for record in caplog.records if "on purpose" in record.message] == [logging.WARNING] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "has_trace"),
+    [
+        (ConnectionError("gone"), False),
+        (ServiceError(Reason.DATABASE_UNAVAILABLE, "gone"), False),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a fault of ours that has a reason too"), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_an_outage_is_one_line_and_a_fault_has_its_trace(
+    error: Exception, has_trace: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Counting(failures=1, error=error)
+    async with running(worker):
+        await eventually(lambda: worker.ever == 2)
+    (record,) = [record for record in caplog.records if record.message.startswith("Counting failed")]
+    assert bool(record.exc_info) is has_trace
 
 
 async def test_workers_stop_in_reverse_order_even_when_the_block_raises() -> None:
@@ -170,7 +188,7 @@ async def test_a_woken_ticker_ticks_now_also_when_woken_while_it_ticks() -> None
         await eventually(lambda: clockwork.ticks == 3)
 
 
-async def test_a_sweep_wakes_only_those_who_have_something_to_see_to() -> None:
+async def test_a_sweep_wakes_only_the_tasks_that_have_work() -> None:
     left: set[str] = set()
 
     async def due() -> set[str]:
@@ -186,7 +204,7 @@ async def test_a_sweep_wakes_only_those_who_have_something_to_see_to() -> None:
 
 
 class Gate:
-    """Handles batches of numbers, one at a time, each when it is let."""
+    """Handles batches of numbers, one for each release of `let`."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -238,7 +256,7 @@ async def test_a_batch_that_raises_fails_those_in_it_and_no_others() -> None:
     assert three == 3
 
 
-async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None:
+async def test_too_few_results_fail_the_whole_batch() -> None:
     async def handle(items: Sequence[int]) -> list[int]:
         return list(items)[:-1]
 
@@ -246,65 +264,6 @@ async def test_too_few_results_fail_everybody_and_leave_nobody_waiting() -> None
     results = asyncio.gather(*(batcher.submit(n) for n in (1, 2)), return_exceptions=True)
     async with running(batcher), asyncio.timeout(5):
         assert all(isinstance(result, RuntimeError) for result in await results)
-
-
-class Crowds:
-    """Answers at once; keeps how many came together."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    async def handle(self, items: Sequence[int]) -> list[int]:
-        self.sizes.append(len(items))
-        return list(items)
-
-
-async def test_a_crowd_that_was_answered_comes_back_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "LOOK", 60)  # so that nothing but their number ends the wait
-    crowds = Crowds()
-    batcher: Batcher[int, int] = Batcher(crowds.handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
-        first = batcher.submit(0)
-        for _ in range(10 * TURNS):  # far longer than it takes to see that nobody else comes
-            await asyncio.sleep(0)
-        assert not first.done()
-        await asyncio.gather(first, *(batcher.submit(n) for n in range(1, CROWD)))
-    assert crowds.sizes == [CROWD, CROWD]
-
-
-async def test_nobody_waits_for_a_crowd_that_stays_away_nor_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
-        await batcher.submit(1)
-        monkeypatch.setattr(batching, "LOOK", 60)
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD - 1)))
-        await batcher.submit(1)
-
-
-async def test_a_crowd_is_not_waited_for_while_the_loop_is_busy_with_other_things(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batching, "IDLE", 60)  # the loop is never idle
-    batcher: Batcher[int, int] = Batcher(Crowds().handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(CROWD)))
-        await batcher.submit(1)
-
-
-async def test_a_crowd_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "LOOK", 0.02)  # longer than the pauses between them
-    crowds = Crowds()
-    batcher: Batcher[int, int] = Batcher(crowds.handle, limit=100, crowd=CROWD)
-    async with running(batcher), asyncio.timeout(5):
-        await asyncio.gather(*(batcher.submit(n) for n in range(100)))
-        first = batcher.submit(0)
-        while not first.done():
-            await asyncio.sleep(0.005)
-            batcher.submit(1)
-    assert crowds.sizes[0] == 100
-    assert crowds.sizes[1] < 50, "it was waited for as long as somebody came"
 
 
 async def test_a_batch_is_as_large_as_its_items_are_together() -> None:
@@ -327,7 +286,7 @@ def test_items_are_packed_in_order_into_batches_that_are_not_too_large() -> None
     assert list(packed([], limit=5, size=len)) == []
 
 
-async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:
+async def test_a_caller_that_gives_up_does_not_disturb_the_others() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=10)
     async with running(batcher):
@@ -339,7 +298,7 @@ async def test_somebody_who_gives_up_does_not_disturb_the_others() -> None:
         assert tasks[0].cancelled()
 
 
-async def test_stopping_lets_nobody_wait_for_ever() -> None:
+async def test_a_stop_cancels_every_item_that_waits() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=1)
     await batcher.start()
@@ -352,7 +311,7 @@ async def test_stopping_lets_nobody_wait_for_ever() -> None:
 
 
 class Collecting(Conflator[str, int]):
-    """Collects batches; waits for `gate`, and fails as often as told."""
+    """Collects batches; waits for `gate`, and fails `failures` times."""
 
     def __init__(self, *, limit: int = 100, failures: int = 0) -> None:
         super().__init__(limit=limit)

@@ -1,4 +1,4 @@
-"""Runs that shall not go on: stops to be told, and deadlines."""
+"""Cancels that the executor has not answered yet, and deadlines."""
 
 import sqlalchemy as sa
 from alembic import op

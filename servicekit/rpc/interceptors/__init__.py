@@ -1,2 +1,3 @@
-"""What surrounds every call, outermost first: request ids, access log, errors, draining, decoding, authorization,
-validation. One concern a file. Whether a call is let in at all is servicekit.rpc.admission's to decide."""
+"""The interceptors of every call, outermost first: request ids, access log, errors, draining, token expiry, decoding,
+authorization, validation. One concern a module. Before all of them, servicekit.rpc.admission admits or refuses calls.
+"""

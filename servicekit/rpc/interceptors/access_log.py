@@ -1,4 +1,4 @@
-"""One log line and one measurement for each call."""
+"""Logs and measures each call."""
 
 import logging
 import time
@@ -6,27 +6,27 @@ import time
 import grpc
 from google.protobuf.message import Message
 
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
 
 class AccessLog(CallInterceptor):
-    """Logs method, status code and time of every call, and counts them."""
+    """Logs method, status code and duration of every call at DEBUG, and counts it in the metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
-        """Serve the call, then say how it went."""
+    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call, then log and count it."""
         started = time.perf_counter()
         code = "CANCELLED"
         try:
-            response = await call(request, context)
+            response = await proceed(request, context)
             code = "OK"
         except Exception:
-            # The error interceptor has set the code and aborted.
+            # ErrorTranslation, inside of this, has aborted the call with a code.
             status = context.code()
             code = status.name if isinstance(status, grpc.StatusCode) else grpc.StatusCode(status).name
             raise

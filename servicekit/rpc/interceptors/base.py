@@ -1,6 +1,6 @@
-"""The shape of an interceptor: it surrounds a call as a coroutine, unary or streaming alike."""
+"""The base of all interceptors, and how a gRPC method handler is taken apart and put together."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -9,58 +9,69 @@ import grpc
 from google.protobuf.message import Message
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Call = Callable[[Any, Context], Awaitable[Message | None]]
+# What serves a call, as gRPC names it: a coroutine function that takes the request and the context. A unary one returns
+# the response; a streaming one writes its responses to the context and returns None.
+Behaviour = Callable[[Any, Context], Awaitable[Message | None]]
 
 
-class CallInterceptor:
-    """Surrounds every call of our services.
+class Interceptor(ABC):
+    """Is put around the handler of each method, once."""
 
-    Handlers are coroutines: a unary one returns its response, a streaming one writes to its context and
-    returns None. So one `surround` serves both, and cleanup runs at once when a stream is cancelled (a
-    generator's would wait for the garbage collector).
+    @abstractmethod
+    def wrap(self, handler: Any, method: str) -> Any:
+        """Return a handler with this interceptor around it. `method` is "/package.Service/Method"."""
+
+
+class CallInterceptor(Interceptor):
+    """An interceptor that runs around every call.
+
+    All our behaviours are coroutine functions, so one `intercept` serves unary and streaming methods. A cancelled
+    coroutine also cleans up at once; a generator would wait for the garbage collector.
     """
 
     @abstractmethod
-    async def surround(self, call: Call, method: str, request: Any, context: Context) -> Message | None:
-        """Await `call(request, context)` and return what it returned. `method` is "/package.Service/Method".
+    async def intercept(self, proceed: Behaviour, method: str, request: Any, context: Context) -> Message | None:
+        """Await `proceed(request, context)` and return its result.
 
-        Outside Decoding the request is still bytes, and None for a call that is refused before it is read.
+        Outside Decoding the request is still bytes, and None when the call is refused before its request is read.
         """
 
     def wrap(self, handler: Any, method: str) -> Any:
-        """Return the method's handler, surrounded."""
-        # No coroutine around the coroutine: every one of them is walked through at every step of the call.
-        surrounded = partial(self.surround, unwrap(handler), method)
-        return rewrap(handler, surrounded, handler.request_deserializer)
+        """Return a handler that runs `intercept` around each call."""
+        # A partial and no coroutine function: each coroutine in the chain costs time at every step of a call.
+        intercepted = partial(self.intercept, unwrap(handler), method)
+        return rewrap(handler, intercepted, handler.request_deserializer)
 
 
-def unread(behaviour: Callable[[Context], Awaitable[Message | None]]) -> Any:
-    """Return a handler of a call that is answered without its request: a stream of requests that is not read.
-
-    On the wire all kinds of calls are the same, so it suits callers of any kind.
-    """
-
-    async def answer(_requests: Any, context: Context) -> None:
-        await behaviour(context)
-
-    return grpc.stream_stream_rpc_method_handler(answer)
-
-
-def unwrap(handler: Any) -> Call:
-    """Return the coroutine function of a handler."""
-    behaviour: Call = getattr(handler, _kind(handler))
+def unwrap(handler: Any) -> Behaviour:
+    """Return the behaviour of a handler."""
+    behaviour: Behaviour = getattr(handler, _kind(handler))
     return behaviour
 
 
-def rewrap(handler: Any, behaviour: Call, deserializer: Callable[[bytes], Message] | None) -> Any:
+def rewrap(handler: Any, behaviour: Behaviour, deserializer: Callable[[bytes], Message] | None) -> Any:
     """Return a handler of the same kind with another behaviour."""
     make = getattr(grpc, f"{_kind(handler)}_rpc_method_handler")
     return make(behaviour, deserializer, handler.response_serializer)
 
 
+def answer_unread(answer: Callable[[Context], Awaitable[Message | None]]) -> Any:
+    """Return a handler that answers a call without reading its request.
+
+    It has the kind stream-stream, whose requests are read by the behaviour and not by gRPC. On the wire all kinds are
+    the same, so it answers callers of any kind.
+    """
+
+    async def behaviour(_requests: Any, context: Context) -> None:
+        await answer(context)
+
+    return grpc.stream_stream_rpc_method_handler(behaviour)
+
+
 def _kind(handler: Any) -> str:
-    return f"{_count(handler.request_streaming)}_{_count(handler.response_streaming)}"
+    """Return the kind of a handler, as gRPC spells it: "unary_stream"."""
+    return f"{_word(handler.request_streaming)}_{_word(handler.response_streaming)}"
 
 
-def _count(streaming: bool) -> str:
-    return "stream" if streaming else "unary"
+def _word(is_streaming: bool) -> str:
+    return "stream" if is_streaming else "unary"

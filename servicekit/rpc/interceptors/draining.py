@@ -1,4 +1,4 @@
-"""Lets a server stop without cutting anybody off: refuses what comes, waits for what is under way."""
+"""Lets a server stop without cutting calls off: refuses new ones and waits for those in flight."""
 
 import asyncio
 from datetime import timedelta
@@ -7,10 +7,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from servicekit.errors import Reason, ServiceError
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 
 RETRY_AFTER = timedelta(seconds=1)
-LAST_WORDS = 1.0  # seconds for the answers to calls that are ended
+ANSWER_TIMEOUT = 1.0  # seconds in which aborted calls have to answer
 
 
 def shutting_down() -> ServiceError:
@@ -23,41 +23,42 @@ def shutting_down() -> ServiceError:
 
 
 class Draining(CallInterceptor):
-    """Once closed, refuses every call with SHUTTING_DOWN; those it let in before can be waited for."""
+    """After `close`, refuses every call with SHUTTING_DOWN; `finish` waits for the calls it let pass before."""
 
     def __init__(self) -> None:
         self._closed = False
-        self._under_way: set[asyncio.Task[Any]] = set()
-        self._ended: set[asyncio.Task[Any]] = set()  # by us, while their callers still wait
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._aborted: set[asyncio.Task[Any]] = set()  # by us; their callers still wait for an answer
 
     def close(self) -> None:
-        """Let no more calls in."""
+        """Refuse all calls from now on."""
         self._closed = True
 
     async def finish(self, grace: float) -> None:
-        """Return when every call has been answered; after `grace` seconds the rest is, with SHUTTING_DOWN."""
-        if not self._under_way:
+        """Return when every call has been answered. After `grace` seconds abort the rest with SHUTTING_DOWN."""
+        if not self._in_flight:
             return
-        _, late = await asyncio.wait(self._under_way.copy(), timeout=grace)
-        for task in late & self._under_way:
-            self._ended.add(task)
+        _, late = await asyncio.wait(self._in_flight.copy(), timeout=grace)
+        for task in late & self._in_flight:
+            self._aborted.add(task)
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=LAST_WORDS)
+            await asyncio.wait(late, timeout=ANSWER_TIMEOUT)
 
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
-        """Serve the call, unless it is too late for it."""
+    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call, unless the server is stopping."""
         if self._closed:
             raise shutting_down()
         task = asyncio.current_task()
         assert task is not None
-        self._under_way.add(task)
+        self._in_flight.add(task)
         try:
-            return await call(request, context)
+            return await proceed(request, context)
         except asyncio.CancelledError:
-            # The caller's own cancellation, if there is one too, goes first: nobody is left to be told anything.
-            if task in self._ended and not task.uncancel():
+            # When the caller has cancelled the call as well, there is no one to answer, and ErrorTranslation must not
+            # try.
+            if task in self._aborted and not task.uncancel():
                 raise shutting_down() from None
             raise
         finally:
-            self._under_way.discard(task)
+            self._in_flight.discard(task)

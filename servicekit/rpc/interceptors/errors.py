@@ -1,4 +1,4 @@
-"""Turns what a handler raises into a rich gRPC status. The only place that does."""
+"""Turns exceptions into rich gRPC statuses. Nothing else does."""
 
 import logging
 
@@ -6,23 +6,23 @@ import grpc
 from google.protobuf.message import Message
 
 from servicekit.errors import Reason, ServiceError
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
 logger = logging.getLogger(__name__)
 
 
 class ErrorTranslation(CallInterceptor):
-    """Aborts with the status of a ServiceError; of an unknown error tells nothing but the request id.
+    """Aborts a call with the status of its ServiceError. Of any other error the caller gets the request id only.
 
-    CancelledError passes through untouched: a handler that ends with a status after its cancellation leaks
-    native memory in grpc.aio (grpc#43360).
+    CancelledError passes through: a handler that aborts after its cancellation leaks native memory in grpc.aio
+    (grpc#43360).
     """
 
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
-        """Serve the call; abort with the right status when it raises."""
+    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call; abort it with the error's status when it raises."""
         try:
-            return await call(request, context)
+            return await proceed(request, context)
         except grpc.aio.AbortError:
             raise
         except ServiceError as error:
@@ -38,7 +38,7 @@ class ErrorTranslation(CallInterceptor):
                 metadata={"request_id": request_id},
             )
         status = failure.to_status()
-        # abort() replaces the trailing metadata, so the request id is sent along again.
+        # abort() replaces the trailing metadata, so the request id has to be in it again.
         trailing = (*(status.trailing_metadata or ()), (HEADER, current_request_id()))
         await context.abort(status.code, status.details, trailing)
         return None

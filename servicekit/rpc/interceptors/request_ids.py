@@ -1,4 +1,4 @@
-"""Every call has an id: the caller's `x-request-id`, or a new one. It is in the answer and in every log line."""
+"""Gives every call an id: the caller's `x-request-id`, or a new one. The answer and every log line have it."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.telemetry import logs
 
 HEADER = "x-request-id"
@@ -14,18 +14,18 @@ _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestIds(CallInterceptor):
-    """Sends the request's id back."""
+    """Sends the request's id back in the trailing metadata."""
 
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
-        """Serve the call and name its id."""
+    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+        """Serve the call and send its id."""
         context.set_trailing_metadata(((HEADER, current_request_id()),))
-        return await call(request, context)
+        return await proceed(request, context)
 
 
 def bind_request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
-    """Give the call of this task the id that its caller chose, or a new one; every log line has it from now on.
+    """Give the call of this task the id that its caller chose, or a new one; every log line of the call has it.
 
-    Takes the metadata from the call's details: a context reads them anew each time it is asked, in 3 microseconds.
+    The metadata comes from the call's details: a context converts them anew at each read, which takes 3 microseconds.
     """
     for key, value in metadata or ():
         if key == HEADER and _ACCEPTABLE.fullmatch(str(value)):
@@ -35,5 +35,5 @@ def bind_request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
 
 
 def current_request_id() -> str:
-    """Return the id of the call that is being served, or ""."""
+    """Return the id of this task's call, or ""."""
     return logs.bound("request_id")

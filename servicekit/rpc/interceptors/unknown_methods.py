@@ -1,16 +1,16 @@
-"""Answers calls of methods that this server does not have in the shape of all other errors."""
+"""Refuses calls of unknown methods with an ErrorInfo, like every other error; gRPC's own answer has none."""
 
 from typing import Any
 
 from servicekit.errors import Reason, ServiceError
-from servicekit.rpc.interceptors.base import Context, unread
+from servicekit.rpc.interceptors.base import Context, answer_unread
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
 
-def refusal(method: str) -> Any:
-    """Return a handler that refuses `method` with METHOD_UNKNOWN; gRPC by itself says so without ErrorInfo.
+def unknown_method(method: str) -> Any:
+    """Return a handler that refuses `method` with METHOD_UNKNOWN.
 
-    Nothing stands around it, so that made-up names reach neither the measurements nor any table by method.
+    It has no interceptors: callers can make up any number of names, and each would become a label of the metrics.
     """
 
     async def refuse(context: Context) -> None:
@@ -22,4 +22,4 @@ def refusal(method: str) -> Any:
         trailing = (*(status.trailing_metadata or ()), (HEADER, current_request_id()))
         await context.abort(status.code, status.details, trailing)
 
-    return unread(refuse)
+    return answer_unread(refuse)

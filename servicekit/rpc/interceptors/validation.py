@@ -1,16 +1,16 @@
-"""Checks every request against the rules in its proto before a handler sees it."""
+"""Checks every request against the rules in its proto before its handler runs."""
 
 from google.protobuf.message import Message
 
 from servicekit.errors import Reason, ServiceError
-from servicekit.rpc.interceptors.base import Call, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.rpc.validation import MAX_VIOLATIONS, violations_of
 
 
 class Validation(CallInterceptor):
-    """Refuses requests that break a rule, with the name of each field that does."""
+    """Refuses requests that break a rule, with a violation for each field."""
 
-    async def surround(self, call: Call, method: str, request: Message, context: Context) -> Message | None:
+    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
         """Serve the call if its request is valid."""
         if violations := violations_of(request):
             shown = tuple(violations[:MAX_VIOLATIONS])
@@ -23,4 +23,4 @@ class Validation(CallInterceptor):
                 else f"these fields are not valid: {names}{more}",
                 violations=shown,
             )
-        return await call(request, context)
+        return await proceed(request, context)

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Project(_message.Message):
-    """A shop, as far as playbooks need to know it."""
+    """A shop, with what playbooks need."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -33,7 +33,7 @@ class Project(_message.Message):
     class _PlanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Project._Plan.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         PLAN_UNSPECIFIED: Project._Plan.ValueType  # 0
-        """Not told."""
+        """Unset."""
         FREE: Project._Plan.ValueType  # 1
         """No AI suggestions."""
         PRO: Project._Plan.ValueType  # 2
@@ -42,10 +42,10 @@ class Project(_message.Message):
         """Unlimited."""
 
     class Plan(_Plan, metaclass=_PlanEnumTypeWrapper):
-        """What the project pays for; decides the AI allowance."""
+        """The plan of a project; it determines the AI allowance."""
 
     PLAN_UNSPECIFIED: Project.Plan.ValueType  # 0
-    """Not told."""
+    """Unset."""
     FREE: Project.Plan.ValueType  # 1
     """No AI suggestions."""
     PRO: Project.Plan.ValueType  # 2
@@ -60,9 +60,9 @@ class Project(_message.Message):
     project_id: _builtins.str
     """The project (shop)."""
     plan: Global___Project.Plan.ValueType
-    """What the project pays for."""
+    """The plan."""
     ai_daily_limit: _builtins.int
-    """Overrides the plan's number of suggestions a UTC day; left out: the plan's. FREE stays not eligible."""
+    """Overrides the plan's number of suggestions a UTC day; left out: the plan's. FREE remains ineligible."""
     @_builtins.property
     def ai_usage(self) -> _executor_service_pb2.AiDailyLimit:
         """Today's AI usage."""
@@ -87,7 +87,7 @@ Global___Project: _TypeAlias = Project  # noqa: Y015
 
 @_typing.final
 class Product(_message.Message):
-    """A product, as far as playbooks need to know it."""
+    """A product, with what playbooks need."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,13 +102,13 @@ class Product(_message.Message):
     external_id: _builtins.str
     """The shop's own name for it, for instance a Shopify handle."""
     title: _builtins.str
-    """As shoppers see it."""
+    """The title in the shop."""
     description: _builtins.str
     """Plain text or HTML."""
     seo_title: _builtins.str
-    """Blank (it shows nothing: white space of any script, zero-width characters, fillers): missing_seo_title works on it."""
+    """Blank (only white space of any script, zero-width characters and fillers): missing_seo_title affects the product."""
     seo_description: _builtins.str
-    """Blank: missing_seo_description works on it."""
+    """Blank: missing_seo_description affects the product."""
     def __init__(
         self,
         *,
@@ -129,7 +129,7 @@ Global___Product: _TypeAlias = Product  # noqa: Y015
 
 @_typing.final
 class PutProjectRequest(_message.Message):
-    """A project that shall be there, and what the platform says of it."""
+    """The project to create or change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,12 +139,12 @@ class PutProjectRequest(_message.Message):
     project_id: _builtins.str
     """The project (shop)."""
     plan: Global___Project.Plan.ValueType
-    """What the project pays for, set by the platform. Left out: the plan that it has, or, of a new one, DEFAULT_PLAN of
-    executor-service. An OWNER may send the plan that the project has or gets anyway.
+    """The plan, set by the platform. Left out: the current plan, or for a new project DEFAULT_PLAN of
+    executor-service. An OWNER may send the plan that the project has or would get.
     """
     ai_daily_limit: _builtins.int
-    """Suggestions a UTC day, set by the platform. Left out together with the plan: what the project has. Left out beside
-    a plan: the plan's.
+    """Suggestions a UTC day, set by the platform. Left out together with the plan: the current limit. Left out with a
+    plan: that plan's limit.
     """
     def __init__(
         self,
@@ -235,7 +235,7 @@ Global___GetProjectResponse: _TypeAlias = GetProjectResponse  # noqa: Y015
 
 @_typing.final
 class PutProductsRequest(_message.Message):
-    """Products as they shall be."""
+    """The products to create or replace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -245,7 +245,7 @@ class PutProductsRequest(_message.Message):
     """The project (shop)."""
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___Product]:
-        """Each id once. A request has 1 MiB at most: with long descriptions, send fewer products at a time."""
+        """Each id once. A request has at most 1 MiB: with long descriptions, send fewer products at a time."""
 
     def __init__(
         self,
@@ -263,16 +263,16 @@ Global___PutProductsRequest: _TypeAlias = PutProductsRequest  # noqa: Y015
 
 @_typing.final
 class PutProductsResponse(_message.Message):
-    """How many were new, and how many not."""
+    """Counts of the products."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CREATED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
     created: _builtins.int
-    """Products that were not there before."""
+    """New products."""
     updated: _builtins.int
-    """Products that were there and now have the given content."""
+    """Existing products, which now have the given content."""
     def __init__(
         self,
         *,
@@ -289,7 +289,7 @@ Global___PutProductsResponse: _TypeAlias = PutProductsResponse  # noqa: Y015
 
 @_typing.final
 class ListProductsRequest(_message.Message):
-    """Which of a project's products, and which page of them."""
+    """A filter of a project's products, and a page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -351,7 +351,7 @@ Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteProductsRequest(_message.Message):
-    """Products that shall be gone."""
+    """The products to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -379,13 +379,13 @@ Global___DeleteProductsRequest: _TypeAlias = DeleteProductsRequest  # noqa: Y015
 
 @_typing.final
 class DeleteProductsResponse(_message.Message):
-    """How many went."""
+    """The count of deleted products."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
-    """How many were there."""
+    """Deleted products."""
     def __init__(
         self,
         *,

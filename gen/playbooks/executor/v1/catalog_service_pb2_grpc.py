@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    """Projects and their products. Tokens have the claims that are documented at
     playbooks.runs.v1.RunsService.
     """
 
@@ -64,15 +64,15 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    """Projects and their products. Tokens have the claims that are documented at
     playbooks.runs.v1.RunsService.
     """
 
     def PutProject(self, request, context):
-        """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
-        Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
-        to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
-        does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+        """Creates a project, or changes its plan and limit; with neither, an existing project does not change.
+        Role: OWNER, who creates the project on the platform's default plan. Only the platform sets the plan and the limit,
+        with a token that is OWNER of "*" or of the role SERVICE. Other callers get PERMISSION_DENIED / ROLE_TOO_LOW for a
+        plan that the project does not have and for any limit, and nothing is changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,14 +94,14 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProducts(self, request, context):
-        """Products by id; with playbook_id only those the playbook would work on. Role: VIEWER.
+        """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProducts(self, request, context):
-        """Deletes products by id; ids that are not there are passed over. Role: OWNER.
+        """Deletes products by id; unknown ids are ignored. Role: OWNER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +144,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    """Projects and their products. Tokens have the claims that are documented at
     playbooks.runs.v1.RunsService.
     """
 

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    """Projects and their products. Tokens have the claims that are documented at
     playbooks.runs.v1.RunsService.
     """
 
@@ -36,10 +36,10 @@ class CatalogServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     PutProject: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProjectRequest, _catalog_service_pb2.PutProjectResponse]
-    """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
-    Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
-    to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
-    does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+    """Creates a project, or changes its plan and limit; with neither, an existing project does not change.
+    Role: OWNER, who creates the project on the platform's default plan. Only the platform sets the plan and the limit,
+    with a token that is OWNER of "*" or of the role SERVICE. Other callers get PERMISSION_DENIED / ROLE_TOO_LOW for a
+    plan that the project does not have and for any limit, and nothing is changed.
     """
     GetProject: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetProjectRequest, _catalog_service_pb2.GetProjectResponse]
     """A project with today's AI usage. Role: VIEWER. NOT_FOUND / PROJECT_NOT_FOUND."""
@@ -48,22 +48,22 @@ class CatalogServiceStub:
     NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListProductsRequest, _catalog_service_pb2.ListProductsResponse]
-    """Products by id; with playbook_id only those the playbook would work on. Role: VIEWER."""
+    """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER."""
     DeleteProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.DeleteProductsRequest, _catalog_service_pb2.DeleteProductsResponse]
-    """Deletes products by id; ids that are not there are passed over. Role: OWNER."""
+    """Deletes products by id; unknown ids are ignored. Role: OWNER."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    """Projects and their products. Tokens have the claims that are documented at
     playbooks.runs.v1.RunsService.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutProject: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProjectRequest, _catalog_service_pb2.PutProjectResponse]  # type: ignore[assignment]
-    """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
-    Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
-    to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
-    does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+    """Creates a project, or changes its plan and limit; with neither, an existing project does not change.
+    Role: OWNER, who creates the project on the platform's default plan. Only the platform sets the plan and the limit,
+    with a token that is OWNER of "*" or of the role SERVICE. Other callers get PERMISSION_DENIED / ROLE_TOO_LOW for a
+    plan that the project does not have and for any limit, and nothing is changed.
     """
     GetProject: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetProjectRequest, _catalog_service_pb2.GetProjectResponse]  # type: ignore[assignment]
     """A project with today's AI usage. Role: VIEWER. NOT_FOUND / PROJECT_NOT_FOUND."""
@@ -72,12 +72,12 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListProductsRequest, _catalog_service_pb2.ListProductsResponse]  # type: ignore[assignment]
-    """Products by id; with playbook_id only those the playbook would work on. Role: VIEWER."""
+    """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER."""
     DeleteProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.DeleteProductsRequest, _catalog_service_pb2.DeleteProductsResponse]  # type: ignore[assignment]
-    """Deletes products by id; ids that are not there are passed over. Role: OWNER."""
+    """Deletes products by id; unknown ids are ignored. Role: OWNER."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Projects and their products, as the playbooks see them. Tokens have the claims that are documented at
+    """Projects and their products. Tokens have the claims that are documented at
     playbooks.runs.v1.RunsService.
     """
 
@@ -87,10 +87,10 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.PutProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.PutProjectResponse, _abc.Awaitable[_catalog_service_pb2.PutProjectResponse]]:
-        """Creates a project, or changes its plan and limit; with neither, a project that is there stays as it is.
-        Role: OWNER, who creates the project on the platform's default plan. The plan and the limit are the platform's
-        to set, by a token that is OWNER of "*" or of the role SERVICE; anybody else who sends a plan that the project
-        does not have, or any limit, gets PERMISSION_DENIED / ROLE_TOO_LOW, and nothing is changed.
+        """Creates a project, or changes its plan and limit; with neither, an existing project does not change.
+        Role: OWNER, who creates the project on the platform's default plan. Only the platform sets the plan and the limit,
+        with a token that is OWNER of "*" or of the role SERVICE. Other callers get PERMISSION_DENIED / ROLE_TOO_LOW for a
+        plan that the project does not have and for any limit, and nothing is changed.
         """
 
     @_abc_1.abstractmethod
@@ -117,7 +117,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListProductsResponse, _abc.Awaitable[_catalog_service_pb2.ListProductsResponse]]:
-        """Products by id; with playbook_id only those the playbook would work on. Role: VIEWER."""
+        """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER."""
 
     @_abc_1.abstractmethod
     def DeleteProducts(
@@ -125,6 +125,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.DeleteProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.DeleteProductsResponse, _abc.Awaitable[_catalog_service_pb2.DeleteProductsResponse]]:
-        """Deletes products by id; ids that are not there are passed over. Role: OWNER."""
+        """Deletes products by id; unknown ids are ignored. Role: OWNER."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

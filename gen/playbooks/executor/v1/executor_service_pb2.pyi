@@ -71,7 +71,7 @@ Global___ExecuteRunResponse: _TypeAlias = ExecuteRunResponse  # noqa: Y015
 
 @_typing.final
 class ReconcileRunsRequest(_message.Message):
-    """The runs that were silent for too long."""
+    """Runs without a recent event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -95,7 +95,7 @@ Global___ReconcileRunsRequest: _TypeAlias = ReconcileRunsRequest  # noqa: Y015
 
 @_typing.final
 class ReconcileRunsResponse(_message.Message):
-    """How they stand here."""
+    """The state of the runs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -107,7 +107,7 @@ class ReconcileRunsResponse(_message.Message):
 
     @_builtins.property
     def unknown_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Runs that never arrived here."""
+        """Runs that have not arrived here."""
 
     def __init__(
         self,
@@ -125,14 +125,14 @@ Global___ReconcileRunsResponse: _TypeAlias = ReconcileRunsResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunsRequest(_message.Message):
-    """The runs to end."""
+    """The runs to cancel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.RunJob]:
-        """The whole jobs: one may not have arrived yet."""
+        """Whole jobs, for a run that may not have arrived yet."""
 
     def __init__(
         self,
@@ -149,14 +149,14 @@ Global___CancelRunsRequest: _TypeAlias = CancelRunsRequest  # noqa: Y015
 
 @_typing.final
 class CancelRunsResponse(_message.Message):
-    """How they stand here now."""
+    """The state of the runs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.RunEvent]:
-        """One event a run, all of them terminal."""
+        """One terminal event for each run."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ Global___CancelRunsResponse: _TypeAlias = CancelRunsResponse  # noqa: Y015
 
 @_typing.final
 class EstimatePlaybookRequest(_message.Message):
-    """What would be run."""
+    """The run to estimate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -205,7 +205,7 @@ Global___EstimatePlaybookRequest: _TypeAlias = EstimatePlaybookRequest  # noqa: 
 
 @_typing.final
 class EstimatePlaybookResponse(_message.Message):
-    """What it would come to."""
+    """The estimate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -222,7 +222,7 @@ class EstimatePlaybookResponse(_message.Message):
     total_affected: _builtins.int
     """Affected products."""
     eligible: _builtins.bool
-    """Whether a DRAFT_GENERATE for all of them would be let through now."""
+    """Whether a DRAFT_GENERATE for all of them would be allowed now."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why not, for a person; empty when eligible."""
@@ -305,8 +305,8 @@ class GetDraftRequest(_message.Message):
     draft_id: _builtins.str
     """UUID of the draft."""
     limit: _builtins.int
-    """Items of a page: 1,000 if left out; more than 1,000 is cut to 1,000. A page ends earlier when its texts have reached
-    2 MiB. So a draft of up to 1,000 items of usual length comes whole.
+    """Items of a page: 1,000 if left out; more than 1,000 is cut to 1,000. A page ends earlier when its texts have
+    reached 2 MiB. So a draft of up to 1,000 items of usual length is one page.
     """
     page_token: _builtins.str
     """next_page_token of the page before."""

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class ExecutorServiceStub:
-    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+    """Executes runs, and has their results: drafts, applied items, AI usage.
 
-    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
-    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. The services issue those of the
+    role SERVICE themselves: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     def __init__(self, channel):
@@ -76,39 +76,39 @@ class ExecutorServiceStub:
 
 
 class ExecutorServiceServicer:
-    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+    """Executes runs, and has their results: drafts, applied items, AI usage.
 
-    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
-    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. The services issue those of the
+    role SERVICE themselves: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     def ExecuteRun(self, request, context):
-        """Executes a run now and tells its events up to the terminal one. A run that is already here is not
-        executed twice: its events are told from where it stands. Role: SERVICE.
+        """Executes a run now and streams its events up to the terminal one. A run that is already here is not executed twice:
+        the stream begins with its current state. Role: SERVICE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReconcileRuns(self, request, context):
-        """How the named runs stand here. Role: SERVICE.
+        """Returns the state of the named runs. Role: SERVICE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRuns(self, request, context):
-        """Ends runs that have not ended: CANCELLED, and nothing more is written. One that never arrived is CANCELLED here
-        before it does. Role: SERVICE.
+        """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
+        does. Role: SERVICE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EstimatePlaybook(self, request, context):
-        """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
-        that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
-        RetryInfo: 100 calls of the project are waiting already.
+        """Estimates what a run would do, and whether it is allowed, without any AI call. Role: VIEWER. Concurrent calls of
+        one project for one playbook share one answer, which is as recent as each of them. RESOURCE_EXHAUSTED /
+        TOO_MANY_CALLS with RetryInfo: 100 calls of the project are waiting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,9 +123,9 @@ class ExecutorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLatestDraft(self, request, context):
-        """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
-        INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-        before: start again without page_token.
+        """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
+        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+        since the page before: start again without page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,10 +185,10 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExecutorService:
-    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+    """Executes runs, and has their results: drafts, applied items, AI usage.
 
-    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
-    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. The services issue those of the
+    role SERVICE themselves: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExecutorServiceStub:
-    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+    """Executes runs, and has their results: drafts, applied items, AI usage.
 
-    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
-    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. The services issue those of the
+    role SERVICE themselves: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     @_typing.overload
@@ -38,73 +38,73 @@ class ExecutorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExecutorServiceAsyncStub: ...
     ExecuteRun: _grpc.UnaryStreamMultiCallable[_executor_service_pb2.ExecuteRunRequest, _executor_service_pb2.ExecuteRunResponse]
-    """Executes a run now and tells its events up to the terminal one. A run that is already here is not
-    executed twice: its events are told from where it stands. Role: SERVICE.
+    """Executes a run now and streams its events up to the terminal one. A run that is already here is not executed twice:
+    the stream begins with its current state. Role: SERVICE.
     """
     ReconcileRuns: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ReconcileRunsRequest, _executor_service_pb2.ReconcileRunsResponse]
-    """How the named runs stand here. Role: SERVICE."""
+    """Returns the state of the named runs. Role: SERVICE."""
     CancelRuns: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.CancelRunsRequest, _executor_service_pb2.CancelRunsResponse]
-    """Ends runs that have not ended: CANCELLED, and nothing more is written. One that never arrived is CANCELLED here
-    before it does. Role: SERVICE.
+    """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
+    does. Role: SERVICE.
     """
     EstimatePlaybook: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.EstimatePlaybookRequest, _executor_service_pb2.EstimatePlaybookResponse]
-    """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
-    that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
-    RetryInfo: 100 calls of the project are waiting already.
+    """Estimates what a run would do, and whether it is allowed, without any AI call. Role: VIEWER. Concurrent calls of
+    one project for one playbook share one answer, which is as recent as each of them. RESOURCE_EXHAUSTED /
+    TOO_MANY_CALLS with RetryInfo: 100 calls of the project are waiting.
     """
     GetDraft: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetDraftRequest, _executor_service_pb2.GetDraftResponse]
     """A draft by its id, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND; INVALID_ARGUMENT /
     PAGE_TOKEN_INVALID also when the draft was written again since the page before: start again without page_token.
     """
     GetLatestDraft: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]
-    """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
-    INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-    before: start again without page_token.
+    """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
+    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+    since the page before: start again without page_token.
     """
     ListRunItems: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
-    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+    """Executes runs, and has their results: drafts, applied items, AI usage.
 
-    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
-    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. The services issue those of the
+    role SERVICE themselves: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExecuteRun: _aio.UnaryStreamMultiCallable[_executor_service_pb2.ExecuteRunRequest, _executor_service_pb2.ExecuteRunResponse]  # type: ignore[assignment]
-    """Executes a run now and tells its events up to the terminal one. A run that is already here is not
-    executed twice: its events are told from where it stands. Role: SERVICE.
+    """Executes a run now and streams its events up to the terminal one. A run that is already here is not executed twice:
+    the stream begins with its current state. Role: SERVICE.
     """
     ReconcileRuns: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ReconcileRunsRequest, _executor_service_pb2.ReconcileRunsResponse]  # type: ignore[assignment]
-    """How the named runs stand here. Role: SERVICE."""
+    """Returns the state of the named runs. Role: SERVICE."""
     CancelRuns: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.CancelRunsRequest, _executor_service_pb2.CancelRunsResponse]  # type: ignore[assignment]
-    """Ends runs that have not ended: CANCELLED, and nothing more is written. One that never arrived is CANCELLED here
-    before it does. Role: SERVICE.
+    """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
+    does. Role: SERVICE.
     """
     EstimatePlaybook: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.EstimatePlaybookRequest, _executor_service_pb2.EstimatePlaybookResponse]  # type: ignore[assignment]
-    """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
-    that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
-    RetryInfo: 100 calls of the project are waiting already.
+    """Estimates what a run would do, and whether it is allowed, without any AI call. Role: VIEWER. Concurrent calls of
+    one project for one playbook share one answer, which is as recent as each of them. RESOURCE_EXHAUSTED /
+    TOO_MANY_CALLS with RetryInfo: 100 calls of the project are waiting.
     """
     GetDraft: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetDraftRequest, _executor_service_pb2.GetDraftResponse]  # type: ignore[assignment]
     """A draft by its id, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND; INVALID_ARGUMENT /
     PAGE_TOKEN_INVALID also when the draft was written again since the page before: start again without page_token.
     """
     GetLatestDraft: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]  # type: ignore[assignment]
-    """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
-    INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-    before: start again without page_token.
+    """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
+    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+    since the page before: start again without page_token.
     """
     ListRunItems: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]  # type: ignore[assignment]
     """What an APPLY did, product by product, by product id. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND."""
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Executes runs, and knows what they made: drafts, applied items, AI usage.
+    """Executes runs, and has their results: drafts, applied items, AI usage.
 
-    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. Those of the role SERVICE are the
-    services' own: HS256, signed with the first secret in AUTH_JWT_SECRET.
+    Tokens have the claims that are documented at playbooks.runs.v1.RunsService. The services issue those of the
+    role SERVICE themselves: HS256, signed with the first secret in AUTH_JWT_SECRET.
     """
 
     @_abc_1.abstractmethod
@@ -113,8 +113,8 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.ExecuteRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_executor_service_pb2.ExecuteRunResponse], _abc.AsyncIterator[_executor_service_pb2.ExecuteRunResponse]]:
-        """Executes a run now and tells its events up to the terminal one. A run that is already here is not
-        executed twice: its events are told from where it stands. Role: SERVICE.
+        """Executes a run now and streams its events up to the terminal one. A run that is already here is not executed twice:
+        the stream begins with its current state. Role: SERVICE.
         """
 
     @_abc_1.abstractmethod
@@ -123,7 +123,7 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.ReconcileRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.ReconcileRunsResponse, _abc.Awaitable[_executor_service_pb2.ReconcileRunsResponse]]:
-        """How the named runs stand here. Role: SERVICE."""
+        """Returns the state of the named runs. Role: SERVICE."""
 
     @_abc_1.abstractmethod
     def CancelRuns(
@@ -131,8 +131,8 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.CancelRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.CancelRunsResponse, _abc.Awaitable[_executor_service_pb2.CancelRunsResponse]]:
-        """Ends runs that have not ended: CANCELLED, and nothing more is written. One that never arrived is CANCELLED here
-        before it does. Role: SERVICE.
+        """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
+        does. Role: SERVICE.
         """
 
     @_abc_1.abstractmethod
@@ -141,9 +141,9 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.EstimatePlaybookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.EstimatePlaybookResponse, _abc.Awaitable[_executor_service_pb2.EstimatePlaybookResponse]]:
-        """What a run would do, and whether it may, without any AI call. Role: VIEWER. Calls of one project for one playbook
-        that come together share one answer, which is as new as each of them. RESOURCE_EXHAUSTED / TOO_MANY_CALLS with
-        RetryInfo: 100 calls of the project are waiting already.
+        """Estimates what a run would do, and whether it is allowed, without any AI call. Role: VIEWER. Concurrent calls of
+        one project for one playbook share one answer, which is as recent as each of them. RESOURCE_EXHAUSTED /
+        TOO_MANY_CALLS with RetryInfo: 100 calls of the project are waiting.
         """
 
     @_abc_1.abstractmethod
@@ -162,9 +162,9 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_service_pb2.GetLatestDraftRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.GetLatestDraftResponse, _abc.Awaitable[_executor_service_pb2.GetLatestDraftResponse]]:
-        """The draft of a playbook that was written last, with a page of its items. Role: VIEWER. NOT_FOUND / DRAFT_NOT_FOUND;
-        INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written since the page
-        before: start again without page_token.
+        """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
+        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+        since the page before: start again without page_token.
         """
 
     @_abc_1.abstractmethod

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateRunRequest(_message.Message):
-    """What the run shall do, and the key that makes asking again harmless."""
+    """What the run does, and the key that makes a repeated request harmless."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,14 +40,14 @@ class CreateRunRequest(_message.Message):
     run_type: _run_pb2.Run.Type.ValueType
     """What the run does."""
     scope_id: _builtins.str
-    """Required for DRAFT_GENERATE and APPLY; 16 hex digits. One that is not current makes the run STALE."""
+    """Required for DRAFT_GENERATE and APPLY; 16 hex digits. The run becomes STALE when it is not current."""
     rules_hash: _builtins.str
-    """Required for DRAFT_GENERATE and APPLY; 16 hex digits. One that is not current makes the run STALE."""
+    """Required for DRAFT_GENERATE and APPLY; 16 hex digits. The run becomes STALE when it is not current."""
     idempotency_key: _builtins.str
     """1 to 255 characters; left out: derived from the request."""
     @_builtins.property
     def meta(self) -> _run_pb2.RunMeta:
-        """What there is to say beyond the keys."""
+        """Options and rules."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
 
 @_typing.final
 class CreateRunResponse(_message.Message):
-    """The run, and whether this request made it."""
+    """The run, and whether this request created it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when the request had already made this run."""
+    """False when an earlier request created it."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run."""
@@ -150,7 +150,7 @@ Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):
-    """Which of a project's runs, and which page of them."""
+    """A filter of a project's runs, and a page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,7 +171,7 @@ class ListRunsRequest(_message.Message):
     scope_id: _builtins.str
     """16 hex digits that name the set of affected products."""
     status: _run_pb2.Run.Status.ValueType
-    """Where it stands."""
+    """Its state."""
     limit: _builtins.int
     """20 if left out; more than 100 is cut to 100."""
     offset: _builtins.int
@@ -228,7 +228,7 @@ Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
 
 @_typing.final
 class WatchRunRequest(_message.Message):
-    """Names a run, and where to go on."""
+    """Names a run, and where to resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -271,7 +271,7 @@ class WatchRunResponse(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchRunResponse._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: WatchRunResponse._Kind.ValueType  # 0
-        """Not told."""
+        """Unset."""
         SNAPSHOT: WatchRunResponse._Kind.ValueType  # 1
         """The run as it is now; the first message, unless after_sequence was set."""
         UPDATED: WatchRunResponse._Kind.ValueType  # 2
@@ -281,7 +281,7 @@ class WatchRunResponse(_message.Message):
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: WatchRunResponse.Kind.ValueType  # 0
-    """Not told."""
+    """Unset."""
     SNAPSHOT: WatchRunResponse.Kind.ValueType  # 1
     """The run as it is now; the first message, unless after_sequence was set."""
     UPDATED: WatchRunResponse.Kind.ValueType  # 2
@@ -292,7 +292,7 @@ class WatchRunResponse(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     kind: Global___WatchRunResponse.Kind.ValueType
-    """What this message is."""
+    """The kind of this message."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run."""
@@ -339,7 +339,7 @@ Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
 
 @_typing.final
 class CancelRunResponse(_message.Message):
-    """The run as it is now: CANCELLED, or as it had ended before. RUNNING only while no executor can be reached."""
+    """The current run: CANCELLED, or as it had ended before; RUNNING only while no executor can be reached."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,14 +395,14 @@ Global___RetryRunRequest: _TypeAlias = RetryRunRequest  # noqa: Y015
 
 @_typing.final
 class RetryRunResponse(_message.Message):
-    """The new run, and whether this request made it."""
+    """The new run, and whether this request created it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when the same was asked for before, or somebody has made the same request anew."""
+    """False when an earlier request created it: the same retry, or a CreateRun with the same content."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run."""
@@ -436,7 +436,7 @@ class PreviewPlaybookRequest(_message.Message):
     """missing_seo_title or missing_seo_description."""
     @_builtins.property
     def meta(self) -> _run_pb2.RunMeta:
-        """What there is to say beyond the keys."""
+        """Options and rules."""
 
     def __init__(
         self,
@@ -455,7 +455,7 @@ Global___PreviewPlaybookRequest: _TypeAlias = PreviewPlaybookRequest  # noqa: Y0
 
 @_typing.final
 class PreviewPlaybookResponse(_message.Message):
-    """The ended run and what it made."""
+    """The ended run and its draft."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -463,7 +463,7 @@ class PreviewPlaybookResponse(_message.Message):
     DRAFT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, ended; its status tells whether there is a draft."""
+        """The ended run; there is a draft when it SUCCEEDED."""
 
     @_builtins.property
     def draft(self) -> _run_pb2.Draft:
@@ -519,7 +519,7 @@ Global___ApplyPlaybookRequest: _TypeAlias = ApplyPlaybookRequest  # noqa: Y015
 
 @_typing.final
 class ApplyPlaybookResponse(_message.Message):
-    """The ended run and what it did."""
+    """The ended run and its items."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -527,7 +527,7 @@ class ApplyPlaybookResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, ended."""
+        """The ended run."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunItem]:

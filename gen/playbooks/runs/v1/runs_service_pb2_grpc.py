@@ -26,20 +26,19 @@ if _version_not_supported:
 
 
 class RunsServiceStub:
-    """Runs of automation playbooks: create them, look at them, watch them.
+    """Creates, lists and watches runs of automation playbooks.
 
     Every call carries `authorization: Bearer <JWT>` with these claims:
     sub       the user: 1 to 255 characters, no control characters
     exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
-    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` is every project
     aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
     iat, nbf  optional; clocks may differ by 30 s
-    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
-    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+    A token has at most 32,768 characters. A bad one gets UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED or
+    TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
-    Every error carries a google.rpc.ErrorInfo of domain
-    "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
-    `x-request-id`, taken from the request's metadata when it has one.
+    Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
+    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     def __init__(self, channel):
@@ -91,28 +90,27 @@ class RunsServiceStub:
 
 
 class RunsServiceServicer:
-    """Runs of automation playbooks: create them, look at them, watch them.
+    """Creates, lists and watches runs of automation playbooks.
 
     Every call carries `authorization: Bearer <JWT>` with these claims:
     sub       the user: 1 to 255 characters, no control characters
     exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
-    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` is every project
     aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
     iat, nbf  optional; clocks may differ by 30 s
-    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
-    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+    A token has at most 32,768 characters. A bad one gets UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED or
+    TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
-    Every error carries a google.rpc.ErrorInfo of domain
-    "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
-    `x-request-id`, taken from the request's metadata when it has one.
+    Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
+    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     def CreateRun(self, request, context):
-        """Accepts a run and returns at once (without a broker: when the run has ended). The same request again
-        returns the run it made, with created = false.
+        """Accepts a run and returns at once (without a broker: when the run has ended). The same request
+        again returns the same run, with created = false.
 
-        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key names a different
-        request; metadata run_id names its run.
+        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
+        metadata run_id is that one's run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,24 +134,26 @@ class RunsServiceServicer:
         """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
         Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
         oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+        UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
-        more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-        Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
+        """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
+        writes nothing more. An ended one is returned unchanged. While no executor is up, the cancel is stored and sent
+        later. Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor rejected the cancel; it is stored
+        and sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryRun(self, request, context):
-        """Asks for the same again: a new run with `retry_of` set, for one that FAILED, is STALE or was CANCELLED. The same
-        retry again returns the run it made. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE:
-        the run has not ended, or SUCCEEDED.
+        """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
+        returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
+        ended, or SUCCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,20 +227,19 @@ def add_RunsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RunsService:
-    """Runs of automation playbooks: create them, look at them, watch them.
+    """Creates, lists and watches runs of automation playbooks.
 
     Every call carries `authorization: Bearer <JWT>` with these claims:
     sub       the user: 1 to 255 characters, no control characters
     exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
-    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+    projects  a map of project id to OWNER, EDITOR or VIEWER; `*` is every project
     aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
     iat, nbf  optional; clocks may differ by 30 s
-    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
-    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+    A token has at most 32,768 characters. A bad one gets UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED or
+    TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
-    Every error carries a google.rpc.ErrorInfo of domain
-    "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
-    `x-request-id`, taken from the request's metadata when it has one.
+    Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
+    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     @staticmethod

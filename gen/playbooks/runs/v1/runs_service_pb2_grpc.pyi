@@ -27,20 +27,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunsServiceStub:
-    """Runs of automation playbooks: create them, look at them, watch them.
+    """Creates, lists and watches runs of automation playbooks.
 
     Every call carries `authorization: Bearer <JWT>` with these claims:
       sub       the user: 1 to 255 characters, no control characters
       exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
-      projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+      projects  a map of project id to OWNER, EDITOR or VIEWER; `*` is every project
       aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
       iat, nbf  optional; clocks may differ by 30 s
-    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
-    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+    A token has at most 32,768 characters. A bad one gets UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED or
+    TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
-    Every error carries a google.rpc.ErrorInfo of domain
-    "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
-    `x-request-id`, taken from the request's metadata when it has one.
+    Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
+    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     @_typing.overload
@@ -48,11 +47,11 @@ class RunsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunsServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CreateRunRequest, _runs_service_pb2.CreateRunResponse]
-    """Accepts a run and returns at once (without a broker: when the run has ended). The same request again
-    returns the run it made, with created = false.
+    """Accepts a run and returns at once (without a broker: when the run has ended). The same request
+    again returns the same run, with created = false.
 
-    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key names a different
-    request; metadata run_id names its run.
+    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
+    metadata run_id is that one's run.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]
     """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
@@ -62,16 +61,18 @@ class RunsServiceStub:
     """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
     Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
     oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+    UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]
-    """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
-    more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-    Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
+    """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
+    writes nothing more. An ended one is returned unchanged. While no executor is up, the cancel is stored and sent
+    later. Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor rejected the cancel; it is stored
+    and sent again.
     """
     RetryRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.RetryRunRequest, _runs_service_pb2.RetryRunResponse]
-    """Asks for the same again: a new run with `retry_of` set, for one that FAILED, is STALE or was CANCELLED. The same
-    retry again returns the run it made. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE:
-    the run has not ended, or SUCCEEDED.
+    """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
+    returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
+    ended, or SUCCEEDED.
     """
     PreviewPlaybook: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.PreviewPlaybookRequest, _runs_service_pb2.PreviewPlaybookResponse]
     """The older synchronous preview: creates a PREVIEW_GENERATE run and waits for its end, up to the
@@ -84,29 +85,28 @@ class RunsServiceStub:
 
 @_typing.type_check_only
 class RunsServiceAsyncStub(RunsServiceStub):
-    """Runs of automation playbooks: create them, look at them, watch them.
+    """Creates, lists and watches runs of automation playbooks.
 
     Every call carries `authorization: Bearer <JWT>` with these claims:
       sub       the user: 1 to 255 characters, no control characters
       exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
-      projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+      projects  a map of project id to OWNER, EDITOR or VIEWER; `*` is every project
       aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
       iat, nbf  optional; clocks may differ by 30 s
-    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
-    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+    A token has at most 32,768 characters. A bad one gets UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED or
+    TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
-    Every error carries a google.rpc.ErrorInfo of domain
-    "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
-    `x-request-id`, taken from the request's metadata when it has one.
+    Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
+    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CreateRunRequest, _runs_service_pb2.CreateRunResponse]  # type: ignore[assignment]
-    """Accepts a run and returns at once (without a broker: when the run has ended). The same request again
-    returns the run it made, with created = false.
+    """Accepts a run and returns at once (without a broker: when the run has ended). The same request
+    again returns the same run, with created = false.
 
-    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key names a different
-    request; metadata run_id names its run.
+    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
+    metadata run_id is that one's run.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
@@ -116,16 +116,18 @@ class RunsServiceAsyncStub(RunsServiceStub):
     """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
     Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
     oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+    UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
-    more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-    Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
+    """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
+    writes nothing more. An ended one is returned unchanged. While no executor is up, the cancel is stored and sent
+    later. Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor rejected the cancel; it is stored
+    and sent again.
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.RetryRunRequest, _runs_service_pb2.RetryRunResponse]  # type: ignore[assignment]
-    """Asks for the same again: a new run with `retry_of` set, for one that FAILED, is STALE or was CANCELLED. The same
-    retry again returns the run it made. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE:
-    the run has not ended, or SUCCEEDED.
+    """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
+    returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
+    ended, or SUCCEEDED.
     """
     PreviewPlaybook: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.PreviewPlaybookRequest, _runs_service_pb2.PreviewPlaybookResponse]  # type: ignore[assignment]
     """The older synchronous preview: creates a PREVIEW_GENERATE run and waits for its end, up to the
@@ -137,20 +139,19 @@ class RunsServiceAsyncStub(RunsServiceStub):
     """
 
 class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs of automation playbooks: create them, look at them, watch them.
+    """Creates, lists and watches runs of automation playbooks.
 
     Every call carries `authorization: Bearer <JWT>` with these claims:
       sub       the user: 1 to 255 characters, no control characters
       exp       when it expires; 30 days from now, and from `iat`, at most (AUTH_JWT_MAX_LIFETIME_SECONDS)
-      projects  a map of project id to OWNER, EDITOR or VIEWER; `*` stands for every project
+      projects  a map of project id to OWNER, EDITOR or VIEWER; `*` is every project
       aud, iss  what AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER name, where they are set; else anything
       iat, nbf  optional; clocks may differ by 30 s
-    A token has 32,768 characters at most. UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID say what is
-    wrong with it; PERMISSION_DENIED / PROJECT_ACCESS_DENIED, ROLE_TOO_LOW what it does not allow.
+    A token has at most 32,768 characters. A bad one gets UNAUTHENTICATED / TOKEN_MISSING, TOKEN_EXPIRED or
+    TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
-    Every error carries a google.rpc.ErrorInfo of domain
-    "playbook-runs"; bad input also a google.rpc.BadRequest that names the fields. Every answer carries
-    `x-request-id`, taken from the request's metadata when it has one.
+    Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
+    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     @_abc_1.abstractmethod
@@ -159,11 +160,11 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_service_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.CreateRunResponse, _abc.Awaitable[_runs_service_pb2.CreateRunResponse]]:
-        """Accepts a run and returns at once (without a broker: when the run has ended). The same request again
-        returns the run it made, with created = false.
+        """Accepts a run and returns at once (without a broker: when the run has ended). The same request
+        again returns the same run, with created = false.
 
-        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key names a different
-        request; metadata run_id names its run.
+        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
+        metadata run_id is that one's run.
         """
 
     @_abc_1.abstractmethod
@@ -191,6 +192,7 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         """The changes of one run, in order, each once, until its terminal state; then the stream ends with OK.
         Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
         oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
+        UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
         """
 
     @_abc_1.abstractmethod
@@ -199,9 +201,10 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.CancelRunResponse, _abc.Awaitable[_runs_service_pb2.CancelRunResponse]]:
-        """Cancels a run. QUEUED: it is CANCELLED at once. RUNNING: its executor stops within 2 seconds and writes nothing
-        more. Ended: it is returned as it is. Works while no executor lives: what is to be stopped is kept and told.
-        Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor refused; it is kept and told all the same.
+        """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
+        writes nothing more. An ended one is returned unchanged. While no executor is up, the cancel is stored and sent
+        later. Role: EDITOR; OWNER for an APPLY. INTERNAL / INTERNAL_ERROR: the executor rejected the cancel; it is stored
+        and sent again.
         """
 
     @_abc_1.abstractmethod
@@ -210,9 +213,9 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_service_pb2.RetryRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.RetryRunResponse, _abc.Awaitable[_runs_service_pb2.RetryRunResponse]]:
-        """Asks for the same again: a new run with `retry_of` set, for one that FAILED, is STALE or was CANCELLED. The same
-        retry again returns the run it made. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE:
-        the run has not ended, or SUCCEEDED.
+        """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
+        returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
+        ended, or SUCCEEDED.
         """
 
     @_abc_1.abstractmethod

@@ -34,10 +34,10 @@ class Page(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page of `query` (its name and filters) is asked for.
+    """A request for a page of `query` (its name and filters).
 
-    `default` is its size where no limit is given. Pages of what may be written anew between them carry its state, in
-    `state_parts` texts, and a token is good for that state only.
+    `default` is its size where no limit is given. Where the rows may be replaced between two pages, a token carries
+    their state in `state_parts` texts, and is valid for that state only.
     """
 
     query: list[str]

@@ -1,0 +1,146 @@
+"""The leases under which this process works: held, renewed, revoked, handed back."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from executor_service.domain.execution import Execution, Lease
+from executor_service.store import executions
+from servicekit.background.tasks import Ticker
+from servicekit.errors import ServiceError
+from servicekit.postgres.database import Connection, Database
+
+logger = logging.getLogger(__name__)
+
+HAND_BACK_RETRY = 0.5  # seconds
+RENEW_INTERVAL = 1.0  # seconds at most: so soon a process stops work on a run that another process ended
+
+
+@dataclass(eq=False)
+class _Held:
+    """An execution that this process works on."""
+
+    execution: Execution
+    task: asyncio.Task[None]
+    valid_until: float  # by time.monotonic()
+    committing: bool = False
+
+
+class Leases:
+    """The leases of this process, each with the task that works under it.
+
+    A lease stays here until its task is done, also when it is lost: its slot is taken for as long.
+    """
+
+    def __init__(self, database: Database, *, owner: str, seconds: float) -> None:
+        self.owner = owner
+        self.seconds = seconds
+        self._database = database
+        self._held: dict[Lease, _Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._held))
+
+    @property
+    def executions(self) -> list[Execution]:
+        """The executions that this process works on."""
+        return [held.execution for held in self._held.values()]
+
+    @property
+    def tasks(self) -> Mapping[asyncio.Task[None], Lease]:
+        """The tasks under way, each with its lease."""
+        return {held.task: lease for lease, held in self._held.items()}
+
+    # Holding
+
+    def add(self, execution: Execution, task: asyncio.Task[None]) -> None:
+        """Hold the lease of an execution that was claimed just now, until its task is done."""
+        self._held[execution.lease] = _Held(execution, task, time.monotonic() + self.seconds)
+        # Not at the end of the task's own code: a task that is cancelled before its first step never gets there.
+        task.add_done_callback(lambda _: self._held.pop(execution.lease))
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether a lease cannot have run out. False is no proof of the opposite: this process may have stood still."""
+        held = self._held.get(lease)
+        return held is not None and time.monotonic() < held.valid_until
+
+    async def lock_lease(self, connection: Connection, lease: Lease) -> int:
+        """Make sure that this transaction writes as the owner of the lease, up to its end.
+
+        Returns how many suggestions are still reserved. Raises LeaseLost.
+        """
+        return await executions.hold(connection, lease)
+
+    # Renewing and revoking
+
+    async def renew(self) -> None:
+        """Renew all leases with one statement, and stop the work under those that are lost. Raises ServiceError."""
+        leases = list(self._held)
+        if not leases:
+            return
+        until = time.monotonic() + self.seconds
+        run_ids = [lease.run_id for lease in leases]
+        async with self._database.autocommit() as connection:
+            kept = await executions.renew(connection, run_ids, owner=self.owner, lease_seconds=self.seconds)
+        for lease in leases:
+            if (lease.run_id, lease.attempt) not in kept:
+                self._revoke(lease)
+            elif held := self._held.get(lease):
+                held.valid_until = until
+
+    def revoke(self, run_id: UUID) -> None:
+        """Stop the work on an execution that somebody ended."""
+        for lease in self:
+            if lease.run_id == run_id:
+                self._revoke(lease)
+
+    def mark_committing(self, lease: Lease) -> None:
+        """From now on a revocation does not break off the work: its commit is under way, and the database decides
+        which of the two comes first."""
+        self._held[lease].committing = True
+
+    def _revoke(self, lease: Lease) -> None:
+        held = self._held.get(lease)
+        if held and not held.committing:
+            logger.warning("lost the lease on run %s; stopping attempt %d", lease.run_id, lease.attempt)
+            held.task.cancel()
+
+    # Handing back
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Let others take the execution at once. Raises ServiceError."""
+        async with self._database.autocommit() as connection:
+            await executions.hand_back(connection, lease)
+
+    async def hand_back_when_possible(self, lease: Lease) -> None:
+        """Hand back as soon as there is a database again; until then the heartbeat keeps the lease alive."""
+        while True:
+            await asyncio.sleep(HAND_BACK_RETRY)
+            with contextlib.suppress(ServiceError):
+                await self.hand_back(lease)
+                return
+
+    async def hand_back_unknown(self) -> None:
+        """Hand back what is claimed for this process and what it does not know of. Raises ServiceError."""
+        known = [lease.run_id for lease in self._held]
+        async with self._database.autocommit() as connection:
+            await executions.hand_back_all_but(connection, known, self.owner)
+
+
+class Heartbeat(Ticker):
+    """Renews the leases of this process, often enough to notice a cancel within a second."""
+
+    def __init__(self, leases: Leases) -> None:
+        super().__init__(min(leases.seconds / 3, RENEW_INTERVAL))
+        self._leases = leases
+
+    async def tick(self) -> None:
+        """Renew once."""
+        await self._leases.renew()

@@ -1,0 +1,145 @@
+"""One execution from its start to its outcome."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from executor_service import messages
+from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, State, Status
+from executor_service.domain.failures import FailedRun
+from executor_service.execution.event_publisher import EventPublisher
+from executor_service.execution.leases import Leases
+from executor_service.execution.outcomes import OutcomeWriter, deadline_exceeded, outcome_of
+from executor_service.execution.types import Effect, Work
+from executor_service.store import executions
+from servicekit.clock import Clock
+from servicekit.errors import ServiceError
+from servicekit.failpoints import FailPoint, reached
+from servicekit.postgres.database import Database
+from servicekit.telemetry import logs
+
+logger = logging.getLogger(__name__)
+
+MAX_CRASHES = 3  # attempts whose executor died, after which a run is not tried again
+
+
+class Pipeline:
+    """Takes executions from their start to their outcome.
+
+    Effects are written over `effects`, a pool of their own, since some take long. Outcomes without effects go through
+    `outcomes`, which writes those of many runs with one statement.
+    """
+
+    def __init__(
+        self,
+        effects: Database,
+        leases: Leases,
+        outcomes: OutcomeWriter,
+        publisher: EventPublisher,
+        *,
+        work: Callable[[Job], Work],
+        clock: Clock,
+    ) -> None:
+        self._effects = effects
+        self._leases = leases
+        self._outcomes = outcomes
+        self._publisher = publisher
+        self._work = work
+        self._clock = clock
+
+    async def run(self, execution: Execution) -> bool:
+        """Take an execution to its outcome and report it. Returns False when the database was away, and the execution
+        was handed back to be claimed again."""
+        lease = execution.lease
+        try:
+            state = await self._run_to_outcome(execution)
+        except LeaseLost:
+            logger.warning("lost the lease on run %s; discarding its result (attempt %d)", lease.run_id, lease.attempt)
+        except ServiceError as error:
+            logger.warning("run %s is interrupted: %s", lease.run_id, error)
+            await self._leases.hand_back_when_possible(lease)
+            return False
+        else:
+            self._report_outcome(state)
+        return True
+
+    async def _run_to_outcome(self, execution: Execution) -> State:
+        lease = execution.lease
+        try:
+            job = self._start(execution)
+            _guard_crashes(execution)
+            async with self._deadline(job):
+                result = await self._work(job).perform(lease, job)
+            self._leases.mark_committing(lease)
+            if not isinstance(result, Outcome):
+                return await self._commit_effect(lease, job, result)
+        except (LeaseLost, ServiceError):
+            raise
+        except Exception as error:
+            self._leases.mark_committing(lease)
+            result = _failure(error)
+        return await self._outcomes.submit((lease, result))
+
+    def _start(self, execution: Execution) -> Job:
+        job = messages.job_from(execution.job_body)
+        logs.bind(request_id=job.request_id, run_id=str(job.run_id), project_id=job.project_id)
+        if execution.crashes < MAX_CRASHES:
+            logger.info("[AutomationPlaybookRunProcessor] Processing run %s", job.run_id)
+            self._publisher.report_soon(execution.state)
+        return job
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, job: Job) -> AsyncIterator[None]:
+        """Keep a run's deadline within the block. Raises FailedRun when it passes."""
+        seconds_left = max((job.deadline - self._clock.now()).total_seconds(), 0) if job.deadline else None
+        try:
+            async with asyncio.timeout(seconds_left) as deadline:
+                yield
+        except TimeoutError:
+            if deadline.expired():
+                raise deadline_exceeded() from None
+            raise
+
+    async def _commit_effect(self, lease: Lease, job: Job, effect: Effect) -> State:
+        async with self._effects.transaction() as connection:
+            async with self._deadline(job):  # not around the commit: broken off, its result would be unknown
+                await self._leases.lock_lease(connection, lease)
+                (state,) = await executions.finish(connection, [(lease, await effect(connection))])
+            if isinstance(state, LeaseLost):
+                raise state
+            reached(FailPoint.EXECUTOR_BEFORE_COMMIT)
+        reached(FailPoint.EXECUTOR_AFTER_COMMIT)
+        return state
+
+    def _report_outcome(self, state: State) -> None:
+        if state.status is Status.SUCCEEDED:
+            ai_used = str(state.ai_used).lower()
+            logger.info(
+                "[AutomationPlaybookRunProcessor] Run %s completed successfully (aiUsed=%s)", state.run_id, ai_used
+            )
+        else:
+            logger.warning(
+                "[AutomationPlaybookRunProcessor] Run %s ended %s (%s): %s",
+                state.run_id,
+                state.status.value,
+                state.error_code,
+                state.error_message,
+            )
+        self._publisher.report(state)
+
+
+def _guard_crashes(execution: Execution) -> None:
+    if execution.crashes >= MAX_CRASHES:
+        raise FailedRun(
+            "MAX_ATTEMPTS_EXCEEDED",
+            f"The run was started {MAX_CRASHES} times and its executor died each time; it is not tried again. "
+            "Nothing was changed. Look for what the executors logged about it before you retry it.",
+        )
+
+
+def _failure(error: Exception) -> Outcome:
+    outcome = outcome_of(error, request_id=logs.bound("request_id"))
+    if outcome.error_code == "INTERNAL_ERROR":
+        logger.error("a run failed", exc_info=error)
+    return outcome

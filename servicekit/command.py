@@ -1,0 +1,70 @@
+"""The command line of a service: `NAME` serves, `NAME migrate` brings its schema up to date."""
+
+import argparse
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from servicekit import prefork
+from servicekit.background import tasks
+from servicekit.config.settings import Settings, load
+from servicekit.telemetry import logs
+
+# The variables of servicekit.config.settings, for the help of each command.
+SHARED_VARIABLES = """\
+  BROKER_QUEUE_PREFIX       prefix of the queues' names; the same in both services (playbook-runs)
+  AUTH_MODE                 jwt, or disabled with a loopback listener (jwt)
+  AUTH_JWT_SECRET           HS256 secret, 32 characters or more; the same in both services; several are
+                            separated by commas: the first one signs, each verifies
+  AUTH_JWT_PUBLIC_KEY_FILE  PEM or JWKS file: users' tokens are RS256 (2048 bits or more), ES256 or EdDSA
+                            (Ed25519); it is read again when it changes
+  AUTH_JWT_AUDIENCE         what tokens must have in `aud`; unset: anything
+  AUTH_JWT_ISSUER           what tokens must have in `iss`; unset: anything
+  AUTH_JWT_MAX_LIFETIME_SECONDS   tokens that are valid for longer are refused (2592000: 30 days)
+  TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
+  MAX_RECEIVING_BYTES       memory of all requests that arrive or are not answered yet (67108864)
+  MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
+  MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls in flight on a connection (1000), connections
+                            (10000), calls in flight in a process, of which one caller gets half (10000)
+  REFLECTION                false: gRPC reflection is off (true)
+  METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; of several processes each takes the next port
+  LOG_FORMAT                json or console (json)
+  LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
+"""
+
+
+def main(
+    name: str,
+    settings: type[Settings],
+    *,
+    description: str,
+    variables: str,
+    serve: Callable[[Settings], Coroutine[Any, Any, None]],
+    migrate: Callable[[Settings], None],
+) -> int:
+    """Run the command `name` with the arguments of this process, and return the exit code.
+
+    `variables` is the help on the service's own environment variables, a line each.
+    """
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=f"{description}\n"
+        f"  {name} migrate    bring the schema up to date (safe from many processes at once)\n"
+        f"  {name}            serve until SIGTERM or Ctrl-C\n",
+        epilog=f"environment variables (default):\n{variables}{SHARED_VARIABLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    command = parser.parse_args().command
+    loaded = load(settings)
+    logs.configure(service=name, format=loaded.log_format, level=loaded.log_level)
+    if command == "migrate":
+        migrate(loaded)
+        return 0
+
+    def serve_one(number: int) -> None:
+        uvloop.run(serve(loaded.for_process(number)))
+        tasks.exit_now()
+
+    return prefork.run(loaded.processes, loaded.listen, serve_one, variable=loaded.listen_variable)

@@ -1,0 +1,221 @@
+"""Commands in processes of their own that need not load them: each is forked off one that has it loaded.
+
+`Forks` is the test's side; the other one is `python -m tests.support.forking`. Loading takes a third
+of a second for `playbook-runs`, and a whole one for a service.
+"""
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn, Self
+
+Command = Callable[[], int | None]
+
+ROOM = 1 << 20  # bytes of one request: arguments and environment
+STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
+
+
+class Forks:
+    """A process that has a command loaded, one of COMMANDS; use it with `with`."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __enter__(self) -> Self:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            line = [sys.executable, "-m", __name__, self._command, str(theirs.fileno())]
+            self._process = subprocess.Popen(line, pass_fds=[theirs.fileno()])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, and all that still run."""
+        self._socket.close()
+        self._process.wait()
+
+    def start(
+        self, arguments: Sequence[str], *, env: Mapping[str, str], folder: Path, streams: tuple[int, int, int]
+    ) -> "Forked":
+        """Run the command with these descriptors for standard input, output and error."""
+        ours, theirs = os.pipe()
+        request = json.dumps(
+            {
+                "arguments": [_text(argument) for argument in arguments],
+                "env": {_text(name): _text(value) for name, value in env.items()},
+                "folder": str(folder),
+            }
+        )
+        with open(theirs, "wb"):
+            socket.send_fds(self._socket, [request.encode()], [*streams, theirs])
+        return Forked(open(ours, "rb"))
+
+    def run(self, log: Path, *arguments: str, env: Mapping[str, str]) -> "Forked":
+        """Run the command, and let it write into `log`."""
+        with open(os.devnull, "rb") as nothing, log.open("wb") as output:
+            streams = (nothing.fileno(), output.fileno(), output.fileno())
+            return self.start(arguments, env=env, folder=log.parent, streams=streams)
+
+
+class Forked:
+    """A process that was forked off; what it has to say of it is that of `subprocess.Popen`."""
+
+    def __init__(self, news: IO[bytes]) -> None:
+        self._news = news
+        self.pid = int(news.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode if self._wait(0) else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        assert self._wait(timeout), f"{self.pid} has not ended within {timeout} s"
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, and return when it is gone."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def _wait(self, timeout: float | None) -> bool:
+        if self.returncode is None and select.select([self._news], [], [], timeout)[0]:
+            with self._news as news:
+                self.returncode = int(news.readline())
+        return self.returncode is not None
+
+
+def _text(argument: str) -> str:
+    """Return an argument in characters that JSON takes: it may have bytes that are no UTF-8."""
+    return os.fsencode(argument).decode("latin-1")
+
+
+def _argument(text: str) -> str:
+    return os.fsdecode(text.encode("latin-1"))
+
+
+def serve(requests: socket.socket, defaults: Mapping[str, str]) -> None:
+    """Fork for each request until nobody makes any; in a forked process, return.
+
+    `defaults` are the variables that a command sets for itself when it is loaded.
+    """
+    running: dict[int, tuple[int, int]] = {}  # by a pipe that ends with it: a process, and who is told about it
+    with selectors.DefaultSelector() as selector:
+        selector.register(requests, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is not requests:
+                    selector.unregister(key.fd)
+                    pid, code = running.pop(key.fd)
+                    _, status = os.waitpid(pid, 0)
+                    os.write(code, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                    os.close(code)
+                    os.close(key.fd)
+                    continue
+                request, fds, _, _ = socket.recv_fds(requests, ROOM, 4)
+                if not request:
+                    for pid, _ in running.values():
+                        os.kill(pid, signal.SIGKILL)
+                    os._exit(0)
+                alive, end = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    requests.close()
+                    _become(request, fds, defaults)
+                    return
+                os.close(end)
+                for fd in fds[:3]:
+                    os.close(fd)
+                os.write(fds[3], f"{pid}\n".encode())
+                running[alive] = pid, fds[3]
+                selector.register(alive, selectors.EVENT_READ)
+
+
+def _become(request: bytes, fds: Sequence[int], defaults: Mapping[str, str]) -> None:
+    """Take on what a new process would have got."""
+    wanted = json.loads(request)
+    for own, given in enumerate(fds[:3]):
+        os.dup2(given, own)
+    for fd in fds:
+        os.close(fd)
+    os.chdir(wanted["folder"])
+    os.environ.clear()
+    os.environ.update(defaults)
+    os.environ.update({_argument(name): _argument(value) for name, value in wanted["env"].items()})
+    sys.argv = [sys.argv[1], *map(_argument, wanted["arguments"])]
+    for name, mode in STREAMS.items():  # what they are connected to is looked at when they are opened
+        old = getattr(sys, name)
+        new = open(old.fileno(), mode, encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115  # it lasts
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
+
+
+def _end(command: Command) -> NoReturn:
+    """Run a command and end as Python would, but for the fifth of a second in which it would take everything apart."""
+    code: object = 1
+    try:
+        code = command()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def _client() -> Command:
+    """Return `playbook-runs` with all loaded that it ever needs, which typer does as late as it can."""
+    from runs_client.__main__ import build_app, main
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        build_app()(["list", "--help"])
+    for late in ("runs_client.demo", "servicekit.auth.tokens", "servicekit.config.certificates"):
+        importlib.import_module(late)
+    return main
+
+
+def _executor() -> Command:
+    from executor_service.__main__ import main
+
+    return main
+
+
+def _runs() -> Command:
+    from runs_service.__main__ import main
+
+    return main
+
+
+COMMANDS: Mapping[str, Callable[[], Command]] = {
+    "playbook-runs": _client,
+    "executor-service": _executor,
+    "runs-service": _runs,
+}
+
+if __name__ == "__main__":
+    name, requests = sys.argv[1:]
+    given = set(os.environ)
+    main = COMMANDS[name]()
+    defaults = {variable: value for variable, value in os.environ.items() if variable not in given}
+    gc.freeze()  # what is not looked at need not be copied
+    serve(socket.socket(fileno=int(requests)), defaults)
+    _end(main)
