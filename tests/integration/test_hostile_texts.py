@@ -16,7 +16,7 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 
 from devstack.ports import HOST, free_ports
-from executor_service.ai.provider import SuggestionRequest
+from executor_service.ai.provider import Answers, SuggestionRequest
 from tests.support.executor import Bench, ScriptedProvider, job
 from tests.support.openai_attacks import ATTACKS
 from tests.support.openai_protocol import Behaviour
@@ -34,9 +34,9 @@ class WritingProvider(ScriptedProvider):
         super().__init__()
         self.texts: dict[str, str] = {}
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+    async def suggest(self, request: SuggestionRequest) -> Answers:
         self.requests += 1
-        return {product.product_id: self.texts[product.product_id] for product in request.products}
+        return Answers({product.product_id: self.texts[product.product_id] for product in request.products})
 
 
 @pytest.fixture
