@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Workers of `make test`. Each has servers of its own, and waits more than it works.
+# Workers of `make test`. Each has servers of its own, copied from what the first one prepares, and often waits.
 WORKERS ?= 4
 BENCH_STAMP := $(VENV)/.installed-bench
 # Compiled modules are kept: the suite starts a hundred processes.
@@ -27,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## all tests but the fault suite (5 minutes on two cores)
+test: setup ## all tests but the fault suite (3 minutes on two cores)
 	$(BIN)/pytest -q -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest -q -m alone
 

@@ -35,6 +35,7 @@ class Auth(StrEnum):
 class Role(StrEnum):
     """What a token allows."""
 
+    SERVICE = "SERVICE"
     OWNER = "OWNER"
     EDITOR = "EDITOR"
     VIEWER = "VIEWER"
@@ -64,8 +65,10 @@ def up(
     """Run the whole stack on this machine: PostgreSQL, Valkey and both services.
 
     Nothing has to be installed, and nothing listens beyond this machine.
-    A line with `ready` is printed once both services answer. Ctrl-C stops
-    everything; the data is there again the next time.
+    A line with `ready` is printed once both services answer; it says who
+    writes suggestions. A process that dies is started again, unless it dies
+    five times within a minute. Ctrl-C stops everything; the data is there
+    again the next time, and so are the logs of the last five starts.
 
     Suggestions come from OpenAI when OPENAI_API_KEY is set, and else from
     a template writer that needs no key.
@@ -92,9 +95,9 @@ def up(
             where = printable(str(stack.data_dir.path))
             typer.echo(
                 f"ready: runs-service at {stack.runs_target}, executor-service at {stack.executor_target}; "
-                f"data and logs in {where}; Ctrl-C stops it"
+                f"data and logs in {where}; Ctrl-C stops it; suggestions by {printable(stack.writer)}"
             )
-            stack.watch()
+            stack.supervise(lambda line: typer.echo(printable(line), err=True))
     except StackError as error:
         _fail(error)
 
@@ -102,13 +105,17 @@ def up(
 def token(
     *,
     project: Annotated[
-        str,
-        typer.Option(metavar="P", help="The project's id; '*' for every project, whose plans its OWNER sets."),
-    ],
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="The project's id; '*' for every project, whose plans its OWNER sets. Needed but for SERVICE.",
+        ),
+    ] = None,
     role: Annotated[
         Role,
         typer.Option(
-            help="VIEWER reads; EDITOR also makes previews and drafts; OWNER also applies and writes the catalog."
+            help="VIEWER reads; EDITOR also makes previews and drafts; OWNER also applies and writes the catalog; "
+            "SERVICE is what the services call each other as."
         ),
     ],
     user: Annotated[str, typer.Option(metavar="U", help="The user's id, as runs will show it.")] = "local-user",
@@ -146,9 +153,17 @@ def token(
         127.0.0.1:50051 playbooks.runs.v1.RunsService/ListRuns
     """
     for text in (secret, audience, issuer):
-        text.encode()  # raises UnicodeEncodeError; JSON would write it as something nobody can name
+        text.encode()  # raises UnicodeEncodeError; JSON would write an escape that no setting equals
+    if role is Role.SERVICE:
+        if project not in (None, "*"):
+            raise typer.BadParameter("a SERVICE is one for every project: leave it out", param_hint="'--project'")
+        project = "*"
+    elif project is None:
+        raise typer.BadParameter(f"{role.value} is a role in a project: name it", param_hint="'--project'")
     for name, text in (("--project", project), ("--user", user)):
         text.encode()
+        if not text.strip():
+            raise typer.BadParameter("it is empty", param_hint=f"'{name}'")
         if has_control_characters(text):
             _fail(StackError(f"{name} has a control character, which no id may have: {printable(text)}"))
     _check_lifetime(hours)
@@ -195,13 +210,13 @@ def _exit_on_signals() -> None:
     """Make SIGINT, SIGTERM and SIGHUP end the process in order, with exit code 0; only the first one counts."""
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    def exit_once(_number: int, _frame: FrameType | None) -> NoReturn:
         for name in names:
             signal.signal(name, signal.SIG_IGN)
         raise SystemExit(0)
 
     for name in names:
-        signal.signal(name, leave)
+        signal.signal(name, exit_once)
 
 
 def _fail(error: StackError) -> NoReturn:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,11 @@ from devstack.errors import StackError
 from devstack.lock import Lock, is_running
 
 TOKEN_LIFETIME = timedelta(hours=12)
+KEPT_LOGS = 5  # earlier starts whose logs are kept
 
 
 def default_data_dir() -> Path:
-    """Return where a stack lives if nobody says otherwise: in the user's data folder."""
+    """Return where a stack lives by default: in the user's data folder."""
     base = Path(os.environ.get("XDG_DATA_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".local" / "share") / "playbook-runs"
 
@@ -46,6 +48,8 @@ class Secrets:
     ) -> str:
         """Return a JWT for `user` with a role (OWNER, EDITOR, VIEWER) in each of `projects` (`*`: in all).
 
+        {"*": "SERVICE"} is what the services send each other.
+
         `audience` and `issuer` become its `aud` and `iss`.
         """
         import jwt
@@ -74,9 +78,10 @@ class DataDir:
     ```
     secrets.json         see Secrets
     stack.json           see StackInfo; there while the stack runs
-    lock                 held while any process of the stack runs
+    lock                 locked while any process of the stack runs
     postgres/  valkey/   data
-    logs/                one file per process, of the last run
+    logs/                one file per process, of the newest start
+    logs/earlier/1/      those of the start before, and so on up to KEPT_LOGS
     ```
     """
 
@@ -92,8 +97,12 @@ class DataDir:
         """Return the log file of the process `name`."""
         return self._logs / f"{name}.log"
 
+    def earlier_logs(self, start: int) -> Path:
+        """Return the folder with the logs of an earlier start: 1 is the one before the newest."""
+        return self._logs / "earlier" / str(start)
+
     def occupy(self) -> Lock:
-        """Make the folder if need be, lock it, and clear the logs of the last run.
+        """Make the folder if need be, lock it, and put the logs of the last start aside.
 
         Raises StackError if a stack runs in it, or if it cannot be written.
         """
@@ -101,13 +110,24 @@ class DataDir:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = Lock(self.path / "lock")
             self._logs.mkdir(exist_ok=True)
-            for old in self._logs.glob("*.log"):
-                old.unlink()
+            self._put_logs_aside()
             # No PostgreSQL of an earlier stack is left; should something else have its pid now, it would not start.
             (self.postgres / "postmaster.pid").unlink(missing_ok=True)
         except OSError as error:
             raise StackError(f"{self.path} cannot be used: {error.strerror}; choose another with --data-dir") from error
         return lock
+
+    def _put_logs_aside(self) -> None:
+        logs = list(self._logs.glob("*.log"))
+        if not logs:
+            return  # a start that got nowhere
+        shutil.rmtree(self.earlier_logs(KEPT_LOGS), ignore_errors=True)
+        for start in range(KEPT_LOGS - 1, 0, -1):
+            if self.earlier_logs(start).exists():
+                self.earlier_logs(start).rename(self.earlier_logs(start + 1))
+        self.earlier_logs(1).mkdir(parents=True)
+        for log in logs:
+            log.rename(self.earlier_logs(1) / log.name)
 
     def secrets(self) -> Secrets:
         """Return the folder's secrets. Raises StackError if no stack was ever started in it."""
@@ -119,7 +139,7 @@ class DataDir:
             raise StackError(f"{self._secrets} cannot be read: {error}") from error
 
     def make_secrets(self) -> Secrets:
-        """Return the folder's secrets, made now if there are none. Only for who occupies the folder."""
+        """Return the folder's secrets, made now if there are none. Only for the stack that occupies the folder."""
         if not self._secrets.exists():
             _write(self._secrets, dataclasses.asdict(Secrets()))
         return self.secrets()

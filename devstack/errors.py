@@ -1,4 +1,4 @@
-"""What can go wrong with a stack, told to the person who started it."""
+"""What can go wrong with a stack, for the person who started it."""
 
 
 class StackError(Exception):

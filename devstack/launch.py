@@ -2,10 +2,10 @@
 
 Run as a script, `python -I -S launch.py PARENT_PID DEATH_SIGNAL USER COMMAND...`, which replaces itself by COMMAND
 and so keeps its process id. USER is `-` for no change. A script of its own rather than Popen's `preexec_fn`, because
-between fork and exec no Python may run in a process with threads, and whoever uses gRPC has threads.
+between fork and exec no Python may run in a process with threads, and a process that uses gRPC has threads.
 
-Linux sends DEATH_SIGNAL when the parent's *thread* that started this process ends. Other systems know nothing of the
-kind; there an orderly stop is the only one.
+Linux sends DEATH_SIGNAL when the parent's *thread* that started this process ends. Other systems have
+nothing of the kind; there processes end only with an orderly stop.
 """
 
 import ctypes
@@ -69,9 +69,9 @@ def _become(account: pwd.struct_passwd, libc: ctypes.CDLL | None) -> None:
 
 def _permitted_capability(libc: ctypes.CDLL) -> int | None:
     """Return the weakest capability at hand that opens folders: containers often have only the stronger one."""
-    held = Capabilities()
-    libc.capget(_header(), held)
-    return next((c for c in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if held[PERMITTED] >> c & 1), None)
+    own = Capabilities()
+    libc.capget(_header(), own)
+    return next((c for c in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if own[PERMITTED] >> c & 1), None)
 
 
 def _header() -> ctypes.Array[ctypes.c_uint32]:

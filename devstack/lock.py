@@ -1,4 +1,4 @@
-"""The right to use a data folder, held by all processes of one stack together."""
+"""The right to use a data folder, shared by all processes of one stack."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ LEFTOVERS_TIMEOUT = 20.0  # seconds for the processes of a killed stack to end
 
 
 class Lock:
-    """A lock on `file`, held until `release`, and beyond that by every process that inherited its descriptor.
+    """A lock on `file`, kept until `release`, and beyond that by every process that inherited its descriptor.
 
-    So whoever comes after a killed stack waits until the last process of that one has let go of the data. Raises
-    StackError, with the process id, when the holder is not about to end.
+    So a stack that starts after a killed one waits until the last process of that one has released the data. Raises
+    StackError, with the process id, when the owner of the lock is not about to end.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,16 +35,16 @@ class Lock:
         return self._file.fileno()
 
     def release(self) -> None:
-        """Let go; a second time does nothing."""
+        """Release it; a second time does nothing."""
         self._file.close()
 
     def _acquired(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = self._path.read_text()
-            if holder.isdigit() and is_running(int(holder)):
-                raise StackError(f"a stack is running in {self._path.parent} already, with pid {holder}") from None
+            owner = self._path.read_text()
+            if owner.isdigit() and is_running(int(owner)):
+                raise StackError(f"a stack is running in {self._path.parent} already, with pid {owner}") from None
             return False
         return True
 
@@ -56,5 +56,5 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # of another user
     return True

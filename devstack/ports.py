@@ -7,13 +7,13 @@ import socket
 from devstack.errors import StackError
 
 HOST = "127.0.0.1"
-# Below the ports that Linux and macOS give to outgoing connections: nobody's client takes the port of a process that
-# is being restarted.
+# Below the ports that Linux and macOS give to outgoing connections: no client takes the port of a process that is being
+# restarted.
 FREE_PORTS = range(20_000, 32_000)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` ports of the loopback interface on which nobody listens.
+    """Return `count` ports of the loopback interface on which no server listens.
 
     Raises StackError when there are not as many.
     """
@@ -25,7 +25,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def require_free(port: int, option: str) -> int:
-    """Return `port`. Raises StackError, naming the `option` that chooses another, when somebody listens there."""
+    """Return `port`. Raises StackError, naming the `option` that chooses another, when a server listens there."""
     if not is_free(port):
         raise StackError(f"port {port} on {HOST} is taken by another program; choose a free one with {option}")
     return port

@@ -17,7 +17,7 @@ from devstack.ports import HOST
 from devstack.process import Process, log_tail, spawn
 
 SUPERUSER = "postgres"
-UNPRIVILEGED_USER = "nobody"  # who PostgreSQL runs as when we are root: it refuses to run as root
+UNPRIVILEGED_USER = "nobody"  # the account of PostgreSQL when we are root: it refuses to run as root
 INITDB_TIMEOUT = 120.0  # seconds
 MAX_CONNECTIONS = 200
 ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
@@ -72,7 +72,7 @@ class Postgres(Process):
             self._initdb()
 
     def is_ready(self) -> bool:
-        """Look, as pg_ctl does, whether its pid file says so: whoever answers at the port may be another server."""
+        """Read its pid file, as pg_ctl does: the server that answers at the port may be another one."""
         try:
             lines = (self.data / "postmaster.pid").read_text().split()
         except FileNotFoundError:

@@ -17,6 +17,7 @@ POLL_INTERVAL = 0.03  # seconds
 READY_TIMEOUT = 60.0  # seconds; a cold disk and two busy cores are slow
 STOP_TIMEOUT = 15.0  # seconds until a process that was asked to stop is killed
 LOG_TAIL_LINES = 15
+LOG_LINE = 300  # characters
 
 
 def spawn(
@@ -31,7 +32,8 @@ def spawn(
     """Start `command`, which begins with the path of a program, with exactly `env`; its output is appended to `log`.
 
     The process leaves the terminal's group, so Ctrl-C reaches only us, and gets `death_signal` when the calling
-    *thread* ends for whatever reason (on Linux). It becomes `user` if given, and inherits the descriptors `keep_open`.
+    *thread* ends, also when it is killed (on Linux). It becomes `user` if given, and inherits the descriptors
+    `keep_open`.
     """
     launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(death_signal.value), user or "-"]
     with log.open("ab") as output:
@@ -107,7 +109,7 @@ class Process(ABC):
 
     @property
     def died(self) -> bool:
-        """Whether it was started, has ended, and nobody had it stopped."""
+        """Whether it was started and has ended without being stopped."""
         return self._popen is not None and self._popen.poll() is not None
 
     def start(self) -> None:
@@ -161,11 +163,30 @@ class Process(ABC):
         os.kill(self.pid, name)
 
     def death_notice(self) -> str:
-        """Say how it ended, with the end of its log."""
-        assert self._popen is not None
-        code = self._popen.poll() or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name} {how}; {self.log_end}"
+        """Say how it ended, with the end of its log. Only of a process that died."""
+        return f"{self.name} {self.end}; {self.log_end}"
+
+    @property
+    def end(self) -> str:
+        """How it ended: "was killed by SIGKILL", "ended with exit code 1". Only of a process that died."""
+        code = self._exit_code
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it. Only of a process that died."""
+        return self._exit_code < 0
+
+    @property
+    def _exit_code(self) -> int:
+        assert self._popen is not None, f"{self.name} was never started"
+        return self._popen.poll() or 0
+
+    @property
+    def last_log_line(self) -> str:
+        """The last line of its log that is not blank, cut to LOG_LINE characters."""
+        lines = [line for line in log_tail(self.log).splitlines() if line.strip()]
+        return lines[-1].strip()[:LOG_LINE]
 
     @property
     def log_end(self) -> str:
@@ -186,7 +207,7 @@ class Process(ABC):
 
 
 def poll(condition: Callable[[], bool], timeout: float, message: Callable[[], str]) -> None:
-    """Return once `condition` holds; it is asked again and again. Raises StackError(message()) after `timeout` s."""
+    """Return once `condition` is true; it is called again and again. Raises StackError(message()) after `timeout` s."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from subprocess import Popen
 from typing import Literal
+from urllib.parse import urlsplit
 
 from devstack.datadir import DataDir
 from devstack.errors import StackError
@@ -25,7 +26,7 @@ INHERITED = {
     *("ENABLE_QUEUE_PROCESSORS", "DEFAULT_PLAN"),
 }
 INHERITED_PREFIXES = ("AI_", "OPENAI_", "LOG_", "RUNS_", "EXECUTOR_")
-# The AI provider's settings, its key among them: of nobody but the executor that serves.
+# The AI provider's settings, its key among them: only for the executor that serves.
 AI_PREFIXES = ("AI_", "OPENAI_")
 
 
@@ -39,6 +40,15 @@ def inherited_environment() -> dict[str, str]:
 def without_ai(env: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without the settings of the AI provider."""
     return {name: value for name, value in env.items() if not name.startswith(AI_PREFIXES)}
+
+
+def writer(env: Mapping[str, str]) -> str:
+    """Return who writes suggestions for an executor with this environment; it decides in the same way."""
+    chosen = env.get("AI_PROVIDER") or ("openai" if env.get("OPENAI_API_KEY", "").strip() else "offline")
+    if chosen == "offline":
+        return "the offline template writer; set OPENAI_API_KEY to have a model write them"
+    model, server = env.get("AI_MODEL"), env.get("OPENAI_BASE_URL")
+    return "OpenAI" + (f"'s model {model}" if model else "") + (f" at {urlsplit(server).hostname}" if server else "")
 
 
 class Service(Process):
@@ -77,7 +87,7 @@ class Service(Process):
         return self.env
 
     def is_migrated(self, database_url: str) -> bool:
-        """Tell whether its schema is up to date, in much less time than its `migrate` needs to see that."""
+        """Return whether its schema is up to date, in much less time than its `migrate` needs for that."""
         from servicekit.postgres.revisions import is_current
 
         package = importlib.util.find_spec(f"{self.kind}_service")

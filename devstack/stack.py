@@ -2,23 +2,21 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 from devstack.datadir import DataDir, Secrets, StackInfo, default_data_dir
-from devstack.errors import StackError
 from devstack.lock import Lock
 from devstack.ports import free_ports, require_free
 from devstack.postgres import Postgres
 from devstack.process import Process, stop_all, wait_all_ready
 from devstack.provision import DATABASE, provision
-from devstack.services import Kind, Service, inherited_environment, migrate
+from devstack.services import Kind, Service, inherited_environment, migrate, writer
+from devstack.supervisor import Supervisor
 from devstack.valkey import Valkey
 
-WATCH_INTERVAL = 0.2  # seconds
 DEFAULT_PLAN = "BUSINESS"  # unless the caller's environment has another: the person who runs a stack is its platform
 
 
@@ -77,6 +75,11 @@ class Stack:
         """All processes, in the order in which they are started."""
         return [*([self.valkey] if self.valkey else []), self.postgres, *self.executors, *self.runs]
 
+    @property
+    def writer(self) -> str:
+        """Who writes suggestions, as a person wants to read it."""
+        return writer(self.executors[0].env)
+
     def token(self, project: str, role: str, user: str = "local-user") -> str:
         """Return a token for `user` with `role` (OWNER, EDITOR, VIEWER) in `project` (`*`: in all projects)."""
         return self.secrets.token({project: role}, user=user)
@@ -109,13 +112,12 @@ class Stack:
         """Stop everything, services first. A second time does nothing."""
         self._running.close()
 
-    def watch(self) -> NoReturn:
-        """Stay until a process of the stack ends by itself, and raise StackError saying which and why."""
-        while True:
-            for process in self.processes:
-                if process.died:
-                    raise StackError(process.death_notice())
-            time.sleep(WATCH_INTERVAL)
+    def supervise(self, report: Callable[[str], None]) -> NoReturn:
+        """Start processes again that die, with a line to `report` for each.
+
+        Raises StackError when one keeps dying: see Supervisor.
+        """
+        Supervisor(self.processes, report).run()
 
     def __enter__(self) -> Self:
         self.start()

@@ -35,7 +35,7 @@ from executor_service.work.generate import Generate
 from executor_service.work.heavy_reads import HeavyReads
 from executor_service.work.suggestion_fetcher import SuggestionFetcher
 from servicekit.background.tasks import LAST_STEPS, force_exit_after, running, stop_signal
-from servicekit.broker import Consumer, Publisher, signer_of
+from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
@@ -90,7 +90,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         stack.push_async_callback(heavy_reads.close)
         provider = _provider(settings)
         stack.push_async_callback(provider.close)
-        signer = signer_of(settings.jwt_secrets)
+        signer = MessageSigner(settings.jwt_secrets)
         broker = (
             Publisher(settings.queue_url, settings.queue(EVENTS_QUEUE), metrics, signer) if settings.queue_url else None
         )

@@ -10,15 +10,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project
 from playbooks.executor.v1.executor_service_pb2 import AiDailyLimit
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
-from playbooks.runs.v1.run_pb2 import Draft, DraftItem, Run, RunItem, RunProgress, RunResult
+from playbooks.runs.v1.run_pb2 import Draft, DraftItem, PlaybookRules, Run, RunItem, RunProgress, RunResult
 
 from executor_service.domain import catalog as domain_catalog
 from executor_service.domain import draft as domain_draft
-from executor_service.domain.execution import Job, RunType, State, Status
+from executor_service.domain.execution import MAX_ERROR_MESSAGE, Job, RunType, State, Status
 from executor_service.playbooks.playbook import UnknownPlaybookError, playbook
 from executor_service.playbooks.quota import Allowance
 from executor_service.playbooks.rules import Rules
-from servicekit.rpc.validation import broken_rules
 
 DEFAULT_SAMPLE_SIZE = 3  # products
 RUN_TYPES: Mapping[int, RunType] = {Run.Type.Value(kind.value): kind for kind in RunType}
@@ -33,11 +32,9 @@ class UnreadableJob(ValueError):
 
 
 def job(message: RunJob) -> Job:
-    """Check and read a job that came in. Raises UnreadableJob."""
-    if broken := broken_rules(message):
-        raise UnreadableJob(f"{broken[0].field}: {broken[0].description}")
-    if "\0" in message.project_id + message.scope_id + message.rules_hash:
-        raise UnreadableJob("a field has a NUL character, which PostgreSQL cannot store")
+    """Read a job that came in, and keeps the rules in its proto. Raises UnreadableJob."""
+    if message.meta.HasField("rules") and "\0" in _texts(message.meta.rules):
+        raise UnreadableJob("the rules have a NUL character, which PostgreSQL cannot store")
     return _read(message, message.SerializeToString())
 
 
@@ -91,7 +88,7 @@ def event(state: State) -> RunEvent:
         rules_hash=state.rules_hash,
         result=None if state.result is None else RunResult(**state.result),
         error_code=state.error_code,
-        error_message=state.error_message,
+        error_message=state.error_message[:MAX_ERROR_MESSAGE],  # earlier versions stored longer ones
         started_at=_timestamp(state.started_at),
         finished_at=_timestamp(state.finished_at),
     )
@@ -165,6 +162,7 @@ def draft(page: domain_draft.DraftPage, now: datetime) -> Draft:
                 raw_suggestion=item.raw_suggestion,
                 final_suggestion=item.final_suggestion,
                 rule_warnings=item.rule_warnings,
+                no_suggestion_reason=item.no_suggestion_reason,
             )
             for item in page.items
         ],
@@ -183,6 +181,13 @@ def run_item(record: domain_draft.RunItem) -> RunItem:
     """Return what an APPLY did with a product."""
     return RunItem(
         product_id=record.product_id, status=RunItem.Status.Value(record.status.value), message=record.message
+    )
+
+
+def _texts(rules: PlaybookRules) -> str:
+    replacement = rules.find_replace
+    return "".join(
+        (replacement.find, replacement.replace, rules.prefix, rules.suffix, rules.mode, *rules.forbidden_phrases)
     )
 
 

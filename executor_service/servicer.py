@@ -13,9 +13,9 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from executor_service import messages
 from executor_service.catalog import Catalog
 from executor_service.domain.execution import Job, State
-from executor_service.execution.cancellation import Cancellation, require_own_project
+from executor_service.execution.cancellation import Cancellation
 from executor_service.execution.follower import Follower
-from executor_service.execution.inbox import Inbox
+from executor_service.execution.inbox import FOREIGN, Inbox
 from executor_service.messages import UnreadableJob
 from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
@@ -55,10 +55,10 @@ class ExecutorServicer(ExecutorServiceServicer):
         job = _job(request.job, "job")
 
         async def send(state: State) -> None:
-            require_own_project([job], [state])
             await context.write(executor_pb.ExecuteRunResponse(event=messages.event(state)))
 
-        await self._inbox.accept([job])
+        if await self._inbox.accept([job]):
+            raise ServiceError(Reason.VALIDATION_FAILED, FOREIGN, field="job.run_id")
         await self._follower.follow(job.run_id, send)
 
     async def ReconcileRuns(

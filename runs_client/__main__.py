@@ -15,7 +15,7 @@ from servicekit.telemetry.printable import printable_lines
 def build_app() -> typer.Typer:
     """Return the command with its sub-commands."""
     from devstack.commands import register
-    from runs_client.commands import catalog, demo, runs
+    from runs_client.commands import cancel, catalog, create, demo, drafts, estimate, history, items, retry, watch
 
     app = typer.Typer(
         name="playbook-runs",
@@ -29,17 +29,20 @@ def build_app() -> typer.Typer:
     register(app)
     app.command("import")(catalog.import_)
     app.command()(catalog.export)
-    app.command()(runs.create)
-    app.command()(runs.get)
-    app.command("list")(runs.list_)
-    app.command()(runs.watch)
-    app.command()(runs.cancel)
-    app.command()(runs.retry)
+    app.command()(estimate.estimate)
+    app.command()(create.create)
+    app.command()(history.get)
+    app.command("list")(history.list_)
+    app.command()(watch.watch)
+    app.command()(drafts.draft)
+    app.command()(items.items)
+    app.command()(cancel.cancel)
+    app.command()(retry.retry)
     return app
 
 
 def main() -> None:
-    """Run the command; end with 0, 1 for what went wrong (told in one line), or 2 for wrong usage."""
+    """Run the command; end with 0, 1 for what went wrong (one line says what), or 2 for wrong usage."""
     try:
         build_app()()
     except ServiceCallError as error:
@@ -52,7 +55,7 @@ def main() -> None:
         strange = error.object[error.start : error.end]  # not all of it: it may be a secret
         fail(f"an argument has {strange!a}, which is no text: arguments are in UTF-8")
     except Exception as error:
-        # An unexpected error may hold the words of a service, which Python would write as they are.
+        # An unexpected error may quote a service, and Python would write its control characters as they are.
         sys.exit(printable_lines("".join(traceback.format_exception(error)).rstrip()))
 
 

@@ -21,7 +21,7 @@ from playbooks.runs.v1.runs_service_pb2 import (
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from runs_client.service_client import ServiceClient
-from runs_client.watch import RunWatch
+from runs_client.watch import GIVE_UP_AFTER, IDLE_TIMEOUT, RunWatch
 
 RUN_TIMEOUT = 600.0  # seconds, of a call that may wait for a run: without a broker, CreateRun does too
 PAGE = 100  # runs
@@ -30,7 +30,8 @@ PAGE = 100  # runs
 class RunsClient(ServiceClient):
     """A client of runs_service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
-    What else it takes is in ServiceClient. Every method raises ServiceCallError when its call fails.
+    Its other arguments, and the reasons that any call may fail with, are those of ServiceClient. A call has a
+    `timeout` in seconds; a run has `deadline_seconds`, and goes on when the call that made it has timed out.
     """
 
     def _make_stubs(self, channel: grpc.aio.Channel) -> None:
@@ -48,11 +49,11 @@ class RunsClient(ServiceClient):
         sample_size: int | None = None,
         rules: PlaybookRules | None = None,
         deadline_seconds: int | None = None,
-        deadline: float = RUN_TIMEOUT,
+        timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109  # gRPC's, as in every method here
     ) -> CreateRunResponse:
         """Create a run, or find the one that this request has made; return it with `created`.
 
-        `deadline_seconds` is the run's; `deadline`, in seconds, the call's: a run that was accepted goes on after it.
+        Raises ServiceCallError: IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the key names another request's run.
         """
         request = CreateRunRequest(
             project_id=project_id,
@@ -63,15 +64,19 @@ class RunsClient(ServiceClient):
             idempotency_key=idempotency_key,
             meta=RunMeta(sample_size=sample_size, rules=rules, deadline_seconds=deadline_seconds),
         )
-        return await self._connection.unary(self._stub.CreateRun, request, deadline=deadline)
+        return await self._connection.unary(self._stub.CreateRun, request, timeout=timeout)
 
     async def get(self, project_id: str, run_id: str) -> Run:
-        """Return a run as it is now."""
+        """Return a run as it is now. Raises ServiceCallError: RUN_NOT_FOUND."""
         request = GetRunRequest(project_id=project_id, run_id=run_id)
         return (await self._connection.unary(self._stub.GetRun, request)).run
 
     async def cancel(self, project_id: str, run_id: str) -> Run:
-        """Cancel a run; return it as it is then: CANCELLED, or as it had ended before."""
+        """Cancel a run; return it as it is then: CANCELLED, or as it had ended before.
+
+        Raises ServiceCallError: RUN_NOT_FOUND; INTERNAL_ERROR when the executor refused: the cancel is kept, and sent
+        again.
+        """
         request = CancelRunRequest(project_id=project_id, run_id=run_id)
         return (await self._connection.unary(self._stub.CancelRun, request)).run
 
@@ -81,11 +86,15 @@ class RunsClient(ServiceClient):
         run_id: str,
         *,
         idempotency_key: str | None = None,
-        deadline: float = RUN_TIMEOUT,
+        timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109
     ) -> RetryRunResponse:
-        """Ask for the same as an ended run did; return the new run, or the one that was asked for so already."""
+        """Create a run with the request of one that FAILED, is STALE or was CANCELLED, or find the one made before.
+
+        Raises ServiceCallError: RUN_NOT_FOUND; RUN_NOT_RETRYABLE for a run in another state; IDEMPOTENCY_KEY_REUSED
+        (metadata `run_id`) when the key names another request's run.
+        """
         request = RetryRunRequest(project_id=project_id, run_id=run_id, idempotency_key=idempotency_key)
-        return await self._connection.unary(self._stub.RetryRun, request, deadline=deadline)
+        return await self._connection.unary(self._stub.RetryRun, request, timeout=timeout)
 
     async def list(
         self,
@@ -97,7 +106,11 @@ class RunsClient(ServiceClient):
         status: Run.Status.ValueType = Run.STATUS_UNSPECIFIED,
         page_size: int = PAGE,
     ) -> AsyncIterator[Run]:
-        """Yield the project's runs that match the given filters, newest first, asking page by page."""
+        """Yield the project's runs that match the given filters, newest first, page by page.
+
+        Raises ServiceCallError: PAGE_TOKEN_INVALID when the service does not know the token of its last page: its
+        secret has changed.
+        """
         request = ListRunsRequest(
             project_id=project_id,
             playbook_id=playbook_id,
@@ -115,15 +128,32 @@ class RunsClient(ServiceClient):
             request.page_token = page.next_page_token
 
     def watch(
-        self, project_id: str, run_id: str, *, after_sequence: int | None = None
+        self,
+        project_id: str,
+        run_id: str,
+        *,
+        after_sequence: int | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
     ) -> AsyncGenerator[WatchRunResponse, None]:
         """Yield a run's changes, each once and in order, until it has ended, over any number of connections.
 
-        With `after_sequence` the changes after that one, without a snapshot first. Who stops before the end does so
-        under contextlib.aclosing, which ends the call.
+        With `after_sequence` the changes after that one, without a snapshot first; when these are no longer kept
+        (SEQUENCE_EXPIRED) it goes on from a snapshot. A connection without a message for `idle_timeout` seconds is
+        replaced. A caller that stops before the end does so under contextlib.aclosing, which ends the call.
+
+        Raises ServiceCallError: RUN_NOT_FOUND; WATCHER_TOO_SLOW, SHUTTING_DOWN and lost connections only when the
+        service did not answer for `give_up_after` seconds.
         """
-        watch = RunWatch(self._connection, self._stub, project_id, run_id, after_sequence=after_sequence)
-        return watch.responses()
+        return RunWatch(
+            self._connection,
+            self._stub,
+            project_id,
+            run_id,
+            after_sequence=after_sequence,
+            idle_timeout=idle_timeout,
+            give_up_after=give_up_after,
+        ).responses()
 
     async def preview(
         self,
@@ -132,18 +162,32 @@ class RunsClient(ServiceClient):
         *,
         sample_size: int | None = None,
         rules: PlaybookRules | None = None,
-        deadline: float = RUN_TIMEOUT,
+        timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109
     ) -> PreviewPlaybookResponse:
-        """Make a preview and wait for it, `deadline` seconds at most; the run goes on after it."""
+        """Make a preview and wait for its end, `timeout` seconds at most.
+
+        Raises ServiceCallError: EXECUTOR_UNAVAILABLE and DRAFT_NOT_FOUND when the preview has ended and its draft
+        cannot be read.
+        """
         meta = RunMeta(sample_size=sample_size, rules=rules)
         request = PreviewPlaybookRequest(project_id=project_id, playbook_id=playbook_id, meta=meta)
-        return await self._connection.unary(self._stub.PreviewPlaybook, request, deadline=deadline)
+        return await self._connection.unary(self._stub.PreviewPlaybook, request, timeout=timeout)
 
     async def apply(
-        self, project_id: str, playbook_id: str, *, scope_id: str, rules_hash: str, deadline: float = RUN_TIMEOUT
+        self,
+        project_id: str,
+        playbook_id: str,
+        *,
+        scope_id: str,
+        rules_hash: str,
+        timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109
     ) -> ApplyPlaybookResponse:
-        """Apply a draft and wait for it, `deadline` seconds at most; the run goes on after it."""
+        """Apply a draft and wait for the end, `timeout` seconds at most.
+
+        Raises ServiceCallError: EXECUTOR_UNAVAILABLE and RUN_NOT_FOUND when the apply has ended and its items cannot
+        be read.
+        """
         request = ApplyPlaybookRequest(
             project_id=project_id, playbook_id=playbook_id, scope_id=scope_id, rules_hash=rules_hash
         )
-        return await self._connection.unary(self._stub.ApplyPlaybook, request, deadline=deadline)
+        return await self._connection.unary(self._stub.ApplyPlaybook, request, timeout=timeout)

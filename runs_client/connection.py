@@ -14,19 +14,26 @@ Response = TypeVar("Response")
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT = 30.0  # seconds, of a call that does not wait for a run
 
-# Calls that may be sent twice without harm. CreateRun is one of them: its key makes the second a look at the first, and
-# so does RetryRun's. A preview that is asked for again after its end costs nothing more. WatchRun resumes by itself.
+# Calls that may be sent twice without harm. CreateRun is one of them: its key makes the second return the first one's
+# run, and so does RetryRun's. A preview that is created again after its end costs nothing more. WatchRun resumes by
+# itself.
 _RETRIED = {
     "playbooks.runs.v1.RunsService": (
         *("CreateRun", "GetRun", "ListRuns", "CancelRun", "RetryRun"),
         *("PreviewPlaybook", "ApplyPlaybook"),
     ),
-    "playbooks.executor.v1.CatalogService": ("PutProject", "GetProject", "PutProducts", "ListProducts"),
+    "playbooks.executor.v1.CatalogService": (
+        "PutProject",
+        "GetProject",
+        "PutProducts",
+        "ListProducts",
+        "DeleteProducts",
+    ),
     "playbooks.executor.v1.ExecutorService": ("EstimatePlaybook", "GetDraft", "GetLatestDraft", "ListRunItems"),
 }
 _SERVICE_CONFIG = json.dumps(
     {
-        # Of the replicas that the target names, those get calls that do not say they are stopping.
+        # Calls are spread over the replicas that the target names, without those that are stopping.
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
@@ -51,7 +58,7 @@ _OPTIONS = (
     ("grpc.service_config", _SERVICE_CONFIG),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 60_000),
-    # Both: gRPC waits for a minute whatever the first, documented one says (grpc#39239).
+    # Both: gRPC ignores the first, documented one and waits for a minute (grpc#39239).
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -102,11 +109,11 @@ class Connection:
         method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         *,
-        deadline: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # gRPC's, which the server gets too
     ) -> Response:
-        """Make one call; raise ServiceCallError when it fails or takes longer than `deadline` seconds."""
+        """Make one call; raise ServiceCallError when it fails or takes longer than `timeout` seconds."""
         try:
-            return await method(request, metadata=self.metadata, timeout=deadline or self._timeout)
+            return await method(request, metadata=self.metadata, timeout=timeout or self._timeout)
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self.target) from error
 

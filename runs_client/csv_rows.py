@@ -1,4 +1,4 @@
-"""CSV text as rows of raw cells, so that what nobody changed is written back byte for byte."""
+"""CSV text as rows of raw cells, so that unchanged cells are written back byte for byte."""
 
 import re
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class CsvRow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the line holds nothing at all."""
+        """Whether the line has no characters."""
         return self.cells == ("",)
 
 

@@ -16,14 +16,15 @@ from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Run
 from rich.console import Console
 
+from runs_client.catalog_mapping import fill_in, to_product, unused_name
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
 from runs_client.printing import console, say
-from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name
+from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name, written_by
 from runs_client.shopify import Catalog
-from runs_client.transfer import fill_in, to_product, unused_name
+from runs_client.suggestions import products_of
 from runs_client.views import follow, view_for
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "shop-catalog.csv"
 PROJECT = "demo-shop"
-OFFLINE_MODEL = "offline-template"
 
 
 def run_demo(catalog_file: Path) -> None:
@@ -56,10 +56,8 @@ def run_demo(catalog_file: Path) -> None:
     say(f"{changed} of {len(catalog.products)} products improved in {time.monotonic() - started:.1f} s:")
     for playbook, count in improvement.written.items():
         say(f"  {count} {NOUNS[playbook]}s written")
-    if OFFLINE_MODEL in improvement.models:
-        say("  by the offline template writer; set OPENAI_API_KEY to have a model write them")
-    elif improvement.models:
-        say(f"  by {', '.join(sorted(improvement.models))}")
+    if improvement.models:
+        say(f"  {written_by(improvement.models)}")
     say(f"{destination} is ready to be imported into the shop")
 
 
@@ -89,10 +87,7 @@ class Improvement:
 
         preview = await self._run(playbook, Run.PREVIEW_GENERATE)
         draft = await self._executor.get_draft(PROJECT, preview.draft_id)
-        affected = {
-            product.id: product async for product in self._executor.list_products(PROJECT, playbook_id=playbook)
-        }
-        self._out.print(before_and_after(draft, affected))
+        self._out.print(before_and_after(draft, await products_of(self._executor, draft)))
 
         await self._run(playbook, Run.DRAFT_GENERATE, preview.scope_id, preview.rules_hash)
         applied = await self._run(playbook, Run.APPLY, preview.scope_id, preview.rules_hash)

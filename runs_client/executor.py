@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import grpc
 from playbooks.executor.v1.catalog_service_pb2 import (
+    DeleteProductsRequest,
     GetProjectRequest,
     ListProductsRequest,
     Product,
@@ -33,6 +34,7 @@ from runs_client.service_client import ServiceClient
 
 BATCH_PRODUCTS = 500
 BATCH_BYTES = 900_000  # executor-service takes requests of 1 MiB
+DELETE_BATCH = 1_000  # ids
 PAGE = 500  # products or items
 
 DraftRequest = TypeVar("DraftRequest", GetDraftRequest, GetLatestDraftRequest)
@@ -42,7 +44,7 @@ DraftResponse = TypeVar("DraftResponse", GetDraftResponse, GetLatestDraftRespons
 class ExecutorClient(ServiceClient):
     """A client of executor_service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
-    What else it takes is in ServiceClient. Every method raises ServiceCallError when its call fails.
+    Its other arguments, and the reasons that any call may fail with, are those of ServiceClient.
     """
 
     def _make_stubs(self, channel: grpc.aio.Channel) -> None:
@@ -62,23 +64,28 @@ class ExecutorClient(ServiceClient):
 
         Its plan, and its limit of AI suggestions a UTC day, are set where they are given: by the platform's token only
         (OWNER of "*"). A plan without a limit means the plan's own.
+
+        Raises ServiceCallError: ROLE_TOO_LOW for a plan or a limit that the token may not set.
         """
         request = PutProjectRequest(project_id=project_id, plan=plan, ai_daily_limit=ai_daily_limit)
         return (await self._connection.unary(self._catalog.PutProject, request)).project
 
     async def get_project(self, project_id: str) -> Project:
-        """Return a project with today's AI usage."""
+        """Return a project with today's AI usage. Raises ServiceCallError: PROJECT_NOT_FOUND."""
         request = GetProjectRequest(project_id=project_id)
         return (await self._connection.unary(self._catalog.GetProject, request)).project
 
-    async def put_products(self, project_id: str, products: Sequence[Product]) -> PutProductsResponse:
+    async def put_products(
+        self, project_id: str, products: Sequence[Product], *, batch_bytes: int = BATCH_BYTES
+    ) -> PutProductsResponse:
         """Create or replace any number of products; return how many of each.
 
-        They go out in batches of at most BATCH_PRODUCTS, each stored whole or not at all. Errors name a bad product
-        by its id.
+        They go out in batches of at most BATCH_PRODUCTS and `batch_bytes`, each stored whole or not at all.
+
+        Raises ServiceCallError: PROJECT_NOT_FOUND; VALIDATION_FAILED names a bad product by its id.
         """
         total = PutProductsResponse()
-        for batch in _batches(products):
+        for batch in _batches(products, batch_bytes):
             request = PutProductsRequest(project_id=project_id, products=batch)
             try:
                 stored = await self._connection.unary(self._catalog.PutProducts, request)
@@ -88,8 +95,25 @@ class ExecutorClient(ServiceClient):
             total.updated += stored.updated
         return total
 
+    async def delete_products(self, project_id: str, product_ids: Sequence[str]) -> int:
+        """Delete any number of products; return how many of them there were.
+
+        They go out in batches of DELETE_BATCH ids, each deleted whole or not at all. Ids without a product are passed
+        over. Raises ServiceCallError: PROJECT_NOT_FOUND.
+        """
+        deleted = 0
+        for start in range(0, len(product_ids), DELETE_BATCH):
+            batch = product_ids[start : start + DELETE_BATCH]
+            request = DeleteProductsRequest(project_id=project_id, product_ids=batch)
+            deleted += (await self._connection.unary(self._catalog.DeleteProducts, request)).deleted
+        return deleted
+
     async def list_products(self, project_id: str, *, playbook_id: str = "") -> AsyncIterator[Product]:
-        """Yield the project's products by id; with `playbook_id` only those the playbook would work on."""
+        """Yield the project's products by id; with `playbook_id` only those the playbook would work on.
+
+        Raises ServiceCallError: PROJECT_NOT_FOUND; PAGE_TOKEN_INVALID when the service does not know the token of its
+        last page: its secret has changed.
+        """
         request = ListProductsRequest(project_id=project_id, playbook_id=playbook_id, limit=PAGE)
         while True:
             page = await self._connection.unary(self._catalog.ListProducts, request)
@@ -104,21 +128,30 @@ class ExecutorClient(ServiceClient):
     async def estimate(
         self, project_id: str, playbook_id: str, rules: PlaybookRules | None = None
     ) -> EstimatePlaybookResponse:
-        """Return what a run would do, and whether it may, without any AI call."""
+        """Return what a run would do, and whether it may, without any AI call.
+
+        Raises ServiceCallError: PROJECT_NOT_FOUND; TOO_MANY_CALLS, with `retry_after`, while many calls of the project
+        are waiting.
+        """
         request = EstimatePlaybookRequest(project_id=project_id, playbook_id=playbook_id, rules=rules)
         return await self._connection.unary(self._executor.EstimatePlaybook, request)
 
     async def get_draft(self, project_id: str, draft_id: str) -> Draft:
         """Return a draft by its id with all its items, however many calls it takes.
 
-        PAGE_TOKEN_INVALID: a run wrote it again meanwhile; ask again.
+        Raises ServiceCallError: DRAFT_NOT_FOUND; PAGE_TOKEN_INVALID when a run wrote it between two pages: read it
+        again.
         """
         return await self._whole_draft(
             self._executor.GetDraft, GetDraftRequest(project_id=project_id, draft_id=draft_id)
         )
 
     async def get_latest_draft(self, project_id: str, playbook_id: str) -> Draft:
-        """Return the draft of a playbook that was written last, with all its items, as get_draft does."""
+        """Return the draft of a playbook that was written last, with all its items.
+
+        Raises ServiceCallError: DRAFT_NOT_FOUND; PAGE_TOKEN_INVALID when a run wrote a draft of the playbook between
+        two pages: read it again.
+        """
         return await self._whole_draft(
             self._executor.GetLatestDraft, GetLatestDraftRequest(project_id=project_id, playbook_id=playbook_id)
         )
@@ -137,7 +170,11 @@ class ExecutorClient(ServiceClient):
         return draft
 
     async def list_run_items(self, project_id: str, run_id: str) -> AsyncIterator[RunItem]:
-        """Yield what an APPLY did, product by product, by product id."""
+        """Yield what an APPLY did, product by product, by product id.
+
+        Raises ServiceCallError: RUN_NOT_FOUND; PAGE_TOKEN_INVALID when the service does not know the token of its last
+        page: its secret has changed.
+        """
         request = ListRunItemsRequest(project_id=project_id, run_id=run_id, limit=PAGE)
         while True:
             page = await self._connection.unary(self._executor.ListRunItems, request)
@@ -149,19 +186,19 @@ class ExecutorClient(ServiceClient):
 
 
 def _by_id(batch: Sequence[Product], text: str) -> str:
-    """Return an error's text with ids for positions, which mean nothing to whoever gave all products at once."""
+    """Return an error's text with ids for positions: these count within a batch that the caller did not make."""
     return re.sub(r"\bproducts\[(\d+)\]", lambda found: f"products[{batch[int(found[1])].id!r}]", text)
 
 
-def _batches(products: Sequence[Product]) -> list[list[Product]]:
-    """Split products into batches of at most BATCH_PRODUCTS and BATCH_BYTES."""
+def _batches(products: Sequence[Product], batch_bytes: int) -> list[list[Product]]:
+    """Split products into batches of at most BATCH_PRODUCTS and `batch_bytes`; a larger product has its own."""
     batches: list[list[Product]] = []
     room = 0
     for product in products:
         size = product.ByteSize()
         if not batches or room < size or len(batches[-1]) == BATCH_PRODUCTS:
             batches.append([])
-            room = BATCH_BYTES
+            room = batch_bytes
         batches[-1].append(product)
         room -= size
     return batches

@@ -1,4 +1,4 @@
-"""What goes wrong at the command line, in one line for the person who sits there."""
+"""What goes wrong at the command line, in one line for a person."""
 
 import re
 
@@ -11,20 +11,46 @@ _TLS = re.compile(r"handshake|ssl|certificate", re.IGNORECASE)
 _HANGS_UP = re.compile(r"socket closed|reset by peer|broken pipe", re.IGNORECASE)
 
 
+# The command for each RPC that a person may need.
+_COMMANDS = {
+    "CreateRun": "create",
+    "GetRun": "get",
+    "ListRuns": "list",
+    "WatchRun": "watch",
+    "CancelRun": "cancel",
+    "RetryRun": "retry",
+    "PreviewPlaybook": "create --type PREVIEW_GENERATE",
+    "ApplyPlaybook": "create --type APPLY",
+    "EstimatePlaybook": "estimate",
+    "GetDraft": "draft",
+    "GetLatestDraft": "draft",
+    "ListRunItems": "items",
+    "PutProject": "import",
+    "PutProducts": "import",
+    "ListProducts": "export",
+}
+_RPC = re.compile(rf"\b(?:(?:Runs|Executor|Catalog)Service[./])?({'|'.join(_COMMANDS)})\b")
+
+
 class CommandError(Exception):
     """A command cannot do what was asked. The message says what happened and what to do about it."""
 
 
+def in_commands(message: str) -> str:
+    """Return a service's message with commands for the RPCs that it names."""
+    return _RPC.sub(lambda found: f"`playbook-runs {_COMMANDS[found[1]]}`", message)
+
+
 def explain(error: ServiceCallError) -> str:
-    """Return in one line what a failed call means to somebody at a terminal, and what to do next."""
-    return printable(_explained(error))
+    """Return in one line what a failed call means to a person at a terminal, and what to do next."""
+    return printable(in_commands(_explained(error)))
 
 
 def _explained(error: ServiceCallError) -> str:
     if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
         return _unreachable(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"no answer from {error.target} in time; what it accepted goes on: look with `playbook-runs list`"
+        return f"no answer from {error.target} in time; a run that it accepted goes on: see `playbook-runs list`"
     if error.code is grpc.StatusCode.UNAUTHENTICATED:
         remedy = "give a token with --token or PLAYBOOK_RUNS_TOKEN, or name a local stack's folder with --data-dir"
         return f"{error.message} ({remedy})"

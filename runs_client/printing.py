@@ -1,9 +1,10 @@
-"""The way to the terminal: the texts of services and files pass through here, and none of them is obeyed by it.
+"""The way to the terminal. Texts of services and files pass through here, so that none of them controls the terminal.
 
-Nothing else in this package prints; the linter sees to that.
+Nothing else in this package prints; the linter refuses it.
 """
 
 import json
+import sys
 from typing import Any
 
 from google.protobuf import json_format
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from servicekit.telemetry.printable import printable, printable_json
+
+PIPE_WIDTH = 10_000  # characters; more than the longest error message
 
 
 def console() -> Console:
@@ -25,8 +28,19 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
-    """Print one line, whatever is in it."""
+    """Print one line; characters that would break it are escaped."""
     print(printable(line), flush=True)
+
+
+def warn(line: str) -> None:
+    """Print one line on standard error, where it does not mix with what a script reads."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def say_table(table: RenderableType) -> None:
+    """Print a table as wide as the terminal; in a pipe, each row is one line."""
+    out = console()
+    out.print(table) if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH).print(table)
 
 
 def say_json(document: Message | dict[str, Any]) -> None:

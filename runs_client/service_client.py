@@ -1,4 +1,4 @@
-"""What the clients of both services are: a connection, open for as long as they are used, and stubs on it."""
+"""What the clients of both services share: a connection that is open while they are used, and stubs on it."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -6,15 +6,25 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from runs_client.connection import TIMEOUT, Connection
+from runs_client.errors import ServiceCallError
+
+HEALTH_TIMEOUT = 3.0  # seconds
 
 
 class ServiceClient(ABC):
     """A client of one service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
     `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
-    and `key_file` are the client's own certificate under mutual TLS; `timeout` is in seconds.
+    and `key_file` are the client's own certificate under mutual TLS; `timeout` is that of a call, in seconds.
+
+    A method whose call fails raises ServiceCallError. Its docstring names the reasons that are its own; any call may
+    fail with VALIDATION_FAILED, TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID, PROJECT_ACCESS_DENIED, ROLE_TOO_LOW,
+    TOO_MANY_CALLS, DATABASE_UNAVAILABLE, SHUTTING_DOWN, METHOD_UNKNOWN or INTERNAL_ERROR, and without a reason when no
+    service answers.
     """
 
     def __init__(
@@ -43,6 +53,19 @@ class ServiceClient(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def target(self) -> str:
+        """The address of the service."""
+        return self._connection.target
+
+    async def require_serving(self) -> None:
+        """Return when the service says over grpc.health.v1 that it serves. Raises ServiceCallError."""
+        check = HealthStub(self._connection.channel).Check
+        answer = await self._connection.unary(check, HealthCheckRequest(), timeout=HEALTH_TIMEOUT)
+        if answer.status != HealthCheckResponse.SERVING:
+            name = HealthCheckResponse.ServingStatus.Name(answer.status)
+            raise ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", f"it says {name}", target=self.target)
 
     async def close(self) -> None:
         """Close the connection and end its calls."""

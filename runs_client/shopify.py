@@ -1,6 +1,6 @@
 """Catalog files: Shopify product exports, read and written so that a shop can import them again.
 
-Only SEO cells of products' first rows ever change. Columns nobody knows, variant and image rows, quoting, line ends
+Only SEO cells of products' first rows ever change. Unknown columns, variant and image rows, quoting, line ends
 and the byte order mark stay as they are.
 """
 
@@ -177,7 +177,9 @@ class Catalog:
             if row.is_empty:
                 continue
             if len(row.cells) > width:
-                refuse(f"{len(row.cells)} cells under a header of {width}: quote cells that hold commas.", number)
+                refuse(
+                    f"{len(row.cells)} cells under a header of {width}: quote cells that have commas in them.", number
+                )
             if not row.value(columns.handle).strip() and (not handle or row.value(columns.title).strip()):
                 refuse("a product without Handle: fill it in.", number)
             handle = row.value(columns.handle).strip() or handle
@@ -190,7 +192,7 @@ class Catalog:
     @property
     def _columns(self) -> _Columns:
         columns = _Columns.find(self.rows[0])
-        assert columns is not None  # _parse() and of() see to it
+        assert columns is not None  # _parse() and of() make sure of it
         return columns
 
     def _first_rows(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """A watch as it happens: a progress bar at a terminal, a line a change in a pipe, JSON for scripts."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing
 from types import TracebackType
 from typing import Protocol, Self
@@ -11,9 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from runs_client.printing import say, say_json, shown
+from runs_client.printing import say, say_json, shown, warn
 from runs_client.render import COLOURS, NOUNS, VERBS, status_name
 from servicekit.telemetry.printable import printable
+
+FIRST_NOTICE, NEXT_NOTICE = 3.0, 30.0  # seconds in the queue until a line says why, and between such lines
 
 
 class View(Protocol):
@@ -23,6 +26,10 @@ class View(Protocol):
         """Show one message."""
         ...
 
+    def note(self, line: str) -> None:
+        """Show a line about the run that is not a change of it."""
+        ...
+
 
 class JsonView(AbstractContextManager["JsonView"]):
     """Every message as it came, heartbeats too, one JSON object a line."""
@@ -30,6 +37,10 @@ class JsonView(AbstractContextManager["JsonView"]):
     def show(self, response: WatchRunResponse) -> None:
         """Print one message."""
         say_json(response)
+
+    def note(self, line: str) -> None:
+        """Print the line on standard error: a script reads messages only."""
+        warn(line)
 
     def __exit__(self, *_: object) -> None:
         """There is nothing to put away."""
@@ -49,6 +60,10 @@ class LineView(AbstractContextManager["LineView"]):
         if run.attempt > 1:
             parts.append(f"attempt {run.attempt}")
         say("  ".join(parts))
+
+    def note(self, line: str) -> None:
+        """Print the line."""
+        say(line)
 
     def __exit__(self, *_: object) -> None:
         """There is nothing to put away."""
@@ -82,6 +97,10 @@ class ProgressView:
             status=status,
         )
 
+    def note(self, line: str) -> None:
+        """Print the line above the bar."""
+        self._progress.console.print(shown(line, "yellow"))
+
     def __enter__(self) -> Self:
         self._progress.start()
         return self
@@ -99,13 +118,43 @@ def view_for(console: Console, *, as_json: bool = False) -> JsonView | LineView 
     return ProgressView(console) if console.is_terminal else LineView()
 
 
-async def follow(responses: AsyncGenerator[WatchRunResponse, None], view: View, run: Run) -> Run:
-    """Show a watch of `run` to its end; return the run as it ended."""
-    async with aclosing(responses):
-        async for response in responses:
-            view.show(response)
-            run = response.run
-    return run
+async def follow(
+    responses: AsyncGenerator[WatchRunResponse, None],
+    view: View,
+    run: Run,
+    explain_queue: Callable[[], Awaitable[str]] | None = None,
+    *,
+    first_notice: float = FIRST_NOTICE,
+    next_notice: float = NEXT_NOTICE,
+) -> Run:
+    """Show a watch of `run` to its end; return the run as it ended.
+
+    With `explain_queue`, which returns a line that says why the run waits, that line is shown while it is QUEUED.
+    """
+    latest = run
+
+    async def notices(explain: Callable[[], Awaitable[str]]) -> None:
+        pause = first_notice
+        while True:
+            await asyncio.sleep(pause)
+            if latest.status != Run.QUEUED:
+                return
+            view.note(await explain())
+            pause = next_notice
+
+    notifier = asyncio.create_task(notices(explain_queue)) if explain_queue else None
+    try:
+        async with aclosing(responses):
+            async for response in responses:
+                view.show(response)
+                latest = response.run
+    finally:
+        if notifier:
+            notifier.cancel()
+            await asyncio.wait([notifier])
+            if not notifier.cancelled():
+                notifier.result()  # raises what it ended with
+    return latest
 
 
 def outcome_line(run: Run, outcome: str) -> Text:

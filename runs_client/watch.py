@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 TERMINAL = frozenset({Run.SUCCEEDED, Run.FAILED, Run.STALE, Run.CANCELLED})
 
-SILENCE = 45.0  # seconds without a message, three heartbeats, after which the connection counts as dead
+IDLE_TIMEOUT = 45.0  # seconds without a message, three heartbeats, after which the connection counts as dead
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between connections
-PATIENCE = 60.0  # seconds without a sign of life before the watch gives up
+GIVE_UP_AFTER = 60.0  # seconds without an answer of the service
 
-_LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-# What a connection that is cut in the middle looks like; only when no service said so itself.
+_TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# What a connection that is cut in the middle looks like, when no service gave a reason.
 _CUT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
 
 
@@ -33,7 +33,7 @@ def is_terminal(run: Run) -> bool:
 
 
 class RunWatch:
-    """One watcher of one run: resumes where it was, however often the connection is cut."""
+    """One watcher of one run: resumes at the last change it saw when the connection is cut."""
 
     def __init__(
         self,
@@ -43,24 +43,26 @@ class RunWatch:
         run_id: str,
         *,
         after_sequence: int | None = None,
-        patience: float = PATIENCE,
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
     ) -> None:
         self._connection = connection
         self._stub = stub
         self._project_id = project_id
         self._run_id = run_id
-        self._position = after_sequence  # the sequence of the last change seen; None: a snapshot is wanted
-        self._patience = patience
-        self._heard_at = 0.0
+        self._position = after_sequence  # the sequence of the last change seen; None: start with a snapshot
+        self._idle_timeout = idle_timeout
+        self._give_up_after = give_up_after
+        self._last_answer_at = 0.0
         self._delay = FIRST_DELAY
 
     async def responses(self) -> AsyncGenerator[WatchRunResponse, None]:
         """Yield what WatchRun sends, each change once and in order, up to the run's end.
 
         After an absence longer than changes are kept, it goes on from a new SNAPSHOT. Raises ServiceCallError when
-        the service refuses, or when it could not be reached for `patience` seconds.
+        the service refuses, or when it could not be reached for `give_up_after` seconds.
         """
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_answer_at = asyncio.get_running_loop().time()
         while True:
             try:
                 async with aclosing(self._one_stream()) as stream:
@@ -68,14 +70,14 @@ class RunWatch:
                         yield response
                         if is_terminal(response.run):
                             return
-                if await self._has_seen_the_end():
+                if await self._has_seen_last_change():
                     return
-                failure = self._silence("the stream ended before the run did")
+                failure = self._unavailable("the stream ended before the run did")
             except ServiceCallError as error:
                 if error.reason == "SEQUENCE_EXPIRED" and self._position is not None:
                     self._position = None
                     continue
-                if not _is_passing(error):
+                if not _is_transient(error):
                     raise
                 failure = error
             await self._pause(failure)
@@ -86,29 +88,29 @@ class RunWatch:
         call = self._stub.WatchRun(request, metadata=self._connection.metadata)
         try:
             while True:
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(self._idle_timeout):
                     response = await call.read()
                 if not isinstance(response, WatchRunResponse):
                     return  # grpc.aio.EOF
-                self._heard(response)
+                self._advance(response)
                 yield response
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self._connection.target) from error
         except TimeoutError as error:
-            raise self._silence(f"nothing came for {SILENCE:.0f} s, not even a heartbeat") from error
+            raise self._unavailable(f"nothing came for {self._idle_timeout:.0f} s, not even a heartbeat") from error
         finally:
             call.cancel()
 
-    def _silence(self, message: str) -> ServiceCallError:
+    def _unavailable(self, message: str) -> ServiceCallError:
         return ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", message, target=self._connection.target)
 
-    def _heard(self, response: WatchRunResponse) -> None:
+    def _advance(self, response: WatchRunResponse) -> None:
         self._position = response.run.sequence
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_answer_at = asyncio.get_running_loop().time()
         self._delay = FIRST_DELAY
 
-    async def _has_seen_the_end(self) -> bool:
-        """Whether a stream that ended with nothing to tell did so because we had the run's last change already."""
+    async def _has_seen_last_change(self) -> bool:
+        """Whether a stream ended without a message because we had the run's last change already."""
         if self._position is None:
             return False
         request = GetRunRequest(project_id=self._project_id, run_id=self._run_id)
@@ -116,8 +118,8 @@ class RunWatch:
         return is_terminal(run) and run.sequence <= self._position
 
     async def _pause(self, failure: ServiceCallError) -> None:
-        """Wait before the next connection, longer each time; raise `failure` when patience is at its end."""
-        if asyncio.get_running_loop().time() - self._heard_at > self._patience:
+        """Wait before the next connection, longer each time; raise `failure` when the service is away for too long."""
+        if asyncio.get_running_loop().time() - self._last_answer_at > self._give_up_after:
             await self._require_answer(failure)
         await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311  # spreads watchers, hides nothing
         self._delay = min(self._delay * 2, LONGEST_DELAY)
@@ -125,16 +127,16 @@ class RunWatch:
     async def _require_answer(self, failure: ServiceCallError) -> None:
         """Raise `failure` unless the service answers.
 
-        Streams that are cut before the first heartbeat say nothing while the run waits: their silence is not the
-        service's.
+        Streams that are cut before the first heartbeat have no message while the run waits: that does not mean that
+        the service is away.
         """
         request = GetRunRequest(project_id=self._project_id, run_id=self._run_id)
         try:
             await self._connection.unary(self._stub.GetRun, request)
         except ServiceCallError:
             raise failure from None
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_answer_at = asyncio.get_running_loop().time()
 
 
-def _is_passing(error: ServiceCallError) -> bool:
-    return error.code in _LATER or (error.code in _CUT and not error.reason)
+def _is_transient(error: ServiceCallError) -> bool:
+    return error.code in _TRANSIENT or (error.code in _CUT and not error.reason)

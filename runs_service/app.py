@@ -28,7 +28,7 @@ from runs_service.watching.hub import CHANGES_CHANNEL, Watchers, hints
 from runs_service.watching.stream import RunStream
 from servicekit.auth.tokens import ServiceTokens
 from servicekit.background.tasks import LAST_STEPS, Worker, force_exit_after, running, stop_signal
-from servicekit.broker import Consumer, Publisher, signer_of
+from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations
@@ -111,7 +111,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         ]
         jobs = None
         if settings.queue_url:
-            signer = signer_of(settings.jwt_secrets)
+            signer = MessageSigner(settings.jwt_secrets)
             publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
             stack.push_async_callback(publisher.close)
             jobs = JobPublisher(publisher, store)

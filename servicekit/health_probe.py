@@ -1,5 +1,7 @@
 """A gRPC health check for containers and scripts: `python -m servicekit.health_probe HOST:PORT`."""
 
+import servicekit.rpc.grpc_log  # noqa: F401, I001  # before gRPC
+
 import argparse
 import sys
 from pathlib import Path
@@ -7,13 +9,25 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from servicekit.telemetry.printable import printable
+
 TIMEOUT = 3.0  # seconds
 # Probes share no state: after a failed one the next would wait for the reconnect delay.
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelCredentials | None = None) -> bool:
-    """Tell whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds.
+    """Return whether the service at `target` (HOST:PORT) answers SERVING within `timeout` seconds.
+
+    With `credentials` the connection uses TLS.
+    """
+    return why_not_serving(target, timeout, credentials) is None
+
+
+def why_not_serving(
+    target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelCredentials | None = None
+) -> str | None:
+    """Return why the service at `target` (HOST:PORT) does not answer SERVING within `timeout` seconds; None: it does.
 
     With `credentials` the connection uses TLS.
     """
@@ -25,16 +39,23 @@ def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelC
     with channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        except grpc.RpcError as error:
+            return f"no answer from {target}: {_words_of(error)}"
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return None
+    return f"{target} says {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
+
+
+def _words_of(error: grpc.RpcError) -> str:
+    """Return the code and gRPC's own words, which say whether the network, TLS or the service refused."""
+    return printable(f"{error.code().name}: {' '.join((error.details() or '').split())}")
 
 
 def main() -> None:
-    """Exit with 0 if the service serves, with 1 if not, and with 2 for bad arguments."""
+    """Exit with 0 if the service serves, 1 and a line that says why if not, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m servicekit.health_probe",
-        description="Exit with 0 if a service serves, and 1 if it does not.",
+        description="Exit with 0 if a service serves, and with 1 and the reason on standard error if it does not.",
     )
     parser.add_argument("target", metavar="HOST:PORT")
     parser.add_argument("--ca-file", metavar="PEM", type=Path, help="use TLS, and trust these certificates")
@@ -48,7 +69,7 @@ def main() -> None:
     except OSError as error:
         parser.error(f"{error.filename} cannot be read: {error.strerror}")
     credentials = grpc.ssl_channel_credentials(ca, key, certificate) if ca or certificate else None
-    sys.exit(0 if is_serving(given.target, credentials=credentials) else 1)
+    sys.exit(why_not_serving(given.target, credentials=credentials))
 
 
 if __name__ == "__main__":

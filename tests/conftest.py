@@ -19,12 +19,18 @@ from servicekit.postgres.database import Database
 from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 
 # Of several workers (`make test`) one runs a whole group. A file is one by itself, but for these: the e2e tests share a
-# stack, and in two groups they take no longer than the rest.
+# stack, and in three groups they take no longer than the rest.
 GROUPS = {
     "command line": (
         "tests/e2e/test_cli.py",
         "tests/e2e/test_hostile_texts.py",
         "tests/e2e/test_regressions.py::test_REG_003_after_the_suite_nothing_is_left_behind[command line]",
+    ),
+    "stacks of their own": (
+        "tests/e2e/test_cancel_and_retry.py::test_a_cancel_works_while_no_executor_lives",
+        "tests/e2e/test_cancel_and_retry.py::test_a_deadline_passes_while_no_executor_lives",
+        "tests/e2e/test_edge_cases.py::test_EC_001",
+        "tests/e2e/test_watch.py::test_WAT_001_a_quiet_stream",
     ),
     "e2e": ("tests/e2e/",),
 }

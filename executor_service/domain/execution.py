@@ -12,6 +12,8 @@ from uuid import UUID
 from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.rules import Rules
 
+MAX_ERROR_MESSAGE = 1_000  # characters of what a run ends with, as in RunEvent; 500 events go into one message
+
 
 class RunType(StrEnum):
     """What a run does."""

@@ -7,9 +7,11 @@ from itertools import chain, repeat
 
 from executor_service.domain.execution import Job, Outcome, State, Status
 from executor_service.execution.event_publisher import EventPublisher
+from executor_service.execution.inbox import FOREIGN
 from executor_service.execution.leases import Leases
 from executor_service.execution.outcomes import deadline_exceeded, outcome_of
 from executor_service.store.executions import Executions
+from executor_service.store.jobs import Jobs
 from executor_service.store.outcomes import Outcomes
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
@@ -37,14 +39,16 @@ class Cancellation:
         """Cancel the runs that have not ended, also those that never arrived; return the terminal states of all.
 
         One that is being ended by its own work is waited for. Raises ServiceError: VALIDATION_FAILED, and nothing is
-        cancelled, when one is a run of another project.
+        cancelled, when a run is here as another project's.
         """
         run_ids = [job.run_id for job in jobs]
         pauses = chain(LOCKED_PAUSES, repeat(LOCKED_PAUSES[-1]))
         while True:
             async with self._database.transaction() as connection:
-                await Executions(connection).enqueue(jobs)
-                require_own_project(jobs, await Executions(connection).states(run_ids))
+                stored = await Jobs(connection).enqueue(jobs)
+                if stored < len(jobs) and (foreign := await Jobs(connection).foreign(jobs)):
+                    field = f"jobs[{jobs.index(foreign[0])}].run_id"
+                    raise ServiceError(Reason.VALIDATION_FAILED, FOREIGN, field=field)
                 cancelled = await Outcomes(connection).end(run_ids, Outcome(Status.CANCELLED))
                 states = await Executions(connection).states(run_ids)
             self._report(cancelled)
@@ -55,8 +59,9 @@ class Cancellation:
     async def fail_overdue(self) -> int:
         """Fail runs that waited for a slot past their deadline; return how many."""
         outcome = outcome_of(deadline_exceeded(), request_id="")
-        run_ids = await Outcomes(self._database).overdue(limit=BATCH)
-        failed = await Outcomes(self._database).end(run_ids, outcome) if run_ids else []
+        outcomes = Outcomes(self._database)
+        run_ids = await outcomes.overdue(limit=BATCH)
+        failed = await outcomes.end(run_ids, outcome) if run_ids else []
         self._report(failed)
         return len(failed)
 
@@ -65,16 +70,6 @@ class Cancellation:
             logger.info("run %s ended %s", state.run_id, state.status.value, extra={"run_id": str(state.run_id)})
             self._leases.revoke(state.run_id)
             self._publisher.report(state)
-
-
-def require_own_project(jobs: Sequence[Job], states: Sequence[State]) -> None:
-    """Raise ServiceError when the execution of a job is one of another project: the job's run id is not its own."""
-    projects = {state.run_id: state.project_id for state in states}
-    for job in jobs:
-        if projects.get(job.run_id, job.project_id) != job.project_id:
-            raise ServiceError(
-                Reason.VALIDATION_FAILED, f"run {job.run_id} is of another project than its job", field="run_id"
-            )
 
 
 class DeadlineSweeper(Ticker):

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from google.protobuf.message import DecodeError
-from playbooks.executor.v1.job_pb2 import RunJobBatch
+from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 
 from executor_service import messages
 from executor_service.domain.execution import Execution, Job
@@ -11,45 +10,55 @@ from executor_service.execution.claimer import Claimer
 from executor_service.execution.leases import Leases
 from executor_service.execution.slots import Slots
 from executor_service.messages import UnreadableJob
-from executor_service.store.executions import Executions
+from executor_service.store.jobs import Jobs
+from servicekit.background.breathing import Breath
 from servicekit.broker import DeadLetter
+from servicekit.broker.batches import BatchReader
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
 
 JOBS_QUEUE = "jobs"  # after BROKER_QUEUE_PREFIX
+RUN_ID = 36  # characters
+FOREIGN = "a run of this id is here as another project's; nothing was done"
 
 
 class Inbox:
     """Takes jobs in. A job that is here already is skipped, so every delivery may be repeated."""
 
     def __init__(self, database: Database, leases: Leases, slots: Slots, claimer: Claimer) -> None:
-        self._executions = Executions(database)
+        self._jobs = Jobs(database)
         self._leases = leases
         self._slots = slots
         self._claimer = claimer
+        self._reader: BatchReader[RunJob] = BatchReader(RunJobBatch, name=lambda job: f"run {job.run_id[:RUN_ID]!r}")
 
-    async def accept(self, jobs: Sequence[Job]) -> None:
+    async def accept(self, jobs: Sequence[Job]) -> list[Job]:
         """Store `jobs`; they are safe when this returns. Raises ServiceError.
 
+        Returns those that are not stored because their run is here as another project's.
         Where nothing waits before them and there is room for all, they are stored as claimed and start at once.
         """
         if not jobs:
-            return
+            return []
         try:
-            claimed = await self._store(jobs)
+            stored, claimed = await self._store(jobs)
         except BaseException:
             self._claimer.wake()  # the claim may have been committed; it is handed back
             raise
         reached(FailPoint.EXECUTOR_AFTER_INSERT)
         self._claimer.start_claimed(claimed)
+        if stored == len(jobs):
+            return []
+        return await self._jobs.foreign(jobs)
 
-    async def _store(self, jobs: Sequence[Job]) -> Sequence[Execution]:
+    async def _store(self, jobs: Sequence[Job]) -> tuple[int, Sequence[Execution]]:
+        """Return how many were not here yet, and the executions of those that were stored as claimed."""
         with self._slots.reserve_for_new(len(jobs)) as reserved:
             if reserved:
                 owner, seconds = self._leases.owner, self._leases.seconds
-                return await self._executions.enqueue_claimed(jobs, owner=owner, lease_seconds=seconds)
-            await self._executions.enqueue(jobs)
-            return ()
+                claimed = await self._jobs.enqueue_claimed(jobs, owner=owner, lease_seconds=seconds)
+                return len(claimed), claimed
+            return await self._jobs.enqueue(jobs), ()
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Store the jobs in broker messages, all with one statement; return what cannot be read.
@@ -58,20 +67,17 @@ class Inbox:
         about it and finds that it never arrived.
         """
         reached(FailPoint.EXECUTOR_AFTER_TAKE)
+        good, dead = await self._reader.read(bodies)
         jobs: list[Job] = []
-        dead: list[DeadLetter] = []
-        for body in bodies:
+        refused: list[tuple[RunJob, str]] = []
+        breath = Breath()
+        for message in good:
+            if breath.is_due():
+                await breath.taken()
             try:
-                batch = RunJobBatch.FromString(body).jobs
-            except DecodeError as error:
-                dead.append(DeadLetter(body, str(error)))
-                continue
-            for message in batch:
-                try:
-                    jobs.append(messages.job(message))
-                except UnreadableJob as error:
-                    reason = f"run {message.run_id}: {error}"
-                    dead.append(DeadLetter(RunJobBatch(jobs=[message]).SerializeToString(), reason))
-        await self.accept(jobs)
+                jobs.append(messages.job(message))
+            except UnreadableJob as error:
+                refused.append((message, str(error)))
+        refused += [(RunJob.FromString(job.body), FOREIGN) for job in await self.accept(jobs)]
         reached(FailPoint.EXECUTOR_BEFORE_ACK)
-        return dead
+        return dead + self._reader.refused(refused)

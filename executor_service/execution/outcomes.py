@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from executor_service.ai.errors import AIError
-from executor_service.domain.execution import Lease, LeaseLost, Outcome, State, Status
+from executor_service.domain.execution import MAX_ERROR_MESSAGE, Lease, LeaseLost, Outcome, State, Status
 from executor_service.domain.failures import FailedRun, StaleRun
 from executor_service.store.outcomes import Outcomes
 from servicekit.background.batching import Batcher
 from servicekit.postgres.database import Database
 
 BATCH = 200  # outcomes in one statement
-MAX_MESSAGE = 1_000  # characters; job.proto bounds events by it, 500 of which go into one broker message
 
 
 def deadline_exceeded() -> FailedRun:
@@ -42,7 +41,7 @@ def outcome_of(error: Exception, *, request_id: str) -> Outcome:
 
 def _storable(error: Exception) -> str:
     # It may quote a provider. PostgreSQL stores no NUL, UTF-8 no lone surrogate.
-    return str(error)[:MAX_MESSAGE].replace("\0", "").encode(errors="replace").decode()
+    return str(error)[:MAX_ERROR_MESSAGE].replace("\0", "").encode(errors="replace").decode()
 
 
 class OutcomeWriter(Batcher[tuple[Lease, Outcome], State]):

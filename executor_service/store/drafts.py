@@ -17,12 +17,12 @@ ITEMS = 1_000  # in one statement: the event loop does nothing else while its pa
 _DRAFT = """
   id, project_id, playbook_id, scope_id, rules_hash, rules, status, affected_total, draft_generated,
   no_suggestion_count, model, created_at, updated_at, expires_at, run_id"""
-_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings"
+_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings, no_suggestion_reason"
 _ITEMS = page_of(
     f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > %(after)s",
     columns=_ITEM,
     key="product_id",
-    texts=["raw_suggestion", "final_suggestion"],
+    texts=["raw_suggestion", "final_suggestion", "no_suggestion_reason"],
 )
 # With the items in the same statement: a reader gets a draft as it was before a run or after it, never in between.
 _WITH_ITEMS = f"""
@@ -82,11 +82,12 @@ class Drafts:
     _DELETE_ITEMS = "DELETE FROM executor.draft_items WHERE draft_id = %(draft_id)s"
 
     _PUT_ITEMS = """
-    INSERT INTO executor.draft_items (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings)
-    SELECT %(draft_id)s, product_id, raw, final, string_to_array(warnings, ',')
+    INSERT INTO executor.draft_items
+      (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings, no_suggestion_reason)
+    SELECT %(draft_id)s, product_id, raw, final, string_to_array(warnings, ','), reason
     FROM unnest(CAST(%(product_ids)b AS text[]), CAST(%(raws)b AS text[]), CAST(%(finals)b AS text[]),
-                CAST(%(warnings)b AS text[]))
-      AS item (product_id, raw, final, warnings)"""
+                CAST(%(warnings)b AS text[]), CAST(%(reasons)b AS text[]))
+      AS item (product_id, raw, final, warnings, reason)"""
 
     async def _put_items(self, draft_id: UUID, items: Sequence[DraftItem]) -> None:
         parameters = {
@@ -95,6 +96,7 @@ class Drafts:
             "raws": [item.raw_suggestion for item in items],
             "finals": [item.final_suggestion for item in items],
             "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
+            "reasons": [item.no_suggestion_reason for item in items],
         }
         await self._querier.execute(self._PUT_ITEMS, parameters)
 
@@ -149,5 +151,5 @@ def _with_items(row: Row | None) -> DraftAndItems | None:
     return _draft(row), slice_of(row.items or (), _item)
 
 
-def _item(product_id: str, raw: str, final: str, warnings: Sequence[str]) -> DraftItem:
-    return DraftItem(product_id, raw, final, tuple(warnings))
+def _item(product_id: str, raw: str, final: str, warnings: Sequence[str], reason: str) -> DraftItem:
+    return DraftItem(product_id, raw, final, tuple(warnings), reason)

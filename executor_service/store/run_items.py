@@ -41,12 +41,16 @@ class RunItems:
       INSERT INTO executor.run_item_blocks (run_id, last_product_id, product_ids, statuses, messages)
       SELECT %(run_id)s, max(id), array_agg(id ORDER BY id),
              array_agg(CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END ORDER BY id),
-             array_agg(CASE WHEN is_updated THEN '' ELSE %(skipped)s END ORDER BY id)
+             array_agg(CASE WHEN is_updated THEN ''
+                            ELSE rtrim(%(skipped)s || ' ' || coalesce(reason, '')) END ORDER BY id)
       FROM (
         -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
         SELECT id, id IN (SELECT id FROM updated) AS is_updated,
-               (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block
-        FROM affected
+               (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block, reason
+        FROM affected LEFT JOIN (
+          SELECT product_id, no_suggestion_reason AS reason FROM executor.draft_items
+          WHERE draft_id = %(draft_id)s AND no_suggestion_reason <> ''
+        ) AS without ON without.product_id = id
       ) GROUP BY block
     )
     SELECT count(*) AS updated, set_config('enable_nestloop', 'on', true) FROM updated"""

@@ -8,27 +8,19 @@ from typing import Annotated
 import typer
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project, PutProductsResponse
 
-from runs_client.access import find_access
-from runs_client.commands.options import (
-    INT64_MAX,
-    CaFileOption,
-    CertFileOption,
-    DataDirOption,
-    ExecutorTargetOption,
-    JsonOption,
-    KeyFileOption,
-    Plan,
-    ProjectOption,
-    TokenOption,
-)
+from runs_client.catalog_mapping import fill_in, from_product, to_product, unused_name
+from runs_client.commands.options import INT64_MAX, JsonOption, Plan, ProjectOption
+from runs_client.commands.services import with_service_options
+from runs_client.endpoints import ServiceOptions
 from runs_client.failures import CommandError
 from runs_client.printing import say, say_json
 from runs_client.shopify import Catalog
-from runs_client.transfer import fill_in, from_product, to_product, unused_name
 
 
+@with_service_options
 def import_(
     *,
+    services: ServiceOptions,
     file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="A Shopify product export.")],
     project: ProjectOption,
     plan: Annotated[
@@ -40,12 +32,6 @@ def import_(
         typer.Option(min=0, max=INT64_MAX, metavar="N", help="Set its AI suggestions a day, as the platform."),
     ] = None,
     as_json: JsonOption = False,
-    executor_target: ExecutorTargetOption = None,
-    token: TokenOption = None,
-    data_dir: DataDirOption = None,
-    ca_file: CaFileOption = None,
-    cert_file: CertFileOption = None,
-    key_file: KeyFileOption = None,
 ) -> None:
     """Put the products of a Shopify product export into a project; make the project if it is new.
 
@@ -56,19 +42,10 @@ def import_(
     Example: playbook-runs import products_export.csv --project shop-1
     """
     catalog = Catalog.read(file)
-    access = find_access(
-        "executor",
-        project if plan is None and ai_daily_limit is None else "*",
-        target=executor_target,
-        token=token,
-        data_dir=data_dir,
-        ca_file=ca_file,
-        cert_file=cert_file,
-        key_file=key_file,
-    )
+    as_owner_of = project if plan is None and ai_daily_limit is None else "*"
 
     async def run() -> PutProductsResponse:
-        async with access.executor() as executor:
+        async with services.executor(as_owner_of) as executor:
             chosen = Project.Plan.Value(plan) if plan else Project.PLAN_UNSPECIFIED
             await executor.put_project(project, chosen, ai_daily_limit=ai_daily_limit)
             return await executor.put_products(project, [to_product(product) for product in catalog.products])
@@ -86,8 +63,10 @@ def import_(
     )
 
 
+@with_service_options
 def export(
     *,
+    services: ServiceOptions,
     project: ProjectOption,
     catalog: Annotated[
         Path | None,
@@ -101,12 +80,6 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.csv if it is there.")] = False,
     as_json: JsonOption = False,
-    executor_target: ExecutorTargetOption = None,
-    token: TokenOption = None,
-    data_dir: DataDirOption = None,
-    ca_file: CaFileOption = None,
-    cert_file: CertFileOption = None,
-    key_file: KeyFileOption = None,
 ) -> None:
     """Write a project's products to a CSV file that a Shopify shop can import.
 
@@ -116,23 +89,13 @@ def export(
     Example: playbook-runs export --project shop-1 --catalog products_export.csv -o improved.csv
     """
     original = Catalog.read(catalog) if catalog else None
-    access = find_access(
-        "executor",
-        project,
-        target=executor_target,
-        token=token,
-        data_dir=data_dir,
-        ca_file=ca_file,
-        cert_file=cert_file,
-        key_file=key_file,
-    )
     name = f"improved-{catalog.stem}" if catalog else f"catalog-{re.sub(r'[^A-Za-z0-9._-]+', '-', project)}"
     destination = output or unused_name(Path(), name)
     if output and output.exists() and not force:
         raise CommandError(f"{output}: is there already: name another file, or overwrite it with --force")
 
     async def products() -> list[Product]:
-        async with access.executor() as executor:
+        async with services.executor(project) as executor:
             return [product async for product in executor.list_products(project)]
 
     found = asyncio.run(products())

@@ -1,14 +1,13 @@
 """Options that several commands take."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from servicekit.telemetry.printable import has_control_characters, printable
 
-INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # what the fields of the protos hold
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # limits of the protos' fields
 
 
 def without_controls(value: str | None) -> str | None:
@@ -18,45 +17,27 @@ def without_controls(value: str | None) -> str | None:
     return value
 
 
-ProjectOption = Annotated[
-    str, typer.Option("--project", metavar="P", help="The project's id.", callback=without_controls)
+def named(value: str) -> str:
+    """Return an id that was given. Raises typer.BadParameter for one that names nothing."""
+    if not value.strip():
+        raise typer.BadParameter("it is empty")
+    without_controls(value)
+    return value
+
+
+def named_or_left_out(value: str | None) -> str | None:
+    """Return an optional id or key. Raises typer.BadParameter for one that was given and names nothing."""
+    return value if value is None else named(value)
+
+
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project's id.", callback=named)]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", callback=named)]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", help="Idempotency key. [default: derived from the request]", callback=named_or_left_out),
 ]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Stay and watch; exit code 1 unless it succeeds.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
-TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="HOST:PORT",
-        help="Where runs-service answers. [default: the local stack, or 127.0.0.1:50051]",
-    ),
-]
-ExecutorTargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--executor-target",
-        metavar="HOST:PORT",
-        help="Where executor-service answers. [default: the local stack, or 127.0.0.1:50052]",
-    ),
-]
-TokenOption = Annotated[
-    str | None,
-    typer.Option(
-        "--token",
-        metavar="JWT",
-        help="Who you are. [default: PLAYBOOK_RUNS_TOKEN, or an OWNER token for the local stack; with --data-dir that]",
-    ),
-]
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option("--data-dir", metavar="D", help="The folder of a local stack: gives addresses and a token."),
-]
-CaFileOption = Annotated[
-    Path | None, typer.Option("--ca-file", metavar="PEM", help="Use TLS, and trust these certificates.")
-]
-CertFileOption = Annotated[
-    Path | None, typer.Option("--cert-file", metavar="PEM", help="Your own certificate, for mutual TLS.")
-]
-KeyFileOption = Annotated[Path | None, typer.Option("--key-file", metavar="PEM", help="The key of --cert-file.")]
 
 
 class PlaybookId(StrEnum):
@@ -64,6 +45,9 @@ class PlaybookId(StrEnum):
 
     MISSING_SEO_TITLE = "missing_seo_title"
     MISSING_SEO_DESCRIPTION = "missing_seo_description"
+
+
+PlaybookOption = Annotated[PlaybookId, typer.Option("--playbook", help="Which texts are missing.")]
 
 
 class RunType(StrEnum):

@@ -3,21 +3,23 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from google.protobuf.message import DecodeError
 from playbooks.executor.v1.job_pb2 import RunEvent, RunEventBatch
 from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service import transitions
 from runs_service.store import RunStore
 from servicekit.broker import DeadLetter
+from servicekit.broker.batches import BatchReader, flaw_of
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
-from servicekit.rpc.validation import broken_rules
 
 logger = logging.getLogger(__name__)
 
 EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
 RUN_ID = 36  # characters
+NANOS = 1_000_000_000  # in a second
+FOREIGN = "it names another project than its run's"
+ODD_TIME = "started_at or finished_at has nanos beyond a second"
 
 
 class EventApplier:
@@ -27,40 +29,47 @@ class EventApplier:
         self._store = store
         self._clock = clock
         self._announce = announce
+        self._reader: BatchReader[RunEvent] = BatchReader(
+            RunEventBatch, name=lambda event: f"run {event.run_id[:RUN_ID]!r}"
+        )
 
     async def apply(self, events: Sequence[RunEvent]) -> None:
-        """Apply `events` in order, then announce the runs that changed. Raises ServiceError."""
-        changed = await self._store.history.apply_events(events, self._clock.now())
+        """Apply the `events` of an executor's answer, in order, then announce the runs that changed.
+
+        Raises ServiceError. An event that is refused changes nothing and is logged.
+        """
+        good: list[RunEvent] = []
+        for event in events:
+            if flaw := flaw_of(event):
+                logger.error("an event of run %r is refused: %s", event.run_id[:RUN_ID], flaw)
+            else:
+                good.append(event)
+        for event, why in await self._apply(good):
+            logger.error("an event of run %s is refused: %s", event.run_id, why)
+
+    async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
+        """Apply the events in broker messages; return those that are refused.
+
+        After a ServiceError the broker delivers the messages again.
+        """
+        events, dead = await self._reader.read(bodies)
+        refused = await self._apply(events)
+        reached(FailPoint.RUNS_BEFORE_ACK)
+        return dead + self._reader.refused(refused)
+
+    async def _apply(self, events: Sequence[RunEvent]) -> list[tuple[RunEvent, str]]:
+        """Apply events that keep the rules in their proto; return those that are refused nevertheless, and why."""
+        odd = [(event, ODD_TIME) for event in events if not _has_valid_times(event)]
+        if odd:
+            events = [event for event in events if _has_valid_times(event)]
+        changed, foreign = await self._store.history.apply_events(events, self._clock.now())
         self._announce(changed)
         for run in changed:
             if transitions.is_terminal(run.status):
                 logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})
-
-    async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
-        """Apply the events in broker messages; return those that cannot be read.
-
-        After a ServiceError the broker delivers the messages again.
-        """
-        events: list[RunEvent] = []
-        dead: list[DeadLetter] = []
-        for body in bodies:
-            try:
-                batch = RunEventBatch.FromString(body).events
-            except DecodeError as error:
-                dead.append(DeadLetter(body, str(error)))
-                continue
-            for event in batch:
-                if reason := _unreadable(event):
-                    dead.append(DeadLetter(RunEventBatch(events=[event]).SerializeToString(), reason))
-                else:
-                    events.append(event)
-        await self.apply(events)
-        reached(FailPoint.RUNS_BEFORE_ACK)
-        return dead
+        return odd + [(event, FOREIGN) for event in foreign]
 
 
-def _unreadable(event: RunEvent) -> str:
-    """Return why an event can never be applied; "" when it can."""
-    if broken := broken_rules(event):
-        return f"run {event.run_id[:RUN_ID]}: {broken[0].field}: {broken[0].description}"
-    return "a field has a NUL character, which PostgreSQL cannot store" if "\0" in event.scope_id else ""
+def _has_valid_times(event: RunEvent) -> bool:
+    """Return whether JSON can hold the times of `event`: protovalidate checks their seconds only."""
+    return 0 <= event.started_at.nanos < NANOS and 0 <= event.finished_at.nanos < NANOS

@@ -1,7 +1,7 @@
 """What runs_service keeps in PostgreSQL, a class for each noun, every statement beside the method that runs it."""
 
 from runs_service.store.history import History
-from runs_service.store.records import Dispatchable, Filters, Stored
+from runs_service.store.records import Changed, Dispatchable, Filters, Stored
 from runs_service.store.store import RunStore
 
-__all__ = ["Dispatchable", "Filters", "History", "RunStore", "Stored"]
+__all__ = ["Changed", "Dispatchable", "Filters", "History", "RunStore", "Stored"]

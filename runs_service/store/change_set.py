@@ -1,6 +1,5 @@
 """Runs on their way from one version to the next, before anything is written."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -10,8 +9,6 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service import transitions
 from runs_service.store.version_cache import Version
 
-logger = logging.getLogger(__name__)
-
 
 class ChangeSet:
     """What becomes of runs that are at `before`, by id, and the steps on the way there."""
@@ -20,14 +17,23 @@ class ChangeSet:
         self.before = before
         self.changed: dict[str, Version] = {}
         self.history: list[Run] = []
+        self.foreign: list[RunEvent] = []  # events that name another project than their run's: they change nothing
 
     def apply(self, events: Sequence[RunEvent], now: datetime) -> None:
-        """Let events happen, in order."""
+        """Let events happen, in order.
+
+        An event whose number was passed already is ignored, except for a terminal event of a run that has not ended: an
+        execution that has ended changes no more. So whatever number was accepted before, a run learns of its end.
+        """
         for event in events:
             version = self.changed.get(event.run_id) or self.before.get(event.run_id)
-            if version is not None and event.project_id != version.run.project_id:
-                logger.error("an event of run %s names another project than the run's: it is ignored", event.run_id)
-            elif version is not None and event.number > version.event_number:
+            if version is None:
+                continue
+            if event.project_id != version.run.project_id:
+                self.foreign.append(event)
+            elif event.number > version.event_number or (
+                transitions.is_terminal(event.status) and not transitions.is_terminal(version.run.status)
+            ):
                 steps = transitions.changes(version.run, event, now)
                 self.history += steps
                 self.changed[event.run_id] = Version(steps[-1] if steps else version.run, event.number)

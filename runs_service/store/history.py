@@ -9,6 +9,7 @@ from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service import transitions
 from runs_service.store.change_set import ChangeSet
+from runs_service.store.records import Changed
 from runs_service.store.version_cache import Version, VersionCache
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Connection, Database
@@ -16,8 +17,8 @@ from servicekit.postgres.database import Connection, Database
 
 @dataclass(frozen=True)
 class _Written:
-    history: list[Run]
-    refused: frozenset[str]
+    changes: Changed
+    refused: frozenset[str] = frozenset()  # ids of runs that another process changed
 
 
 class History:
@@ -33,16 +34,20 @@ class History:
 
     # Changing
 
-    async def apply_events(self, events: Sequence[RunEvent], now: datetime) -> list[Run]:
-        """Apply `events`, in order; return each change of a run that they made.
+    async def apply_events(self, events: Sequence[RunEvent], now: datetime) -> Changed:
+        """Apply `events`, in order; return each change of a run that they made, and the events of another project.
 
-        An event whose number was passed already is ignored.
+        ChangeSet.apply says what is ignored.
         """
         known = {run_id: v for run_id in {e.run_id for e in events} if (v := self._versions.get(run_id)) is not None}
         written = await self._change_known(known, [event for event in events if event.run_id in known], now)
         done = known.keys() - written.refused
         rest = [event for event in events if event.run_id not in done]
-        return written.history + (await self._change_locked(rest, now) if rest else [])
+        if not rest:
+            return written.changes
+        locked = await self._change_locked(rest, now)
+        foreign = [event for event in written.changes.foreign if event.run_id in done]
+        return Changed(written.changes.history + locked.history, foreign + locked.foreign)
 
     async def cancel_queued(self, run_ids: Sequence[str], now: datetime) -> list[Run]:
         """Cancel those of the runs that are queued; return the changes. Their stops are pending then."""
@@ -61,15 +66,15 @@ class History:
         changes.apply(events, now)
         reached(FailPoint.RUNS_IN_CHANGE)
         if not changes.changed:
-            return _Written([], frozenset())
+            return _Written(Changed([], changes.foreign))
         rows = await self._database.fetch_all(self._WRITE, self._parameters(changes, stop=False))
         fresh = {str(row.id) for row in rows}
         refused = frozenset(changes.changed.keys() - fresh)
         self._versions.drop(refused)
         self._remember(changes.changed[run_id] for run_id in fresh)
-        return _Written([run for run in changes.history if run.id in fresh], refused)
+        return _Written(Changed([run for run in changes.history if run.id in fresh], changes.foreign), refused)
 
-    async def _change_locked(self, events: Sequence[RunEvent], now: datetime) -> list[Run]:
+    async def _change_locked(self, events: Sequence[RunEvent], now: datetime) -> Changed:
         async with self._database.transaction() as connection:
             changes = ChangeSet(await self._lock(connection, {event.run_id for event in events}))
             changes.apply(events, now)
@@ -77,7 +82,7 @@ class History:
                 await connection.execute(self._WRITE, self._parameters(changes, stop=False))
             reached(FailPoint.RUNS_IN_CHANGE)
         self._remember(changes.changed.values())
-        return changes.history
+        return Changed(changes.history, changes.foreign)
 
     async def _end(
         self, run_ids: Sequence[str], step: Callable[[Run, datetime], list[Run]], now: datetime

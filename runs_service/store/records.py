@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 
 
@@ -19,6 +20,13 @@ class Dispatchable(NamedTuple):
 
     run: Run
     request_id: str
+
+
+class Changed(NamedTuple):
+    """What events led to."""
+
+    history: list[Run]  # each change of a run, in order
+    foreign: list[RunEvent]  # events that name another project than their run's: nothing came of them
 
 
 @dataclass(frozen=True)

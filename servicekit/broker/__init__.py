@@ -6,9 +6,10 @@ thread of its own and Kombu never runs on the event loop.
 """
 
 from servicekit.broker.consumer import Consumer, DeadLetter
-from servicekit.broker.link import REASON_HEADER, SIGNATURE_HEADER, VERSION_HEADER, BrokerUnavailable
+from servicekit.broker.link import VERSION_HEADER, BrokerUnavailable
 from servicekit.broker.publisher import Publisher
-from servicekit.broker.signing import MessageSigner, signer_of
+from servicekit.broker.signing import SIGNATURE_HEADER, MessageSigner
+from servicekit.broker.wrapping import REASON_HEADER
 
 __all__ = [
     "REASON_HEADER",
@@ -19,5 +20,4 @@ __all__ = [
     "DeadLetter",
     "MessageSigner",
     "Publisher",
-    "signer_of",
 ]

@@ -4,18 +4,17 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import kombu
 
 from servicekit.background.tasks import Worker
+from servicekit.broker.arrival import Arrival, arrival
 from servicekit.broker.link import (
-    SIGNATURE_HEADER,
     VERSION,
-    VERSION_HEADER,
     collapse,
     durable_queue,
     establish,
@@ -23,8 +22,8 @@ from servicekit.broker.link import (
     open_connection,
     put_confirmed,
 )
-from servicekit.broker.receiving import body_of, kept_copy, problem_with, receive, take_as_sent
 from servicekit.broker.signing import MessageSigner
+from servicekit.broker.wrapping import REASON_HEADER, receive, take_as_sent
 from servicekit.errors import ServiceError
 from servicekit.telemetry.metrics import Metrics
 
@@ -36,9 +35,9 @@ POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whet
 RENEWAL = 5.0
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
 CONSUMER_BATCH: Final = 100  # messages handled, and acknowledged, together
-BATCH_BYTES: Final = 8 * 1024 * 1024  # of their bodies, and one message more
-LAST_VERSION: Final = 1_000  # of messages; each has a queue of its own
+BATCH_BYTES: Final = 8_000_000  # of messages after which a batch takes in no more; it has one message more at most
 ATTEMPTS: Final = 3  # at a message whose handling fails by itself; then it is put aside
+REASON_LIMIT: Final = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,13 @@ class DeadLetter:
 
     body: bytes
     reason: str
-    headers: Mapping[str, object] = field(default_factory=dict)  # of the message, when it is whole
 
 
 # Takes what had arrived and returns what of it nobody can ever read. It raises ServiceError or OSError when it
 # cannot work now.
 Handler = Callable[[Sequence[bytes]], Awaitable[Sequence[DeadLetter]]]
+
+Letter = tuple[bytes, dict[str, object]]  # body and headers
 
 
 class Consumer(Worker):
@@ -62,11 +62,10 @@ class Consumer(Worker):
     acknowledged. While it raises ServiceError or OSError it is given the same messages again; when it never
     succeeds, the broker keeps them for the next consumer. So `handle` must be idempotent.
 
-    No message blocks the others: what `handle` says nobody can read, and a message by itself on which it fails in
-    any other way several times, goes to `<queue>.dead`. A message of a newer version N goes to `<queue>.vN`, where
-    consumers of that version find it.
-
-    With a `signer`, a message that no holder of its secrets signed goes to `<queue>.dead` before it is looked at.
+    No message blocks the others: what is not ours (see `arrival`), what `handle` returns as unreadable, and a message
+    by itself on which it fails in any other way several times, goes to `<queue>.dead`. A message of a newer version N
+    goes to `<queue>.vN`, where consumers of that version find it. Only what `signer` verifies is looked into, or moved
+    to anything but the dead letters.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Consumer(Worker):
         queue: str,
         handle: Handler,
         metrics: Metrics,
-        signer: MessageSigner | None,
+        signer: MessageSigner,
         *,
         version: int = VERSION,
         reconnect_delays: Sequence[float] = RECONNECT_DELAYS,
@@ -84,9 +83,9 @@ class Consumer(Worker):
         super().__init__()
         self._reconnect_delays = reconnect_delays
         self._renewal = renewal
-        self._signer = signer
-        self._refused = metrics.limits_reached.labels("broker_message")
         self._url = url
+        self._signer = signer
+        self._refused = metrics.broker_messages_refused
         self._queue = durable_queue(url, queue)
         self._version = version
         self._handle = handle
@@ -103,7 +102,7 @@ class Consumer(Worker):
             cause = None
             try:
                 self._consume(stopping, loop)
-            except BaseException as error:  # what ends the thread is told, whatever it is
+            except BaseException as error:  # whatever ends the thread is raised in `run`
                 cause = error
             loop.call_soon_threadsafe(ended.set_result, cause)
 
@@ -138,84 +137,83 @@ class Consumer(Worker):
                     collapse(connection)
 
     def _drain(self, connection: kombu.Connection, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
-        arrived: list[Any] = []
+        arrived: list[Arrival] = []
         consumer = self._subscribe(connection, arrived)
         self._connected.set(1)
         logger.info("consuming %s", self._queue.name)
-        heard = time.monotonic()
+        active = time.monotonic()
         while not stopping.is_set():
-            if not arrived and not receive(connection, POLL):
+            if not arrived and not receive(connection, consumer.channel, POLL):
                 connection.heartbeat_check()
                 self._failures = 0
-                if connection.transport.driver_type == "amqp" and time.monotonic() > heard + self._renewal:
+                if connection.transport.driver_type == "amqp" and time.monotonic() > active + self._renewal:
                     consumer.channel.close()  # gives back what it was never sent
                     consumer = self._subscribe(connection, arrived)
-                    heard = time.monotonic()
+                    active = time.monotonic()
             if arrived:
                 batch = arrived[:]
                 arrived.clear()
                 readable = self._sorted_out(batch, connection)
-                dead = self._handled([body_of(message) for message in readable], connection, stopping, loop)
+                dead = self._handled([one.body for one in readable], connection, stopping, loop)
                 if dead is None:
                     break
-                headers = {body_of(message): message.headers for message in readable}
-                self._dead_letter(
-                    [replace(letter, headers=headers.get(letter.body, {})) for letter in dead], connection
-                )
-                for message in readable:
-                    message.ack()
+                if dead:
+                    self._dead_letter_unreadable(dead, readable, connection)
+                for one in readable:
+                    one.message.ack()
                 self._failures = 0
                 # What came in meanwhile is the next batch: looking for it first would keep a lone message waiting.
-                while len(arrived) < CONSUMER_BATCH and _size(arrived) < BATCH_BYTES and receive(connection, 0):
+                while _has_room(arrived) and receive(connection, consumer.channel, 0):
                     pass
-                heard = time.monotonic()
+                active = time.monotonic()
 
-    def _subscribe(self, connection: kombu.Connection, arrived: list[Any]) -> kombu.Consumer:
+    def _subscribe(self, connection: kombu.Connection, arrived: list[Arrival]) -> kombu.Consumer:
         """Have what comes in put into `arrived`. Declares the queues.
 
         Not to be cancelled on Redis, only closed with its connection: Kombu still reads a message when it closes a
         Redis channel, and one for which there is no consumer any more is lost.
         """
         own = [self._queue, *(self._sibling(f"v{version}") for version in range(2, self._version + 1))]
-        channel = take_as_sent(connection.channel())
-        consumer = kombu.Consumer(channel, own, on_message=arrived.append, prefetch_count=CONSUMER_BATCH)
+
+        def take_in(message: Any) -> None:
+            arrived.append(arrival(message, self._queue.name, self._signer))
+
+        channel = connection.channel()
+        take_as_sent(channel)
+        consumer = kombu.Consumer(channel, own, on_message=take_in, prefetch_count=CONSUMER_BATCH)
         consumer.consume()
         return consumer
 
-    def _sorted_out(self, messages: Sequence[Any], connection: kombu.Connection) -> list[Any]:
-        """Return the messages of versions that we read; each of the others is put where it belongs."""
-        readable: list[Any] = []
-        for message in messages:
-            version = message.headers.get(VERSION_HEADER, 1)
-            if reason := problem_with(message) or self._forgery(message, version):
-                self._refused.inc()
-                self._dead_letter([DeadLetter(body_of(message), reason, message.headers)], connection)
-                message.ack()
-            elif version > self._version:
-                newer = self._sibling(f"v{version}")
-                logger.error(
-                    "a message on %s is of version %d, and we read up to %d: it waits in %s for a newer process",
-                    *(self._queue.name, version, self._version, newer.name),
-                )
-                own = {name: message.headers[name] for name in (SIGNATURE_HEADER,) if name in message.headers}
-                _put_aside(connection, newer, body_of(message), {VERSION_HEADER: version} | own)
-                message.ack()
-            else:
-                readable.append(message)
-        return readable
+    def _sorted_out(self, arrived: Sequence[Arrival], connection: kombu.Connection) -> list[Arrival]:
+        """Return the messages that we read; each of the others is put where it belongs."""
+        if refused := [one for one in arrived if one.refusal]:
+            self._dead_letter_refused(refused, connection)
+        for version in sorted({one.version for one in arrived if one.version > self._version}):
+            newer = self._sibling(f"v{version}")
+            waiting = [one for one in arrived if one.version == version]
+            logger.error(
+                "%d messages on %s are of version %d, and we read up to %d: they wait in %s for a newer process",
+                *(len(waiting), self._queue.name, version, self._version, newer.name),
+            )
+            _put_aside(connection, newer, [(one.body, one.kept_headers()) for one in waiting])
+            for one in waiting:
+                one.message.ack()
+        return [one for one in arrived if not one.refusal and one.version <= self._version]
 
-    def _forgery(self, message: Any, version: object) -> str:
-        """Return why a message is none of ours; "" when it is."""
-        if type(version) is not int or not 1 <= version <= LAST_VERSION:
-            return f"{VERSION_HEADER} is no version"
-        if self._signer is None:
-            return ""
-        signature = message.headers.get(SIGNATURE_HEADER)
-        if signature is None:
-            return "it is not signed"
-        if not self._signer.is_genuine(signature, self._queue.name, version, body_of(message)):
-            return "its signature is not that of a service with our AUTH_JWT_SECRET"
-        return ""
+    def _dead_letter_refused(self, refused: Sequence[Arrival], connection: kombu.Connection) -> None:
+        letters: list[Letter] = []
+        for one in refused:
+            assert one.refusal is not None
+            self._refused.labels(self._queue.name, one.refusal.cause).inc()
+            letters.append((one.body, {**one.kept_headers(), REASON_HEADER: one.refusal.reason}))
+        dlq = self._sibling("dead")
+        logger.error(  # one line, however many there are
+            "%d messages on %s are refused and kept in %s; the first one: %s",
+            *(len(refused), self._queue.name, dlq.name, letters[0][1][REASON_HEADER]),
+        )
+        _put_aside(connection, dlq, letters)
+        for one in refused:
+            one.message.ack()
 
     def _handled(
         self,
@@ -267,11 +265,21 @@ class Consumer(Worker):
             dead += found
         return dead
 
-    def _dead_letter(self, dead: Sequence[DeadLetter], connection: kombu.Connection) -> None:
+    def _dead_letter_unreadable(
+        self, dead: Sequence[DeadLetter], readable: Sequence[Arrival], connection: kombu.Connection
+    ) -> None:
+        """Keep what `handle` could not read of `readable`, signed: all of it came signed, and it can be put back."""
+        dlq = self._sibling("dead")
+        versions = {one.body: one.version for one in readable}
+        letters: list[Letter] = []
         for letter in dead:
-            dlq = self._sibling("dead")
-            logger.error("a message on %s is refused; it is kept in %s: %s", self._queue.name, dlq.name, letter.reason)
-            _put_aside(connection, dlq, *kept_copy(letter.body, letter.reason, letter.headers))
+            self._refused.labels(self._queue.name, "content").inc()
+            reason = letter.reason[:REASON_LIMIT]
+            logger.error("a message on %s cannot be read; it is kept in %s: %s", self._queue.name, dlq.name, reason)
+            version = versions.get(letter.body, self._version)
+            signed = self._signer.headers(self._queue.name, version, letter.body)
+            letters.append((letter.body, {**signed, REASON_HEADER: reason}))
+        _put_aside(connection, dlq, letters)
 
     def _sibling(self, suffix: str) -> kombu.Queue:
         return durable_queue(self._url, f"{self._queue.name}.{suffix}")
@@ -280,11 +288,13 @@ class Consumer(Worker):
         return await self._handle(bodies)
 
 
-def _put_aside(connection: kombu.Connection, queue: kombu.Queue, body: bytes, headers: Mapping[str, object]) -> None:
+def _put_aside(connection: kombu.Connection, queue: kombu.Queue, letters: Sequence[Letter]) -> None:
     with connection.channel() as channel:
         queue(channel).declare()
-        put_confirmed(kombu.Producer(channel, auto_declare=False), queue, body, headers)
+        producer = kombu.Producer(channel, auto_declare=False)
+        for body, headers in letters:
+            put_confirmed(producer, queue, body, headers)
 
 
-def _size(messages: Sequence[Any]) -> int:
-    return sum(len(message.body or "") for message in messages)
+def _has_room(arrived: Sequence[Arrival]) -> bool:
+    return len(arrived) < CONSUMER_BATCH and sum(len(one.body) for one in arrived) < BATCH_BYTES

@@ -9,6 +9,8 @@ import kombu
 from amqp.exceptions import MessageNacked
 from kombu.exceptions import OperationalError
 
+from servicekit.broker.wrapping import reading_all_headers
+
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/x-protobuf"
@@ -20,9 +22,6 @@ NACK_DELAYS: Final = (0.02, 0.08, 0.3)  # seconds; a quorum queue refuses messag
 
 VERSION: Final = 1  # of what is published; a reader leaves newer messages alone
 VERSION_HEADER: Final = "playbook-runs-version"
-SIGNATURE_HEADER: Final = "playbook-runs-signature"
-REASON_HEADER: Final = "playbook-runs-reason"  # why a message is among the dead letters
-MAX_BODY: Final = 4 * 1024 * 1024  # bytes; publishers stay below it, and who sends more is refused
 
 
 class BrokerUnavailable(ConnectionError):
@@ -33,7 +32,11 @@ class BrokerUnavailable(ConnectionError):
 def open_connection(url: str, *, socket_timeout: float) -> kombu.Connection:
     """Return a connection, not established yet, whose broker has `socket_timeout` seconds for each answer."""
     if url.startswith(("amqp", "pyamqp")):
-        options: dict[str, Any] = {"confirm_publish": True, "confirm_timeout": socket_timeout}
+        options: dict[str, Any] = {
+            "confirm_publish": True,
+            "confirm_timeout": socket_timeout,
+            "frame_handler": reading_all_headers,
+        }
         return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, heartbeat=HEARTBEAT, transport_options=options)
     options = {
         "socket_timeout": socket_timeout,

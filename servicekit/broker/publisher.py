@@ -8,9 +8,7 @@ import kombu
 from servicekit.broker.link import (
     CONNECT_TIMEOUT,
     PUBLISH_TIMEOUT,
-    SIGNATURE_HEADER,
     VERSION,
-    VERSION_HEADER,
     BrokerUnavailable,
     collapse,
     durable_queue,
@@ -24,17 +22,14 @@ from servicekit.telemetry.metrics import Metrics
 
 
 class Publisher:
-    """Publishes message bodies to one queue, from a thread of its own. `close` may be called twice.
-
-    Without a `signer` messages are not signed; consumers that have one refuse them.
-    """
+    """Publishes message bodies to one queue, signed, from a thread of its own. `close` may be called twice."""
 
     def __init__(
-        self, url: str, queue: str, metrics: Metrics, signer: MessageSigner | None, *, version: int = VERSION
+        self, url: str, queue: str, metrics: Metrics, signer: MessageSigner, *, version: int = VERSION
     ) -> None:
         self._url = url
-        self._version = version
         self._signer = signer
+        self._version = version
         self._queue = durable_queue(url, queue)
         self._connected = metrics.broker_connected.labels(f"publish {queue}")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publish-{queue}")
@@ -76,19 +71,14 @@ class Publisher:
         try:
             if self._producer is None:
                 self._producer = self._connect()
-            put_confirmed(self._producer, self._queue, body, self._headers(body))
+            headers = self._signer.headers(self._queue.name, self._version, body)
+            put_confirmed(self._producer, self._queue, body, headers)
         except Exception:
             # Whatever went wrong, this connection is not to be trusted any more.
             if self._producer is not None:
                 give_up(self._producer.connection)
             self._disconnect()
             raise
-
-    def _headers(self, body: bytes) -> dict[str, object]:
-        headers: dict[str, object] = {VERSION_HEADER: self._version}
-        if self._signer:
-            headers[SIGNATURE_HEADER] = self._signer.sign(self._queue.name, self._version, body)
-        return headers
 
     def _connect(self) -> kombu.Producer:
         connection = open_connection(self._url, socket_timeout=PUBLISH_TIMEOUT)

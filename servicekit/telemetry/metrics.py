@@ -17,10 +17,13 @@ class Metrics:
         self.broker_connected = Gauge(
             "broker_connected", "1 while the link to the broker is up", ["link"], registry=self.registry
         )
-        # The label is the limit, in lower_snake_case. Callers are no label: their number is unbounded.
-        self.limits_reached = Counter(
-            "limits_reached", "Calls and messages that a limit refused", ["limit"], registry=self.registry
+        # `cause` is one of a few: see servicekit.broker.arrival, and "content" for signed messages that cannot be read.
+        self.broker_messages_refused = Counter(
+            "broker_messages_refused", "Messages put among the dead letters", ["queue", "cause"], registry=self.registry
         )
+
+        # The label is the limit, in lower_snake_case. Callers are no label: their number is unbounded.
+        self.limits_reached = Counter("limits_reached", "Calls that a limit refused", ["limit"], registry=self.registry)
 
     def count_call(self, method: str, code: str, seconds: float) -> None:
         """Count a call and its duration."""

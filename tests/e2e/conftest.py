@@ -66,6 +66,22 @@ async def shop(new_shop: Callable[[], Shop]) -> Shop:
     return shop
 
 
+@pytest.fixture(scope="session")
+def lonely_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
+    with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=stack_env)) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def lonely(lonely_stack: Stack) -> AsyncIterator[Shop]:
+    """A shop on a stack whose only executor may be killed; the test starts it again."""
+    channels = Channels.to(lonely_stack)
+    shop = Shop(lonely_stack, channels)
+    await shop.open()
+    yield shop
+    await channels.close()
+
+
 @pytest.fixture(autouse=True)
 def _ai_behaves(openai: OpenAIServer) -> Iterator[None]:
     openai.reset()

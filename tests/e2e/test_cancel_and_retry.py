@@ -1,18 +1,16 @@
 """CancelRun, RetryRun and deadlines, on the real stack."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import grpc
 import psycopg
 import pytest
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
-from devstack.stack import Stack, StackOptions
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import DESCRIPTIONS, Channels, Shop, refusal
+from tests.support.shop import DESCRIPTIONS, Shop, refusal
 from tests.support.waiting import eventually
 
 
@@ -68,22 +66,6 @@ async def test_an_apply_is_cancelled_by_its_owner_only(shop: Shop) -> None:
             await method(request, **shop.auth("EDITOR"))
         assert refusal(caught.value).reason == "ROLE_TOO_LOW"
     await shop.ended(run)
-
-
-@pytest.fixture(scope="module")
-def lonely_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
-    with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=stack_env)) as stack:
-        yield stack
-
-
-@pytest.fixture
-async def lonely(lonely_stack: Stack) -> AsyncIterator[Shop]:
-    """A shop on a stack whose only executor may be killed; the test starts it again."""
-    channels = Channels.to(lonely_stack)
-    shop = Shop(lonely_stack, channels)
-    await shop.open()
-    yield shop
-    await channels.close()
 
 
 async def test_a_cancel_works_while_no_executor_lives_and_has_no_effects(lonely: Shop, openai: OpenAIServer) -> None:

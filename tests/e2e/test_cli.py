@@ -1,13 +1,15 @@
-"""CLI-001: the playbook-runs command as people and scripts use it, in processes of its own."""
+"""CLI-001: the playbook-runs command as people and scripts use it, each time as a process."""
 
 import csv
 import io
+import itertools
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -15,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from devstack.ports import free_ports
-from devstack.stack import Stack
+from devstack.stack import Stack, StackOptions
 from tests.support.cli import Cli, Finished, NewCli
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
@@ -82,7 +84,7 @@ def cli(new_cli: NewCli, stack: Stack, project: str, tmp_path: Path) -> Cli:
 
 
 def previewed(cli: Cli, *options: str) -> dict[str, Any]:
-    """A preview that has ended, as `create --watch --json` tells of it last."""
+    """A preview that has ended, as `create --watch --json` prints it last."""
     arguments = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch", *options)
     run: dict[str, Any] = cli.json("create", *arguments)[-1]["run"]
     assert run["status"] == "SUCCEEDED"
@@ -151,12 +153,16 @@ Seen: TypeAlias = tuple[Cli, dict[str, Any]]
 class TestCLI_001_Looking:
     def test_a_watch_in_a_pipe_prints_a_line_a_change(self, seen: Seen) -> None:
         cli, run = seen
-        *changes, outcome, following = cli.ok("watch", run["id"], "--after-sequence", "0").splitlines()
+        lines = cli.ok("watch", run["id"], "--after-sequence", "0").splitlines()
+        changes, (outcome, *table, writer, following) = lines[: int(run["sequence"])], lines[int(run["sequence"]) :]
         assert [line.split()[0] for line in changes] == [f"#{n}" for n in range(1, int(run["sequence"]) + 1)]
         assert "QUEUED" in changes[0]
         assert "preview SEO titles  SUCCEEDED  3/3" in changes[-1]
         assert outcome == "SUCCEEDED  suggestions for 3 of 37 affected products"
-        named = f"--scope-id {run['scope_id']} --rules-hash {run['rules_hash']} --watch"
+        assert "before and after" in table[0]
+        assert sum("SEO title for" in line for line in table) == 3
+        assert writer == "by test-model"
+        named = f"--scope-id {run['scope_id']} --rules-hash {run['rules_hash']} --watch {' '.join(cli.options[:2])}"
         assert following.startswith("next: playbook-runs create --project cli-seen ")
         assert following.endswith(named)
 
@@ -182,6 +188,23 @@ class TestCLI_001_Looking:
         details = cli.ok("get", run["id"])
         for value in (run["id"], run["scope_id"], run["rules_hash"], run["draft_id"], "SUCCEEDED", "3 of 3"):
             assert value in details
+        draft = cli.ok("draft", run["draft_id"], "--limit", "2")
+        for words in (run["draft_id"], "PARTIAL", "for 3 of 37 affected products", "by test-model", "(none)"):
+            assert words in draft
+        assert draft.count("SEO title for") == 2
+        assert "2 of 3 suggestions; see all with --limit 3" in draft
+        assert "next: playbook-runs create" in draft
+        assert "DRAFT_GENERATE" in draft
+        (newest,) = cli.json("draft", "--playbook", "missing_seo_title")
+        assert newest == cli.json("draft", run["draft_id"])[0]
+        assert [item["product_id"] for item in newest["items"]] == sorted(
+            item["product_id"] for item in newest["items"]
+        )
+        estimate = cli.ok("estimate", "--playbook", "missing_seo_description", "--max-length", "60")
+        for words in ("40 products", "yes", "unlimited", "next: playbook-runs create", '"maxLength": 60'):
+            assert words in estimate
+        assert cli.json("estimate", "--playbook", "missing_seo_title")[0]["scope_id"] == run["scope_id"]
+        assert cli.ok("items", run["id"]).startswith("no items")
         _heading, listed = cli.ok("list").splitlines()
         assert listed.split()[:5] == [run["id"], "missing_seo_title", "PREVIEW_GENERATE", "SUCCEEDED", "3/3"]
         assert cli.ok("list", "--playbook", "missing_seo_description") == "no runs\n"
@@ -229,6 +252,54 @@ class TestCLI_001_Creating:
         finished = cli("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
         assert finished.returncode == 1
         assert "FAILED  AI_AUTHENTICATION_FAILED: " in finished.stdout.splitlines()[-1]
+        _heading, listed = cli.ok("list").splitlines()
+        assert listed.rstrip().endswith(finished.stdout.splitlines()[-1].removeprefix("FAILED  "))
+
+    def test_from_the_estimate_on_each_command_names_the_next(self, cli: Cli, openai: OpenAIServer) -> None:
+        cli.ok("import", EXAMPLE)
+        printed = cli.ok("estimate", "--playbook", "missing_seo_title")
+        seen = []
+        while following := re.search(r"^(?:next|look): (playbook-runs \w+.*)$", printed, re.MULTILINE):
+            _, command, *arguments = shlex.split(following[1])
+            seen.append(command)
+            printed = cli.with_options().ok(command, *arguments)
+        # A preview, a draft, a look at the draft, an apply, a look at its items.
+        assert seen == ["create", "create", "draft", "create", "items"]
+        assert printed.splitlines()[-1] == "37 UPDATED"
+        nothing = cli.ok("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        assert nothing.splitlines()[-1] == "SUCCEEDED  suggestions for 0 of 0 affected products"
+        affected = cli.ok("estimate", "--playbook", "missing_seo_title")
+        assert "0 products" in affected
+        assert "next:" not in affected
+
+    def test_a_preview_whose_draft_cannot_be_read_has_succeeded_all_the_same(self, cli: Cli, stack: Stack) -> None:
+        cli.ok("import", EXAMPLE)
+        target = f"127.0.0.1:{free_ports(1)[0]}"
+        arguments = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        finished = cli("create", *arguments, "--executor-target", target)
+        assert finished.returncode == 0
+        assert finished.stderr.startswith(f"the suggestions cannot be shown: nothing answers at {target}")
+        assert f"--executor-target {target}" in finished.stdout.splitlines()[-1]
+
+    def test_a_run_that_waits_without_an_executor_says_so_while_it_is_watched(self, cli: Cli, stack: Stack) -> None:
+        cli.ok("import", EXAMPLE)
+        for executor in stack.executors:
+            executor.kill()
+        try:
+            create = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+            waiting = cli.popen("create", *create, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            assert waiting.stdout is not None
+            lines = iter(waiting.stdout.readline, "")
+            notice = next(line for line in lines if line.startswith("queued: "))
+            assert notice == f"queued: no executor serves at {stack.executor_target}; the run starts when one does\n"
+        finally:
+            for executor in stack.executors:
+                executor.start()
+            for executor in stack.executors:
+                executor.wait_ready()
+        rest, complaints = waiting.communicate(timeout=60)
+        assert "SUCCEEDED  suggestions for 3 of 37" in rest
+        assert (waiting.returncode, complaints) == (0, "")
 
     def test_plan_and_limit_are_kept_unless_given(self, cli: Cli, project: str, stack: Stack) -> None:
         cli.ok("import", EXAMPLE, "--plan", "FREE")
@@ -238,6 +309,60 @@ class TestCLI_001_Creating:
         cli.ok("import", EXAMPLE, "--plan", "PRO", "--ai-daily-limit", "2")
         finished = cli("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
         assert "AI_DAILY_LIMIT_REACHED" in finished.stdout
+
+
+@pytest.fixture(scope="module")
+def inline(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
+    """A stack without a broker, whose AI may take its time."""
+    options = StackOptions(
+        data_dir=stack_folder(),
+        broker=False,
+        durable=False,
+        env=stack_env | {"AI_TIMEOUT_SECONDS": "60", "EXECUTOR_GRACE_SECONDS": "0"},
+    )
+    with Stack(options) as stack:
+        yield stack
+
+
+class TestCLI_001_WithoutBroker:
+    def test_progress_shows_while_the_call_waits_for_the_run(
+        self, inline: Stack, openai: OpenAIServer, new_cli: NewCli, tmp_path: Path
+    ) -> None:
+        cli = new_cli(tmp_path, "--data-dir", str(inline.data_dir.path), "--project", "shop")
+        cli.ok("import", EXAMPLE)
+        openai.behave(Behaviour(delay_seconds=50, times=1))
+        create = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        watching = cli.popen("create", *create, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert watching.stdout is not None
+        lines = list(itertools.islice(iter(watching.stdout.readline, ""), 4))
+        (run,) = cli.json("list")
+        assert run["status"] == "RUNNING"  # the AI has not answered, nor has the call that created the run
+        assert openai.stats().in_flight == 1
+        assert lines[0].startswith(f"created run {run['id']} (")
+        assert [line.split()[0] for line in lines[1:]] == ["#1", "#2", "#3"]
+        assert lines[3].endswith("RUNNING  0/3\n")
+        cli("cancel", run["id"])
+        rest, complaints = watching.communicate(timeout=60)
+        assert rest.splitlines()[-1] == "CANCELLED  nothing was changed"
+        assert (watching.returncode, complaints) == (1, "")
+
+    def test_a_retry_shows_its_progress_too_and_a_script_gets_the_answer_first(
+        self, inline: Stack, openai: OpenAIServer, new_cli: NewCli, tmp_path: Path
+    ) -> None:
+        cli = new_cli(tmp_path, "--data-dir", str(inline.data_dir.path), "--project", "shop-2")
+        cli.ok("import", EXAMPLE)
+        openai.behave(Behaviour(status=401, times=1))
+        create = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
+        failed = cli.json("create", *create)[0]["run"]
+        assert failed["status"] == "FAILED"
+        openai.behave(Behaviour(delay_seconds=2, times=1))
+        printed = cli.ok("retry", failed["id"], "--watch").splitlines()
+        assert printed[0].startswith("created run ")
+        assert any("RUNNING  0/3" in line for line in printed)
+        assert any(line.startswith("SUCCEEDED  suggestions for 3 of 37") for line in printed)
+        answer, *changes = cli.json("create", *create, "--watch")
+        assert answer["created"] is True
+        assert changes[-1]["run"]["status"] == "SUCCEEDED"
 
 
 class TestCLI_001_Refusals:
@@ -266,6 +391,9 @@ class TestCLI_001_Refusals:
             ["watch", *runs, NO_RUN],
             ["import", *executor, EXAMPLE],
             ["export", *executor],
+            ["estimate", *executor, "--playbook", "missing_seo_title"],
+            ["draft", *executor, "--playbook", "missing_seo_title"],
+            ["items", *executor, NO_RUN],
         ):
             refused(finished, f"nothing answers at {target}", "playbook-runs up")
         assert [file.name for file in tmp_path.iterdir()] == []
@@ -309,6 +437,45 @@ class TestCLI_001_Refusals:
         assert run_type.returncode == 2
         refused(product, "products['lamp'].title", "1000")
 
+    def test_a_project_that_is_not_there_is_named_with_a_command(self, cli: Cli) -> None:
+        estimate, draft, which, both = cli.together(
+            ["estimate", "--playbook", "missing_seo_title"],
+            ["draft", "--playbook", "missing_seo_title"],
+            ["draft"],
+            ["draft", NO_RUN, "--playbook", "missing_seo_title"],
+        )
+        refused(estimate, "there is no project", "`playbook-runs import`")
+        refused(draft, "has no draft of missing_seo_title yet")
+        refused(which, "say which draft")
+        refused(both, "say which draft")
+        create = cli("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
+        assert "PROJECT_NOT_FOUND: There is no project" in create.stdout
+        assert "`playbook-runs import`" in create.stdout
+        assert "PutProject" not in create.stdout
+
+    def test_names_that_are_empty_and_addresses_without_a_port_are_refused(
+        self, new_cli: NewCli, tmp_path: Path
+    ) -> None:
+        wrong = (
+            ("list", "--project", "", "'--project': it is empty"),
+            ("export", "--project", " ", "'--project': it is empty"),
+            ("get", "--project", "p", "", "'RUN': it is empty"),
+            ("retry", "--project", "p", NO_RUN, "--key", "", "'--key': it is empty"),
+            ("list", "--project", "p", "--target", "foo", "the port is missing in 'foo'"),
+            ("export", "--project", "p", "--executor-target", "foo", "for instance foo:50051"),
+        )
+        for (*_, message), finished in zip(
+            wrong, new_cli(tmp_path).together(*(each[:-1] for each in wrong)), strict=True
+        ):
+            assert finished.returncode == 2
+            assert message in re.sub(r"\s+", " ", finished.stderr)
+
+    def test_with_only_one_service_named_the_other_is_asked_for(self, new_cli: NewCli, tmp_path: Path) -> None:
+        cli = new_cli(tmp_path, "--project", "p", "--target", "runs.example:443", "--token", "mine")
+        refused(
+            cli("draft", "--playbook", "missing_seo_title"), "runs.example:443 is runs-service", "--executor-target"
+        )
+
     def test_what_no_request_can_hold_is_refused_without_a_trace(self, new_cli: NewCli, tmp_path: Path) -> None:
         cli = new_cli(tmp_path, "--project", "p")
         create = ("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
@@ -345,7 +512,7 @@ class TestCLI_001_Refusals:
 def upped(
     new_cli: NewCli, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Cli, int, int]]:
-    """`playbook-runs up`, ready, with the ports it was told to use; ends well on SIGTERM."""
+    """`playbook-runs up`, ready, on ports of its own; ends well on SIGTERM."""
     folder = tmp_path_factory.mktemp("up")
     runs_port, executor_port = free_ports(2)
     cli = new_cli(folder, "--data-dir", str(prepared.stack_folder(folder / "stack")))

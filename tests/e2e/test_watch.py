@@ -104,13 +104,13 @@ async def test_WAT_001_a_sequence_from_the_future_is_refused(shop: Shop) -> None
     assert "after_sequence" in refusal(caught.value).fields
 
 
-async def test_WAT_001_a_quiet_stream_has_heartbeats(shop: Shop, openai: OpenAIServer) -> None:
+async def test_WAT_001_a_quiet_stream_has_heartbeats(lonely: Shop, openai: OpenAIServer) -> None:
     """Nothing happens for 15 s: the provider leaves the request unanswered, time and again, and is asked again."""
-    await shop.stock(1)
+    await lonely.stock(1)
     openai.behave(Behaviour(status=429, retry_after="18", times=1))
-    run = (await shop.create(Run.PREVIEW_GENERATE)).run
+    run = (await lonely.create(Run.PREVIEW_GENERATE)).run
 
-    messages = await shop.watch(run.id, timeout=60)
+    messages = await lonely.watch(run.id, timeout=60)
 
     beats = [index for index, message in enumerate(messages) if message.kind == HEARTBEAT]
     assert beats

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 
 from devstack.stack import Stack, StackOptions
+from runs_client.errors import ServiceCallError
 from tests.faults.sizes import overbooked, size
 from tests.support import breaking
 from tests.support.audit import audit
@@ -200,10 +199,9 @@ async def follow(shop: Shop, run: Run, replica: int, seen: list[Run]) -> None:
 
 
 def retry_delay(error: grpc.aio.AioRpcError) -> float:
-    retry = error_details_pb2.RetryInfo()
-    status = rpc_status.from_call(error)
-    assert any(detail.Unpack(retry) for detail in status.details), "no RetryInfo"
-    return retry.retry_delay.ToNanoseconds() / 1e9
+    retry_after = ServiceCallError.from_call(error).retry_after
+    assert retry_after is not None, "no RetryInfo"
+    return retry_after
 
 
 def pids(stack: Stack) -> list[int]:

@@ -18,7 +18,7 @@ from servicekit.broker.consumer import CONSUMER_BATCH
 from servicekit.broker.link import CONNECT_TIMEOUT, PUBLISH_TIMEOUT
 from servicekit.telemetry.metrics import Metrics
 from tests.conftest import start_valkey
-from tests.support.broker import Inbox, delete_queues
+from tests.support.broker import SIGNER, Inbox, delete_queues
 from tests.support.waiting import eventually
 
 BOUND = CONNECT_TIMEOUT + 2 * PUBLISH_TIMEOUT
@@ -27,8 +27,8 @@ BOUND = CONNECT_TIMEOUT + 2 * PUBLISH_TIMEOUT
 @pytest.fixture
 async def link(url: str, queue: str) -> AsyncIterator[tuple[Publisher, Callable[[Inbox], Consumer]]]:
     metrics = Metrics()
-    publisher = Publisher(url, queue, metrics, None)
-    yield publisher, lambda inbox, **options: Consumer(url, queue, inbox.handle, metrics, None, **options)
+    publisher = Publisher(url, queue, metrics, SIGNER)
+    yield publisher, lambda inbox, **options: Consumer(url, queue, inbox.handle, metrics, SIGNER, **options)
     await publisher.close()
 
 
@@ -182,10 +182,10 @@ async def ticking(during: Awaitable[object]) -> float:
 
 async def test_a_killed_broker_is_told_within_the_bound_and_both_ends_come_back(own: Valkey) -> None:
     metrics = Metrics()
-    publisher = Publisher(own.url, "q", metrics, None)
+    publisher = Publisher(own.url, "q", metrics, SIGNER)
     inbox = Inbox()
     loop = asyncio.get_running_loop()
-    async with running(Consumer(own.url, "q", inbox.handle, metrics, None)):
+    async with running(Consumer(own.url, "q", inbox.handle, metrics, SIGNER)):
         await publisher.publish(b"before")
         await eventually(lambda: inbox.bodies == [b"before"])
         own.kill()
@@ -217,9 +217,9 @@ def gauge(metrics: Metrics) -> dict[str, float]:
 
 
 async def test_messages_arrive_after_the_broker_forgot_everything(own: Valkey) -> None:
-    publisher = Publisher(own.url, "q", Metrics(), None)
+    publisher = Publisher(own.url, "q", Metrics(), SIGNER)
     inbox = Inbox()
-    async with running(Consumer(own.url, "q", inbox.handle, Metrics(), None)):
+    async with running(Consumer(own.url, "q", inbox.handle, Metrics(), SIGNER)):
         await publisher.publish(b"before")
         await eventually(lambda: inbox.bodies == [b"before"])
         with redis.Redis.from_url(own.url) as client:
@@ -241,7 +241,7 @@ async def test_messages_arrive_after_their_queue_was_deleted(link: Link, url: st
 
 
 async def test_a_frozen_broker_holds_up_neither_publishers_nor_the_loop(own: Valkey) -> None:
-    publisher = Publisher(own.url, "q", Metrics(), None)
+    publisher = Publisher(own.url, "q", Metrics(), SIGNER)
     await publisher.publish(b"before")
     own.send_signal(signal.SIGSTOP)
     try:
@@ -260,7 +260,7 @@ async def test_a_frozen_broker_holds_up_neither_publishers_nor_the_loop(own: Val
 
 async def test_a_consumer_stops_soon_while_the_broker_is_away(own: Valkey) -> None:
     own.stop()
-    consumer = Consumer(own.url, "q", Inbox().handle, Metrics(), None)
+    consumer = Consumer(own.url, "q", Inbox().handle, Metrics(), SIGNER)
     await consumer.start()
     await eventually(lambda: any(thread.name == "consume-q" for thread in threading.enumerate()))
     async with asyncio.timeout(3):
@@ -296,7 +296,7 @@ async def test_a_consumer_whose_thread_breaks_off_begins_again(
 
 
 async def test_a_second_outage_is_told_like_the_first(own: Valkey, caplog: pytest.LogCaptureFixture) -> None:
-    consumer = Consumer(own.url, "q", Inbox().handle, Metrics(), None)
+    consumer = Consumer(own.url, "q", Inbox().handle, Metrics(), SIGNER)
 
     def warnings() -> int:
         return sum(record.levelname == "WARNING" for record in caplog.records if "consuming q failed" in record.message)
@@ -314,5 +314,5 @@ async def test_a_second_outage_is_told_like_the_first(own: Valkey, caplog: pytes
 
 async def test_a_url_that_nobody_can_read_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "servicekit")
-    async with running(Consumer("redis://127.0.0.1:6379x/0", "q", Inbox().handle, Metrics(), None)):
+    async with running(Consumer("redis://127.0.0.1:6379x/0", "q", Inbox().handle, Metrics(), SIGNER)):
         await eventually(lambda: caplog.text.count("consuming q failed: ") > 1)

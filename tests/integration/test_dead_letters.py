@@ -18,7 +18,7 @@ from servicekit.broker.consumer import ATTEMPTS
 from servicekit.clock import SystemClock
 from servicekit.postgres.database import Database
 from servicekit.telemetry.metrics import Metrics
-from tests.support.broker import Inbox, delete_queues, publish_raw, take_all
+from tests.support.broker import SIGNER, Inbox, delete_queues, publish_raw, take_all
 from tests.support.runs import event, new_run
 from tests.support.waiting import eventually
 
@@ -28,14 +28,14 @@ AT_ONCE = (0.01,)  # seconds between attempts
 
 @pytest.fixture
 async def publisher(url: str, queue: str) -> AsyncIterator[Publisher]:
-    publisher = Publisher(url, queue, Metrics(), None)
+    publisher = Publisher(url, queue, Metrics(), SIGNER)
     yield publisher
     await publisher.close()
 
 
 @pytest.fixture
 def consumer(url: str, queue: str) -> NewConsumer:
-    return lambda inbox, **options: Consumer(url, queue, inbox.handle, Metrics(), None, **options)
+    return lambda inbox, **options: Consumer(url, queue, inbox.handle, Metrics(), SIGNER, **options)
 
 
 async def test_what_cannot_be_read_is_kept_with_the_reason_and_the_others_get_through(
@@ -96,7 +96,7 @@ async def test_a_newer_message_waits_for_a_newer_consumer(
     url: str, queue: str, publisher: Publisher, consumer: NewConsumer
 ) -> None:
     old, new = Inbox(), Inbox()
-    newer = Publisher(url, queue, Metrics(), None, version=2)
+    newer = Publisher(url, queue, Metrics(), SIGNER, version=2)
     async with running(consumer(old)):
         for n in range(3):
             await newer.publish(f"new {n}".encode())
@@ -130,8 +130,10 @@ async def test_a_version_that_is_none_is_unreadable(
     assert inbox.bodies == []
 
 
-async def test_a_message_without_a_version_is_read(url: str, queue: str, consumer: NewConsumer) -> None:
-    publish_raw(url, queue, b"bare", {})
+async def test_a_message_without_a_version_is_of_the_first(url: str, queue: str, consumer: NewConsumer) -> None:
+    headers = SIGNER.headers(queue, 1, b"bare")
+    del headers[VERSION_HEADER]
+    publish_raw(url, queue, b"bare", headers)
     inbox = Inbox()
     async with running(consumer(inbox)):
         await eventually(lambda: inbox.bodies == [b"bare"])
@@ -139,14 +141,14 @@ async def test_a_message_without_a_version_is_read(url: str, queue: str, consume
 
 async def test_rabbitmq_tells_when_no_queue_takes_a_message(amqp_url: str) -> None:
     name = f"test-{uuid4().hex[:12]}"
-    publisher = Publisher(amqp_url, name, Metrics(), None)
+    publisher = Publisher(amqp_url, name, Metrics(), SIGNER)
     inbox = Inbox()
     try:
         await publisher.publish(b"one")
         with kombu.Connection(amqp_url) as connection:
             connection.channel().queue_delete(name)  # somebody tidied up: what comes would get lost
         await publisher.publish(b"two")  # noticed; the queue is made again
-        async with running(Consumer(amqp_url, name, inbox.handle, Metrics(), None)):
+        async with running(Consumer(amqp_url, name, inbox.handle, Metrics(), SIGNER)):
             await eventually(lambda: inbox.bodies == [b"two"])
     finally:
         await publisher.close()

@@ -26,6 +26,7 @@ from devstack.provision import DATABASE, provision
 from devstack.services import Service, migrate
 from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
+from servicekit.auth.principals import Role as ServiceRole
 from servicekit.auth.tokens import Demands, TokenAuthenticator
 
 PASSWORDS = {"runs_service": "runs'secret", "executor_service": "executor:secret"}
@@ -271,6 +272,25 @@ class TestStack:
         assert other.make_secrets() != secrets
         assert secrets.jwt_secret not in repr(secrets)
 
+    def test_logs_of_the_last_five_starts_are_kept(self, tmp_path: Path) -> None:
+        data = DataDir(tmp_path)
+        for start in range(1, 9):
+            data.occupy().release()
+            assert not data.log("postgres").exists()
+            data.log("postgres").write_text(f"start {start}")
+            if start % 2:
+                data.log("valkey").write_text(f"start {start}")
+        data.occupy().release()
+        data.occupy().release()  # a start that got nowhere puts nothing aside
+        kept = {
+            int(folder.name): {log.name: log.read_text() for log in folder.iterdir()}
+            for folder in data.earlier_logs(1).parent.iterdir()
+        }
+        both = {number: {"postgres.log": f"start {9 - number}"} for number in range(1, 6)}
+        for number in (2, 4):
+            both[number]["valkey.log"] = f"start {9 - number}"
+        assert kept == both
+
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
     def test_only_the_executor_gets_the_ai_key(
         self, stack_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
@@ -290,14 +310,14 @@ class TestStack:
                 assert (setting in environment) == (pid in executors)
 
     def test_a_migration_gets_no_ai_key(self, tmp_path: Path) -> None:
-        class Telling(Service):
+        class PrintsEnvironment(Service):
             def command(self) -> list[str | Path]:
                 return [sys.executable, "-c", "import os; print(sorted(os.environ))"]
 
         data = DataDir(tmp_path)
         lock = data.occupy()
         env = {"OPENAI_API_KEY": "sk-0", "AI_MODEL": "m", "EXECUTOR_DATABASE_URL": "postgresql://"}
-        executor = Telling("executor", port=1, env=env, data=data, keep_open=[])
+        executor = PrintsEnvironment("executor", port=1, env=env, data=data, keep_open=[])
         migrate([executor])
         lock.release()
         assert "EXECUTOR_DATABASE_URL" in executor.log.read_text()
@@ -328,7 +348,7 @@ class TestTokenCommand:
             assert authenticator.authenticate(f"Bearer {result.stdout.strip()}").user_id == "local-user"
 
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             (["--hours", "721"], "between 0 and 720"),
             (["--hours", "nan"], "between 0 and 720"),
@@ -339,12 +359,12 @@ class TestTokenCommand:
         ids=str,
     )
     def test_refuses_what_the_services_would(
-        self, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+        self, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("AUTH_JWT_SECRET", raising=False)
         result = self.run("--project", "p", "--role", "OWNER", "--secret", "x" * 32, *arguments)
         assert result.exit_code in (1, 2)
-        assert told in " ".join(result.stderr.split())
+        assert message in " ".join(result.stderr.split())
         assert "hidden" not in result.stderr
         assert result.stdout == ""
 
@@ -353,6 +373,30 @@ class TestTokenCommand:
         arguments = ["--project", "p", "--role", "OWNER", "--secret", "x" * 32, "--hours"]
         assert self.run(*arguments, "1").exit_code == 0
         assert self.run(*arguments, "1.1").exit_code == 2
+
+    def test_a_service_token_opens_what_only_services_may_call(self) -> None:
+        secret = "0123456789abcdef0123456789abcdef"
+        for project in ([], ["--project", "*"]):
+            result = self.run("--role", "SERVICE", "--secret", secret, *project)
+            assert result.exit_code == 0
+            principal = TokenAuthenticator([secret]).authenticate(f"Bearer {result.stdout.strip()}")
+            principal.require(ServiceRole.SERVICE, "*")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--role", "SERVICE", "--project", "shop"], "a SERVICE is one for every project"),
+            (["--role", "OWNER"], "OWNER is a role in a project"),
+            (["--role", "OWNER", "--project", ""], "'--project': it is empty"),
+            (["--role", "OWNER", "--project", " "], "'--project': it is empty"),
+            (["--role", "OWNER", "--project", "p", "--user", ""], "'--user': it is empty"),
+        ],
+        ids=str,
+    )
+    def test_a_role_needs_its_project_and_a_name_is_not_empty(self, arguments: list[str], message: str) -> None:
+        result = self.run("--secret", "x" * 32, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in " ".join(result.stderr.split())
 
     def test_says_what_to_do_where_no_stack_ever_was(self, tmp_path: Path) -> None:
         result = self.run("--project", "p", "--role", "OWNER", "--data-dir", str(tmp_path / "nothing"))

@@ -23,7 +23,7 @@ from servicekit.broker import Publisher
 from servicekit.clock import SystemClock
 from servicekit.postgres.database import Database
 from servicekit.telemetry.metrics import Metrics
-from tests.support.broker import take_all
+from tests.support.broker import SIGNER, take_all
 from tests.support.runs import large_rules, new_run, request
 from tests.support.waiting import eventually
 
@@ -50,7 +50,7 @@ class Desk:
 @pytest.fixture
 async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[Desk]:
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
-    publisher = Publisher(url, queue, Metrics(), None)
+    publisher = Publisher(url, queue, Metrics(), SIGNER)
     jobs = JobPublisher(publisher, store)
     nothing: Any = None  # neither executes inline nor cancels
     dispatcher = Dispatcher(jobs, nothing, fallback=False)

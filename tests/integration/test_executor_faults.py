@@ -12,7 +12,7 @@ from executor_service.domain.suggestion import Suggestion
 from executor_service.execution.cancellation import Cancellation, DeadlineSweeper
 from executor_service.execution.event_publisher import OutboxSweeper
 from executor_service.store.claims import Claims
-from executor_service.store.executions import Executions
+from executor_service.store.jobs import Jobs
 from executor_service.store.suggestions import Suggestions
 from servicekit.broker import BrokerUnavailable
 from tests.support.executor import Bench, job
@@ -95,7 +95,7 @@ def broker(bench: Bench) -> Broker:
     return broker
 
 
-async def test_events_are_published_after_their_commit_and_noted(bench: Bench, broker: Broker) -> None:
+async def test_events_are_published_after_their_commit_and_marked(bench: Bench, broker: Broker) -> None:
     await bench.stock(2)
     async with bench.working():
         state = await bench.preview()
@@ -111,7 +111,8 @@ async def test_events_that_the_broker_did_not_take_are_published_when_it_is_back
     async with bench.working():
         state = await bench.preview()
         await broker.refused.wait()
-        assert not await outbox_is_empty(bench)  # while it is away: what is told once it is back may come at once
+        # While it is away: once it is back, the next event may be published at once.
+        assert not await outbox_is_empty(bench)
         broker.away = False
         await bench.rows("UPDATE executor.executions SET updated_at = now() - interval '1 minute'")
         await OutboxSweeper(bench.database, bench.publisher).tick()
@@ -148,7 +149,8 @@ async def test_a_full_outbox_is_published_without_a_pause(
 async def test_a_claim_whose_answer_was_lost_is_taken_again_at_once(bench: Bench) -> None:
     await bench.stock(1)
     await bench.inbox.accept([job()])
-    await Claims(bench.database).claim(owner=bench.owner, limit=1, lease_seconds=1000)  # nobody heard of it
+    # Its answer reaches no executor.
+    await Claims(bench.database).claim(owner=bench.owner, limit=1, lease_seconds=1000)
     async with bench.working():
         await eventually(lambda: ended(bench))
     assert await bench.value("SELECT crashes FROM executor.executions") == 0
@@ -177,7 +179,7 @@ async def outbox_is_empty(bench: Bench) -> bool:
 
 async def test_two_runs_that_got_the_same_suggestions_store_them_without_a_deadlock(bench: Bench) -> None:
     await bench.stock(0)
-    runs = await Executions(bench.database).enqueue_claimed([job(), job()], owner="one", lease_seconds=60)
+    runs = await Jobs(bench.database).enqueue_claimed([job(), job()], owner="one", lease_seconds=60)
 
     async def store(lease: Lease, arrived: Sequence[Suggestion]) -> None:
         await Suggestions(bench.database).record(lease, "p", arrived, model="m", completed=1, total=1, report=False)
@@ -188,7 +190,7 @@ async def test_two_runs_that_got_the_same_suggestions_store_them_without_a_deadl
     assert await bench.value("SELECT count(*) FROM executor.suggestions") == 10_000
 
 
-async def test_who_stops_following_does_not_stop_the_run(bench: Bench) -> None:
+async def test_a_caller_that_stops_following_does_not_stop_the_run(bench: Bench) -> None:
     await bench.stock(1)
     bench.provider.open.clear()
     run = job()

@@ -1,4 +1,4 @@
-"""Who shares connections with whom: callers and long work may hold all of theirs, and runs and leases go on."""
+"""Pools of connections: callers and long work may use all of theirs, and runs and leases go on."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -101,7 +101,7 @@ PROJECT = "SELECT FROM executor.projects WHERE id = %s"
 EXECUTION = "SELECT FROM executor.executions WHERE run_id = %s"
 
 
-async def test_callers_who_hold_all_their_connections_hold_up_no_run(serve: Any, bench: Bench) -> None:
+async def test_callers_that_use_all_their_connections_delay_no_run(serve: Any, bench: Bench) -> None:
     await bench.stock(1)
     await bench.stock(1, project="locked")
     put = catalog.PutProductsRequest(project_id="locked", products=[catalog.Product(id="a", title="A")])
@@ -117,7 +117,7 @@ async def test_callers_who_hold_all_their_connections_hold_up_no_run(serve: Any,
         assert await running.connections() <= 10 + 5 + LEASE_CONNECTIONS
 
 
-async def test_work_that_holds_all_its_connections_lets_no_lease_run_out(
+async def test_work_that_uses_all_its_connections_lets_no_lease_run_out(
     serve: Any,
     bench: Bench,
     openai: OpenAIServer,  # noqa: F811
@@ -144,7 +144,7 @@ async def test_work_that_holds_all_its_connections_lets_no_lease_run_out(
         following[0].cancel()
 
 
-async def test_cancels_of_a_run_that_is_being_written_hold_up_no_other(
+async def test_cancels_of_a_run_that_is_being_written_delay_no_other(
     serve: Any,
     bench: Bench,
     openai: OpenAIServer,  # noqa: F811

@@ -19,7 +19,7 @@ from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from devstack.ports import HOST, free_ports
 from devstack.valkey import Valkey
 from executor_service.execution.inbox import JOBS_QUEUE
-from servicekit.broker import Publisher
+from servicekit.broker import MessageSigner, Publisher
 from servicekit.telemetry.metrics import Metrics
 from tests.support.broker import take_all
 from tests.support.executor import Bench, job
@@ -55,7 +55,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "executor.log"
 
 
-async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
+async def test_at_sigterm_it_hands_its_runs_back_and_ends_with_0(
     executor_forks: Forks, log: Path, environment: dict[str, str], openai: OpenAIServer, bench: Bench
 ) -> None:
     await bench.stock(1)
@@ -81,7 +81,7 @@ async def test_told_to_stop_it_hands_its_runs_back_and_ends_with_0(
     assert tuple(row) == ("RUNNING", None, True, 0)
 
 
-async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
+async def test_at_sigterm_it_leaves_messages_to_others_while_its_work_goes_on(
     executor_forks: Forks,
     log: Path,
     environment: dict[str, str],
@@ -98,7 +98,7 @@ async def test_told_to_stop_it_leaves_messages_to_others_while_its_work_goes_on(
         env=environment
         | {"BROKER_URL": valkey_server.url, "BROKER_QUEUE_PREFIX": prefix, "EXECUTOR_GRACE_SECONDS": str(DEADLINE)},
     )
-    publisher = Publisher(valkey_server.url, queue, Metrics(), None)
+    publisher = Publisher(valkey_server.url, queue, Metrics(), MessageSigner(()))
 
     def connections(**wanted: str) -> set[str]:
         with redis.Redis.from_url(valkey_server.url) as broker:

@@ -59,7 +59,7 @@ async def test_LIM_001_two_runs_racing_for_the_last_suggestions(bench: Bench, ot
     assert await bench.ai_used() == 3
 
 
-async def test_LIM_001_running_runs_hold_what_they_reserved(bench: Bench) -> None:
+async def test_LIM_001_running_runs_keep_what_they_reserved(bench: Bench) -> None:
     await bench.stock(3, plan=Plan.PRO, limit=5)
     bench.provider.open.clear()
     async with bench.working():

@@ -292,7 +292,7 @@ async def test_apply_goes_by_the_latest_draft_of_the_scope(bench: Bench) -> None
     bench.clock.advance(timedelta(seconds=1))
     await bench.preview(rules=RULES)
     assert (await bench.applied(first, expect=Status.STALE)).error_code == "PLAYBOOK_RULES_CHANGED"
-    # A draft may be completed under the rules it was made with, whatever came later.
+    # A draft may be completed under the rules it was made with, also when others came later.
     await bench.draft(first)
 
 
@@ -322,7 +322,7 @@ async def test_the_free_plan_has_no_ai_but_may_apply(bench: Bench) -> None:
     await bench.applied(preview)
 
 
-async def test_a_failure_in_words_that_cannot_be_stored_is_still_told(bench: Bench) -> None:
+async def test_a_failure_whose_text_cannot_be_stored_is_still_reported(bench: Bench) -> None:
     ids = await bench.stock(1)
     bench.provider.failing = {ids[0]: AIError("AI_PROVIDER_ERROR", "It said \0 and \ud800", "Try again.")}
     failed = await bench.preview(expect=Status.FAILED)

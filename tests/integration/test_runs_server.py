@@ -239,8 +239,7 @@ async def test_a_stop_ends_watchers_with_a_time_to_retry_and_exits_with_0(
             service.process.send_signal(signal.SIGTERM)
             async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN") as errors:
                 await call.read()
-            retry = error_details_pb2.RetryInfo()
-            assert any(detail.Unpack(retry) for detail in rpc_status.from_call(errors[0]).details)
+            assert ServiceCallError.from_call(errors[0]).retry_after
             assert await asyncio.to_thread(service.process.wait, 15) == 0
         assert "Traceback" not in service.log.read_text()
     finally:
@@ -300,9 +299,9 @@ async def test_tls(runs_forks: Forks, mutual: bool, environment: dict[str, str],
 
         options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
         assert "has no run" in command_output(service, *options)
-        assert probe(service, *options)
-        assert probe(service, "--ca-file", authority.file) is not mutual
-        assert not probe(service)
+        assert probe(service, *options) == ""
+        assert bool(probe(service, "--ca-file", authority.file)) is mutual
+        assert probe(service).startswith(f"no answer from {service.address}: UNAVAILABLE: ")
     finally:
         service.stop()
 
@@ -321,9 +320,12 @@ def command_output(service: Service, *options: object) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
-def probe(service: Service, *options: object) -> bool:
+def probe(service: Service, *options: object) -> str:
+    """Return why the probe says that the service does not serve; "" when it serves."""
     command = [sys.executable, "-m", "servicekit.health_probe", service.address, *map(str, options)]
-    return subprocess.run(command, check=False).returncode == 0
+    probed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (probed.returncode, bool(probed.stderr)) in ((0, False), (1, True)), probed
+    return probed.stderr
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(

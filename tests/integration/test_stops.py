@@ -181,7 +181,7 @@ async def test_a_refusal_is_not_an_outage_nothing_spins_and_no_run_ends(
             desk.events,
             Dispatcher(None, InlineExecution(desk.executor, desk.store, desk.events), fallback=False),
         )
-        await impatient.mark_dispatched({run.id: 3600.0 for run in runs})
+        await impatient.outbox.mark_dispatched({run.id: 3600.0 for run in runs})
         await reconciler.tick()
     errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert [error.split(":")[0].rpartition(" ")[2] for error in errors] == [

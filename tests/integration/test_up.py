@@ -15,7 +15,7 @@ from devstack.datadir import DataDir
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
 
-from .test_devstack import wait_until_gone
+from .test_devstack import wait_until, wait_until_gone
 
 COMMAND = [sys.executable, "-m", "runs_client", "up"]
 
@@ -23,9 +23,11 @@ COMMAND = [sys.executable, "-m", "runs_client", "up"]
 class Up:
     """A running `playbook-runs up` in `folder`."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.arguments = [*COMMAND, "--data-dir", str(folder), *options]
-        self.process = subprocess.Popen(self.arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            self.arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
         assert self.process.stdout is not None
         self.ready_line = self.process.stdout.readline()
         self.pids = [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
@@ -35,14 +37,29 @@ class Up:
         self.process.send_signal(name)
         return self.process.wait(30)
 
+    def kill_executor(self) -> None:
+        """Kill the executor that runs now, when there is one."""
+
+        def found() -> list[psutil.Process]:
+            children = psutil.Process(self.process.pid).children()
+            return [child for child in children if "executor_service" in child.cmdline()]
+
+        wait_until(lambda: bool(found()), "an executor")
+        found()[0].kill()
+
+    def error_line(self) -> str:
+        """Return the next line that it writes to stderr."""
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
+
     def errors(self) -> str:
         """Return what it wrote to stderr, once it has ended."""
         return self.process.communicate(timeout=30)[1]
 
 
 @contextmanager
-def up(folder: Path, *options: str) -> Iterator[Up]:
-    running = Up(folder, *options)
+def up(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Up]:
+    running = Up(folder, *options, env=env)
     try:
         assert "ready" in running.ready_line, running.errors()
         yield running
@@ -84,7 +101,7 @@ def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path,
     assert DataDir(tmp_path).info() is None
 
 
-def test_starts_again_after_kill_9_and_names_a_process_that_dies(
+def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
     stack_folder: Callable[[], Path], ports: list[str]
 ) -> None:
     folder = stack_folder()
@@ -95,13 +112,57 @@ def test_starts_again_after_kill_9_and_names_a_process_that_dies(
         if sys.platform == "linux":
             wait_until_gone(killed.pids)
     with up(folder, *options) as again:
-        victim = next(pid for pid in again.pids if "executor_service" in psutil.Process(pid).cmdline())
-        os.kill(victim, signal.SIGKILL)
-        errors = again.errors()
-        assert again.process.returncode == 1
-        assert "executor-service was killed by SIGKILL; the end of" in errors
-        assert "serving at" in errors
+        earlier = DataDir(folder).earlier_logs(1)
+        assert "serving at" in (earlier / "executor-service.log").read_text()
+        again.kill_executor()
+        assert again.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
+        wait_until(lambda: is_serving(f"{HOST}:{ports[1]}"), "the executor's return")
+        assert again.end(signal.SIGINT) == 0
+        assert again.errors() == ""
     wait_until_gone(again.pids)
+
+
+def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
+    stack_folder: Callable[[], Path], ports: list[str]
+) -> None:
+    folder = stack_folder()
+    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
+    with up(folder, *options) as ending:
+        for _ in range(4):
+            ending.kill_executor()
+            assert ending.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
+        ending.kill_executor()
+        errors = ending.errors()
+        assert ending.process.returncode == 1
+        assert errors.startswith("error: executor-service died 5 times within 60 s; the last time it was killed by")
+        assert f"the end of {folder}/logs/executor-service.log:" in errors
+        assert "serving at" in errors
+    wait_until_gone(ending.pids)
+
+
+@pytest.mark.parametrize(
+    ("env", "writer"),
+    [
+        ({}, "suggestions by the offline template writer; set OPENAI_API_KEY to have a model write them"),
+        ({"OPENAI_API_KEY": "sk-0123456789", "AI_MODEL": "m-1"}, "suggestions by OpenAI's model m-1"),
+        (
+            {"OPENAI_API_KEY": "sk-0123456789", "OPENAI_BASE_URL": "http://user:secret@127.0.0.1:9/v1"},
+            "suggestions by OpenAI at 127.0.0.1",
+        ),
+        ({"OPENAI_API_KEY": "sk-0123456789", "AI_PROVIDER": "offline"}, "suggestions by the offline template writer"),
+    ],
+    ids=str,
+)
+def test_the_ready_line_says_who_writes(
+    env: dict[str, str], writer: str, stack_folder: Callable[[], Path], ports: list[str]
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
+    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
+    with up(stack_folder(), *options, env=clean | env) as running:
+        assert writer in running.ready_line
+        assert "sk-" not in running.ready_line
+        assert "secret" not in running.ready_line
+        assert running.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import kombu
 
-from servicekit.broker import SIGNATURE_HEADER, VERSION_HEADER, DeadLetter, MessageSigner
-from servicekit.broker.link import CONTENT_TYPE
+from servicekit.broker import DeadLetter, MessageSigner
+from servicekit.broker.link import CONTENT_TYPE, durable_queue
 from servicekit.errors import database_unavailable
+
+SIGNER = MessageSigner(["the secret of a test, of 32 characters"])
 
 
 class Inbox:
-    """Takes bodies; fails, or waits, when told to; finds some that nobody can read."""
+    """Takes bodies; a test can have it fail, wait, or return some as unreadable."""
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
@@ -43,20 +46,19 @@ class Inbox:
 
 
 def publish_raw(
-    url: str, queue: str, body: bytes, headers: dict[str, object], *, content_type: str = CONTENT_TYPE
+    url: str, queue: str, body: bytes, headers: dict[str, object], *, content_type: str = CONTENT_TYPE, **more: Any
 ) -> None:
-    """Publish as another program might."""
-    with kombu.Connection(url) as connection:
-        arguments = {"x-queue-type": "quorum"} if url.startswith("amqp") else None
-        kombu.Queue(queue, routing_key=queue, queue_arguments=arguments)(connection.channel()).declare()
+    """Publish as another program might, with Kombu; the message is in the queue when this returns.
+
+    RabbitMQ makes the queue if need be.
+    """
+    # Without the broker's word for it, a message on the next connection may come before this one.
+    options = {"confirm_publish": True} if url.startswith("amqp") else {}
+    with kombu.Connection(url, transport_options=options) as connection:
+        durable_queue(url, queue)(connection.channel()).declare()
         connection.Producer().publish(
-            body, routing_key=queue, headers=headers, content_type=content_type, content_encoding="binary"
+            body, routing_key=queue, headers=headers, content_type=content_type, content_encoding="binary", **more
         )
-
-
-def signed(signer: MessageSigner, queue: str, version: int, body: bytes) -> dict[str, object]:
-    """Return the headers of a genuine message."""
-    return {VERSION_HEADER: version, SIGNATURE_HEADER: signer.sign(queue, version, body)}
 
 
 def take_all(url: str, queue: str) -> list[tuple[bytes, dict[str, object]]]:

@@ -22,14 +22,13 @@ from typing import Self
 from uuid import uuid4
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, WatchRunResponse
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.stack import Stack
 from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError
 from runs_client.watch import is_terminal
 from tests.support.shop import TITLES
 from tests.support.waiting import eventually
@@ -180,9 +179,11 @@ class Load:
         try:
             answer = await self._stubs[replica].CreateRun(request, metadata=metadata, timeout=DEADLINE)
         except grpc.aio.AioRpcError as error:
-            reason, retry_after = _details(error)
+            refused = ServiceCallError.from_call(error)
             seconds = time.monotonic() - started
-            self.calls.append(Call(request.idempotency_key, started, seconds, error.code(), reason, retry_after))
+            self.calls.append(
+                Call(request.idempotency_key, started, seconds, error.code(), refused.reason, refused.retry_after)
+            )
             if error.code() not in PASSING:
                 raise
             return None
@@ -257,14 +258,3 @@ def _first_of(targets: Sequence[str], first: int) -> str:
     first %= len(targets)
     rotated = [*targets[first:], *targets[:first]]
     return rotated[0] if len(rotated) == 1 else f"ipv4:{','.join(rotated)}"
-
-
-def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    status = rpc_status.from_call(error)
-    retry_after = None
-    for detail in status.details if status else ():
-        detail.Unpack(info)
-        if detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
-    return info.reason, retry_after

@@ -5,11 +5,10 @@ import signal
 import time
 
 import grpc
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
 from devstack.services import Service
+from runs_client.errors import ServiceCallError
 from tests.support.shop import refusal
 from tests.support.waiting import eventually
 
@@ -52,12 +51,7 @@ async def not_serving(channel: grpc.aio.Channel, name: str) -> bool:
 
 def retry_seconds(error: grpc.aio.AioRpcError) -> float | None:
     """Return after how many seconds an error says to come again, if it does."""
-    status = rpc_status.from_call(error)
-    info = error_details_pb2.RetryInfo()
-    for detail in status.details if status else ():
-        if detail.Unpack(info):
-            return info.retry_delay.ToTimedelta().total_seconds()
-    return None
+    return ServiceCallError.from_call(error).retry_after
 
 
 def assert_shutting_down(error: grpc.aio.AioRpcError) -> None:

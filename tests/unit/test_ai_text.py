@@ -42,7 +42,7 @@ def test_no_description_takes_long_to_read(before: str, part: str, after: str) -
     assert time.process_time() - started < 1  # html.parser needs up to seven seconds
 
 
-def test_one_line_keeps_what_can_be_seen() -> None:
+def test_one_line_keeps_visible_characters() -> None:
     assert one_line(" a\t\tb\r\nc\u00a0d 漢字 🌱 ") == "a b c d 漢字 🌱"
 
 

@@ -1,12 +1,16 @@
 """The client library against a scripted server: resuming watches, retries, errors."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from playbooks.executor.v1 import catalog_service_pb2 as catalog_pb2
@@ -15,11 +19,12 @@ from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer, add_RunsServiceServicer_to_server
 
-from runs_client import executor
 from runs_client.client import RunsClient
 from runs_client.connection import Connection
-from runs_client.errors import ServiceCallError, Violation
+from runs_client.errors import DOMAIN, ServiceCallError, Violation
 from runs_client.executor import ExecutorClient
+from runs_client.service_client import ServiceClient
+from servicekit import errors
 
 Context = grpc.aio.ServicerContext
 Stream = Callable[[pb.WatchRunRequest, Context], Awaitable[None]]
@@ -39,13 +44,14 @@ def change(
 
 
 async def fail(context: Context, code: grpc.StatusCode, reason: str = "", field: str = "meta.sample_size") -> None:
-    status = status_pb2.Status(code=code.value[0], message=f"told: {reason}, {field}")
+    status = status_pb2.Status(code=code.value[0], message=f"refused: {reason}, {field}")
     if reason:
         status.details.add().Pack(
             error_details_pb2.ErrorInfo(reason=reason, domain="playbook-runs", metadata={"run_id": "r"})
         )
         violations = [error_details_pb2.BadRequest.FieldViolation(field=field, description="too many")]
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)))
     await context.abort_with_status(rpc_status.to_status(status))
 
 
@@ -93,6 +99,12 @@ class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
                 await fail(context, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED", f"products[{place}].title")
         return catalog_pb2.PutProductsResponse(created=len(request.products), updated=1)
 
+    async def DeleteProducts(  # type: ignore[override]
+        self, request: catalog_pb2.DeleteProductsRequest, context: Context
+    ) -> catalog_pb2.DeleteProductsResponse:
+        self.batches.append(len(request.product_ids))
+        return catalog_pb2.DeleteProductsResponse(deleted=len(request.product_ids))
+
 
 @asynccontextmanager
 async def serving(script: Script) -> AsyncIterator[str]:
@@ -107,11 +119,11 @@ async def serving(script: Script) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-async def watched(script: Script, after_sequence: int | None = None) -> list[tuple[str, int]]:
+async def watched(script: Script, **how: Any) -> list[tuple[str, int]]:
     async with serving(script) as target, RunsClient(target) as client:
         return [
             (pb.WatchRunResponse.Kind.Name(response.kind), response.run.sequence)
-            async for response in client.watch("p", "r", after_sequence=after_sequence)
+            async for response in client.watch("p", "r", **how)
         ]
 
 
@@ -152,7 +164,7 @@ class TestWatch:
         assert seen == [("SNAPSHOT", 4), ("UPDATED", 5), ("HEARTBEAT", 5), ("UPDATED", 6), ("UPDATED", 7)]
         assert script.asked == [None, 5, 5, 6]
 
-    async def test_it_starts_where_it_is_told_to(self) -> None:
+    async def test_it_starts_after_the_given_sequence(self) -> None:
         script = Script(sending(change(UPDATED, 9, SUCCEEDED)))
         assert await watched(script, after_sequence=8) == [("UPDATED", 9)]
         assert script.asked == [8]
@@ -185,7 +197,7 @@ class TestWatch:
         )
         assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2)]
 
-    async def test_a_run_whose_end_was_seen_before_has_nothing_to_tell(self) -> None:
+    async def test_a_run_whose_end_was_seen_before_has_no_more_changes(self) -> None:
         script = Script(sending(), run=Run(status=SUCCEEDED, sequence=7))
         assert await watched(script, after_sequence=7) == []
         assert script.asked == [7]
@@ -206,7 +218,7 @@ class TestWatch:
         assert (refusal.value.code, refusal.value.reason) == (code, reason)
         assert len(script.asked) == 1
 
-    async def test_who_stops_early_frees_the_server(self) -> None:
+    async def test_a_caller_that_stops_early_frees_the_server(self) -> None:
         async def endless(request: pb.WatchRunRequest, context: Context) -> None:
             await context.write(change(SNAPSHOT, 1))
             await asyncio.Event().wait()
@@ -219,41 +231,29 @@ class TestWatch:
             async with asyncio.timeout(5):
                 await script.ended.wait()
 
-    async def test_it_gives_up_when_nothing_is_heard_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from runs_client import client, watch
-
-        monkeypatch.setattr(client, "RunWatch", lambda *args, **kwargs: watch.RunWatch(*args, **kwargs, patience=1))
+    async def test_it_gives_up_when_the_service_is_away_for_long(self) -> None:
         script = Script(*[sending(then=grpc.StatusCode.UNAVAILABLE)] * 50, run=Run(id="unreachable"))
         with pytest.raises(ServiceCallError) as refusal:
-            await watched(script)
+            await watched(script, give_up_after=1)
         assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
         assert 2 <= len(script.asked) <= 7  # with pauses that grow, or it were 11 and more; a busy machine manages few
 
     @pytest.mark.parametrize("silent", [False, True], ids=["ended", "silent"])
-    async def test_what_it_gives_up_for_names_the_address(self, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        from runs_client import client, watch
-
+    async def test_the_error_when_it_gives_up_names_the_address(self, silent: bool) -> None:
         async def one(request: pb.WatchRunRequest, context: Context) -> None:
             if silent:
                 await asyncio.Event().wait()
 
-        monkeypatch.setattr("runs_client.watch.SILENCE", 0.2)
-        monkeypatch.setattr(client, "RunWatch", lambda *args, **kwargs: watch.RunWatch(*args, **kwargs, patience=0))
         async with serving(Script(one, run=Run(id="unreachable"))) as target, RunsClient(target) as runs:
             with pytest.raises(ServiceCallError, match="nothing came for" if silent else "the stream ended") as refusal:
-                async for _ in runs.watch("p", "r"):
+                async for _ in runs.watch("p", "r", idle_timeout=0.2, give_up_after=0):
                     pass
         assert refusal.value.target == target
 
-    async def test_streams_that_are_cut_while_there_is_nothing_to_tell_do_not_make_it_give_up(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from runs_client import client, watch
-
-        monkeypatch.setattr(client, "RunWatch", lambda *args, **kwargs: watch.RunWatch(*args, **kwargs, patience=0))
+    async def test_streams_that_are_cut_before_a_change_do_not_make_it_give_up(self) -> None:
         cut = sending(then=grpc.StatusCode.UNAVAILABLE)
         script = Script(cut, cut, cut, sending(change(UPDATED, 3, SUCCEEDED)), run=Run(status=RUNNING, sequence=2))
-        assert await watched(script, after_sequence=2) == [("UPDATED", 3)]
+        assert await watched(script, after_sequence=2, give_up_after=0) == [("UPDATED", 3)]
         assert script.calls == 3
 
     async def test_a_plain_cancelled_is_a_lost_connection(self) -> None:
@@ -264,14 +264,13 @@ class TestWatch:
         assert await watched(script) == [("SNAPSHOT", 2)]
         assert len(script.asked) == 2
 
-    async def test_a_connection_without_heartbeats_counts_as_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_connection_without_heartbeats_counts_as_cut(self) -> None:
         async def dead(request: pb.WatchRunRequest, context: Context) -> None:
             await context.write(change(SNAPSHOT, 1))
             await asyncio.Event().wait()
 
-        monkeypatch.setattr("runs_client.watch.SILENCE", 0.2)
         script = Script(dead, sending(change(UPDATED, 2, SUCCEEDED)))
-        assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2)]
+        assert await watched(script, idle_timeout=0.2) == [("SNAPSHOT", 1), ("UPDATED", 2)]
         assert script.asked == [None, 1]
 
 
@@ -283,23 +282,24 @@ class TestCalls:
         assert script.calls == 3
         assert script.authorization == "Bearer abc"
 
-    async def test_an_error_carries_all_that_the_service_told(self) -> None:
+    async def test_an_error_carries_all_details_of_the_status(self) -> None:
         async with serving(Script(run=Run(id="bad"))) as target, RunsClient(target) as client:
             with pytest.raises(ServiceCallError) as refusal:
                 await client.get("p", "r")
         error = refusal.value
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert error.reason == "VALIDATION_FAILED"
-        assert error.message == "told: VALIDATION_FAILED, meta.sample_size"
+        assert error.message == "refused: VALIDATION_FAILED, meta.sample_size"
         assert error.violations == (Violation("meta.sample_size", "too many"),)
         assert error.metadata == {"run_id": "r"}
+        assert error.retry_after == 1.5
 
     async def test_lists_go_on_over_pages(self) -> None:
         async with serving(Script()) as target, RunsClient(target) as client:
             runs = [run.id async for run in client.list("p", scope_id="s")]
         assert runs == ["s0a", "s0b", "s1a", "s1b", "s2a", "s2b"]
 
-    async def test_products_go_out_in_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_products_go_out_in_batches(self) -> None:
         script = Script()
         products = [catalog_pb2.Product(id=str(number), title="t") for number in range(1201)]
         async with serving(script) as target, ExecutorClient(target) as client:
@@ -307,14 +307,20 @@ class TestCalls:
         assert script.batches == [500, 500, 201]
         assert (stored.created, stored.updated) == (1201, 3)
 
-    async def test_long_products_go_out_in_smaller_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(executor, "BATCH_BYTES", 3000)
+    async def test_long_products_go_out_in_smaller_batches(self) -> None:
         script = Script()
         products = [catalog_pb2.Product(id=str(number), description="x" * 1000) for number in range(5)]
         products.append(catalog_pb2.Product(id="long", description="x" * 5000))
         async with serving(script) as target, ExecutorClient(target) as client:
-            await client.put_products("p", products)
+            await client.put_products("p", products, batch_bytes=3000)
         assert script.batches == [2, 2, 1, 1]
+
+    async def test_products_are_deleted_in_batches(self) -> None:
+        script = Script()
+        async with serving(script) as target, ExecutorClient(target) as client:
+            assert await client.delete_products("p", [str(number) for number in range(2001)]) == 2001
+            assert await client.delete_products("p", []) == 0
+        assert script.batches == [1000, 1000, 1]
 
     async def test_a_bad_product_is_named_by_its_id(self) -> None:
         products = [catalog_pb2.Product(id=f"p{number}", title="t") for number in range(503)]
@@ -326,9 +332,9 @@ class TestCalls:
         assert refusal.value.message.endswith("products['p501'].title")
         assert refusal.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
-    async def test_no_server_is_told_by_a_code_without_reason(self) -> None:
+    async def test_no_server_is_a_code_without_reason(self) -> None:
         async with serving(Script()) as target:
-            pass  # a port that was ours, and where nobody answers now
+            pass  # a port that was ours, and where no server answers now
         async with RunsClient(target) as client:
             with pytest.raises(ServiceCallError) as refusal:
                 await client.get("p", "r")
@@ -345,3 +351,69 @@ class TestCalls:
     async def test_a_certificate_and_its_key_go_together(self, given: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="go together"):
             Connection("127.0.0.1:1", **{given: tmp_path / "file"})  # type: ignore[arg-type]
+
+
+class TestErrors:
+    """What a rich status becomes, whoever wrote it."""
+
+    @staticmethod
+    def failed(*details: Message, code: int = 14) -> grpc.aio.AioRpcError:
+        status = status_pb2.Status(code=code, message="said")
+        for detail in details:
+            status.details.add().Pack(detail)
+        trailers = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+        return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailers, details="said")
+
+    def test_the_domain_is_that_of_the_services(self) -> None:
+        assert DOMAIN == errors.DOMAIN
+
+    def test_a_proxys_error_info_gives_no_reason(self) -> None:
+        info = error_details_pb2.ErrorInfo(reason="RUN_NOT_FOUND", domain="googleapis.com", metadata={"a": "b"})
+        bad = error_details_pb2.BadRequest(field_violations=[error_details_pb2.BadRequest.FieldViolation(field="x")])
+        retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=3))
+        error = ServiceCallError.from_call(self.failed(info, bad, retry), "here:1")
+        assert (error.reason, error.metadata, error.violations, error.message) == ("", {}, (), "said")
+        assert error.retry_after == 3.0
+
+    def test_without_retry_info_there_is_no_time_to_retry(self) -> None:
+        info = error_details_pb2.ErrorInfo(reason="SHUTTING_DOWN", domain=DOMAIN)
+        error = ServiceCallError.from_call(self.failed(info))
+        assert (error.reason, error.retry_after) == ("SHUTTING_DOWN", None)
+
+    def test_trailers_that_contradict_the_status_are_not_read(self) -> None:
+        info = error_details_pb2.ErrorInfo(reason="RUN_NOT_FOUND", domain=DOMAIN)
+        error = ServiceCallError.from_call(self.failed(info, code=5))
+        assert (error.code, error.reason, error.message) == (grpc.StatusCode.UNAVAILABLE, "", "said")
+
+    def test_a_renamed_error_keeps_the_rest(self) -> None:
+        error = ServiceCallError(
+            grpc.StatusCode.UNAVAILABLE, "R", "m", metadata={"a": "b"}, retry_after=2.0, target="here:1"
+        ).with_fields_renamed(str.upper)
+        assert (error.message, error.metadata, error.retry_after, error.target) == ("M", {"a": "b"}, 2.0, "here:1")
+
+
+def public_methods() -> list[Any]:
+    return [
+        pytest.param(method, id=f"{client.__name__}.{name}")
+        for client in (RunsClient, ExecutorClient)
+        for name, method in vars(client).items()
+        if not name.startswith("_")
+    ]
+
+
+def raised_by(method: Any) -> set[str]:
+    """The reasons that a method's docstring names."""
+    _, _, raised = " ".join(method.__doc__.split()).partition("Raises ServiceCallError: ")
+    return set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", raised))
+
+
+@pytest.mark.parametrize("method", public_methods())
+def test_the_docstring_of_each_method_names_the_reasons_it_raises(method: Any) -> None:
+    named = raised_by(method)
+    assert named
+    assert named <= set(errors.Reason)
+
+
+def test_every_reason_stands_in_a_docstring() -> None:
+    documented = " ".join(method.values[0].__doc__ for method in public_methods()) + (ServiceClient.__doc__ or "")
+    assert [reason for reason in errors.Reason if reason not in documented] == []

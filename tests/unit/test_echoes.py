@@ -1,4 +1,4 @@
-"""What of a provider's words may be quoted, and what repeats what it was sent."""
+"""What of a provider's message may be quoted, and what of it repeats the request."""
 
 import json
 

@@ -86,7 +86,7 @@ async def test_calls_that_come_together_share_one_read() -> None:
     assert await answers(calls) == {"p.k 1"}
 
 
-async def test_a_project_has_one_read_under_way_whatever_it_asks_for() -> None:
+async def test_a_project_has_one_read_under_way_at_a_time_of_any_kind() -> None:
     reads = Reads()
     calls = [reads.ask("p", "titles"), reads.ask("p", "descriptions")]
     await turns()
@@ -109,7 +109,7 @@ async def test_projects_take_turns() -> None:
     await answers(calls)
 
 
-async def test_what_fails_fails_for_all_who_share_it_and_for_nobody_else() -> None:
+async def test_a_failed_read_fails_for_all_callers_that_share_it_and_for_no_other() -> None:
     reads = Reads()
     calls = [reads.ask("p") for _ in range(3)]
     await reads.begin("p.k")

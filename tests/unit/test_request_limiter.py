@@ -6,7 +6,7 @@ from executor_service.ai.limiter import RequestLimiter
 
 
 class Work:
-    """Requests that hold their slot until they are told to end."""
+    """Requests that keep their slot until they are released."""
 
     def __init__(self, limiter: RequestLimiter) -> None:
         self.began: list[str] = []
@@ -54,7 +54,7 @@ async def test_no_more_than_the_allowed_number_begins() -> None:
     await work.end("a3")
 
 
-async def test_projects_take_turns_whoever_queued_more() -> None:
+async def test_projects_take_turns_however_many_requests_one_queues() -> None:
     work = Work(RequestLimiter(1))
     await work.start("a1", "a2", "a3", "a4", "b1", "b2", "c1")
     for name in ("a1", "a2", "b1", "c1", "a3", "b2", "a4"):
@@ -62,7 +62,7 @@ async def test_projects_take_turns_whoever_queued_more() -> None:
         await work.end(name)
 
 
-async def test_a_cancelled_request_loses_its_place() -> None:
+async def test_a_cancelled_request_loses_its_turn() -> None:
     work = Work(RequestLimiter(1))
     await work.start("a1", "a2", "a3")
     await work.cancel("a2")

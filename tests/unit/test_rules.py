@@ -90,8 +90,9 @@ class TestRUL_001_Transforms:
             (0, "山小屋マグ🏔️", ()),
             (-1, "山小屋マグ🏔️", ()),
             (7, "山小屋マグ🏔️", ()),
-            (6, "山小屋マグ🏔", ("trimmed_to_max_length",)),
+            (6, "山小屋マグ", ("trimmed_to_max_length",)),  # the mountain has two
             (3, "山小屋", ("trimmed_to_max_length",)),
+            (1, "山", ("trimmed_to_max_length",)),
         ],
     )
     def test_cutting_counts_characters_and_warns(
@@ -106,7 +107,15 @@ class TestRUL_001_Transforms:
         )
 
     def test_forbidden_phrases_ignore_case_beyond_ascii(self) -> None:
-        assert ruled("MADE FOR THE STRASSE", forbidden_phrases=("straße",)).warnings == ("forbidden_phrase_detected",)
+        for text, phrase in (("MADE FOR THE STRASSE", "straße"), ("Made for the Straße", "STRASSE")):
+            assert ruled(text, forbidden_phrases=(phrase,)).warnings == ("forbidden_phrase_detected",)
+
+    @pytest.mark.parametrize("left", ["", " ", "\u200b"])
+    def test_what_find_and_replace_makes_blank_gets_no_prefix(self, left: str) -> None:
+        assert ruled("mug", find_replace=FindReplace("mug", left), prefix="Buy ") == RuledText(left)
+
+    def test_a_negative_length_is_no_limit(self) -> None:
+        assert Rules.from_message(PlaybookRules(enabled=True, max_length=-5)) == Rules(enabled=True)
 
     def test_an_empty_forbidden_phrase_is_no_phrase(self) -> None:
         assert ruled("Mug", forbidden_phrases=("",)).warnings == ()
@@ -143,13 +152,13 @@ class TestRUL_001_Properties:
         assert uncut.text.startswith(cut.text)
         assert ("trimmed_to_max_length" in cut.warnings) == (cut.text != uncut.text)
         if rules.enabled and rules.max_length > 0 and not is_blank(uncut.text):
-            assert len(cut.text) == min(len(uncut.text), rules.max_length)
+            assert len(cut.text) <= rules.max_length
 
     @given(st.text(CASELESS), st.text(CASELESS, min_size=1, max_size=3), st.text(CASELESS, max_size=5), st.booleans())
     def test_find_and_replace_are_literal_whatever_they_hold(
         self, text: str, find: str, replace: str, case_sensitive: bool
     ) -> None:
-        text += "#"  # never blank
+        text = f"#{text}#"  # neither blank nor a formula
         assert replaced(text, find, replace, case_sensitive=case_sensitive) == text.replace(find, replace)
 
     @given(st.text("aAbB.\\*", max_size=30), st.text("aAbB.\\*", min_size=1, max_size=3), st.text("xyz", max_size=3))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from servicekit.background.batching import Batcher, Conflator, packed
-from servicekit.background.sweep import Sweep
 from servicekit.background.tasks import Ticker, Worker, running
 from servicekit.errors import Reason, ServiceError
 from tests.support.waiting import eventually
@@ -186,21 +185,6 @@ async def test_a_woken_ticker_ticks_now_also_when_woken_while_it_ticks() -> None
         await eventually(lambda: clockwork.ticks == 2)
         clockwork.wake()
         await eventually(lambda: clockwork.ticks == 3)
-
-
-async def test_a_sweep_wakes_only_the_tasks_that_have_work() -> None:
-    left: set[str] = set()
-
-    async def due() -> set[str]:
-        return left
-
-    one, other = Clockwork(None), Clockwork(None)
-    sweep = Sweep(due, {"one": one, "other": other}, interval=0.001)
-    async with running(one, other, sweep):
-        await eventually(lambda: one.ticks == other.ticks == 1)  # their start
-        left.add("other")
-        await eventually(lambda: other.ticks > 2)
-    assert one.ticks == 1
 
 
 class Gate:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from playbooks.runs.v1 import run_pb2 as playbooks_dot_runs_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fplaybooks/executor/v1/job.proto\x12\x15playbooks.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bplaybooks/runs/v1/run.proto\"\xd1\x03\n\x06RunJob\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\nproject_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1e\n\x0bplaybook_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x39\n\x08run_type\x18\x04 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.TypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x08scope_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nrules_hash\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12(\n\x04meta\x18\x07 \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\x12$\n\x12\x63reated_by_user_id\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1c\n\nrequest_id\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x46\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\x12\x44\n\x08\x64\x65\x61\x64line\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\":\n\x0bRunJobBatch\x12+\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.playbooks.executor.v1.RunJob\"\xd3\x04\n\x08RunEvent\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x06number\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x01\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32\x1d.playbooks.runs.v1.Run.StatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x07\x61ttempt\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x12\x30\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.playbooks.runs.v1.RunProgress\x12\x0f\n\x07\x61i_used\x18\x06 \x01(\x08\x12\x1d\n\x08\x64raft_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x08scope_id\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nrules_hash\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\x12,\n\x06result\x18\n \x01(\x0b\x32\x1c.playbooks.runs.v1.RunResult\x12\x1b\n\nerror_code\x18\x0b \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\rerror_message\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x46\n\nstarted_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\x12G\n\x0b\x66inished_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\x12\x1e\n\nproject_id\x18\x0f \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"@\n\rRunEventBatch\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.playbooks.executor.v1.RunEventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fplaybooks/executor/v1/job.proto\x12\x15playbooks.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bplaybooks/runs/v1/run.proto\"\xe5\x03\n\x06RunJob\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\"\n\nproject_id\x18\x02 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\xc8\x01\xba\x01\x01\x00\x12\x1e\n\x0bplaybook_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x39\n\x08run_type\x18\x04 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.TypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x08scope_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x06\x18@\xba\x01\x01\x00\x12\x1f\n\nrules_hash\x18\x06 \x01(\tB\x0b\xbaH\x08r\x06\x18@\xba\x01\x01\x00\x12(\n\x04meta\x18\x07 \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\x12(\n\x12\x63reated_by_user_id\x18\x08 \x01(\tB\x0c\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12 \n\nrequest_id\x18\t \x01(\tB\x0c\xbaH\tr\x07\x18\x80\x01\xba\x01\x01\x00\x12\x46\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\x12\x44\n\x08\x64\x65\x61\x64line\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\"G\n\x0bRunJobBatch\x12\x38\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.playbooks.executor.v1.RunJobB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\"\xf1\x04\n\x08RunEvent\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x06number\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x01\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32\x1d.playbooks.runs.v1.Run.StatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x07\x61ttempt\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x12\x30\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.playbooks.runs.v1.RunProgress\x12\x0f\n\x07\x61i_used\x18\x06 \x01(\x08\x12\x1d\n\x08\x64raft_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x08scope_id\x18\x08 \x01(\tB\x0b\xbaH\x08r\x06\x18@\xba\x01\x01\x00\x12\x1f\n\nrules_hash\x18\t \x01(\tB\x0b\xbaH\x08r\x06\x18@\xba\x01\x01\x00\x12,\n\x06result\x18\n \x01(\x0b\x32\x1c.playbooks.runs.v1.RunResult\x12)\n\nerror_code\x18\x0b \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[A-Z_]{0,64}$\x12#\n\rerror_message\x18\x0c \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xba\x01\x01\x00\x12\x46\n\nstarted_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\x12G\n\x0b\x66inished_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\xc2\xaf\xf0\x05\x12\"\n\nproject_id\x18\x0f \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\xc8\x01\xba\x01\x01\x00\"M\n\rRunEventBatch\x12<\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.playbooks.executor.v1.RunEventB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNJOB'].fields_by_name['run_id']._loaded_options = None
   _globals['_RUNJOB'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_RUNJOB'].fields_by_name['project_id']._loaded_options = None
-  _globals['_RUNJOB'].fields_by_name['project_id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_RUNJOB'].fields_by_name['project_id']._serialized_options = b'\272H\013r\t\020\001\030\310\001\272\001\001\000'
   _globals['_RUNJOB'].fields_by_name['playbook_id']._loaded_options = None
   _globals['_RUNJOB'].fields_by_name['playbook_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_RUNJOB'].fields_by_name['run_type']._loaded_options = None
   _globals['_RUNJOB'].fields_by_name['run_type']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_RUNJOB'].fields_by_name['scope_id']._loaded_options = None
-  _globals['_RUNJOB'].fields_by_name['scope_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RUNJOB'].fields_by_name['scope_id']._serialized_options = b'\272H\010r\006\030@\272\001\001\000'
   _globals['_RUNJOB'].fields_by_name['rules_hash']._loaded_options = None
-  _globals['_RUNJOB'].fields_by_name['rules_hash']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RUNJOB'].fields_by_name['rules_hash']._serialized_options = b'\272H\010r\006\030@\272\001\001\000'
   _globals['_RUNJOB'].fields_by_name['created_by_user_id']._loaded_options = None
-  _globals['_RUNJOB'].fields_by_name['created_by_user_id']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_RUNJOB'].fields_by_name['created_by_user_id']._serialized_options = b'\272H\tr\007\030\377\001\272\001\001\000'
   _globals['_RUNJOB'].fields_by_name['request_id']._loaded_options = None
-  _globals['_RUNJOB'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_RUNJOB'].fields_by_name['request_id']._serialized_options = b'\272H\tr\007\030\200\001\272\001\001\000'
   _globals['_RUNJOB'].fields_by_name['created_at']._loaded_options = None
   _globals['_RUNJOB'].fields_by_name['created_at']._serialized_options = b'\272H\023\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\302\257\360\005'
   _globals['_RUNJOB'].fields_by_name['deadline']._loaded_options = None
   _globals['_RUNJOB'].fields_by_name['deadline']._serialized_options = b'\272H\023\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\302\257\360\005'
+  _globals['_RUNJOBBATCH'].fields_by_name['jobs']._loaded_options = None
+  _globals['_RUNJOBBATCH'].fields_by_name['jobs']._serialized_options = b'\272H\010\222\001\005\010\001\020\364\003'
   _globals['_RUNEVENT'].fields_by_name['run_id']._loaded_options = None
   _globals['_RUNEVENT'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_RUNEVENT'].fields_by_name['number']._loaded_options = None
@@ -65,25 +67,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNEVENT'].fields_by_name['draft_id']._loaded_options = None
   _globals['_RUNEVENT'].fields_by_name['draft_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_RUNEVENT'].fields_by_name['scope_id']._loaded_options = None
-  _globals['_RUNEVENT'].fields_by_name['scope_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RUNEVENT'].fields_by_name['scope_id']._serialized_options = b'\272H\010r\006\030@\272\001\001\000'
   _globals['_RUNEVENT'].fields_by_name['rules_hash']._loaded_options = None
-  _globals['_RUNEVENT'].fields_by_name['rules_hash']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RUNEVENT'].fields_by_name['rules_hash']._serialized_options = b'\272H\010r\006\030@\272\001\001\000'
   _globals['_RUNEVENT'].fields_by_name['error_code']._loaded_options = None
-  _globals['_RUNEVENT'].fields_by_name['error_code']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RUNEVENT'].fields_by_name['error_code']._serialized_options = b'\272H\022r\0202\016^[A-Z_]{0,64}$'
   _globals['_RUNEVENT'].fields_by_name['error_message']._loaded_options = None
-  _globals['_RUNEVENT'].fields_by_name['error_message']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_RUNEVENT'].fields_by_name['error_message']._serialized_options = b'\272H\tr\007\030\350\007\272\001\001\000'
   _globals['_RUNEVENT'].fields_by_name['started_at']._loaded_options = None
   _globals['_RUNEVENT'].fields_by_name['started_at']._serialized_options = b'\272H\023\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\302\257\360\005'
   _globals['_RUNEVENT'].fields_by_name['finished_at']._loaded_options = None
   _globals['_RUNEVENT'].fields_by_name['finished_at']._serialized_options = b'\272H\023\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\302\257\360\005'
   _globals['_RUNEVENT'].fields_by_name['project_id']._loaded_options = None
-  _globals['_RUNEVENT'].fields_by_name['project_id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_RUNEVENT'].fields_by_name['project_id']._serialized_options = b'\272H\013r\t\020\001\030\310\001\272\001\001\000'
+  _globals['_RUNEVENTBATCH'].fields_by_name['events']._loaded_options = None
+  _globals['_RUNEVENTBATCH'].fields_by_name['events']._serialized_options = b'\272H\010\222\001\005\010\001\020\364\003'
   _globals['_RUNJOB']._serialized_start=150
-  _globals['_RUNJOB']._serialized_end=615
-  _globals['_RUNJOBBATCH']._serialized_start=617
-  _globals['_RUNJOBBATCH']._serialized_end=675
-  _globals['_RUNEVENT']._serialized_start=678
-  _globals['_RUNEVENT']._serialized_end=1273
-  _globals['_RUNEVENTBATCH']._serialized_start=1275
-  _globals['_RUNEVENTBATCH']._serialized_end=1339
+  _globals['_RUNJOB']._serialized_end=635
+  _globals['_RUNJOBBATCH']._serialized_start=637
+  _globals['_RUNJOBBATCH']._serialized_end=708
+  _globals['_RUNEVENT']._serialized_start=711
+  _globals['_RUNEVENT']._serialized_end=1336
+  _globals['_RUNEVENTBATCH']._serialized_start=1338
+  _globals['_RUNEVENTBATCH']._serialized_end=1415
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bplaybooks/runs/v1/run.proto\x12\x11playbooks.runs.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x07\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x13\n\x0bplaybook_id\x18\x03 \x01(\t\x12-\n\x08run_type\x18\x04 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.Type\x12-\n\x06status\x18\x05 \x01(\x0e\x32\x1d.playbooks.runs.v1.Run.Status\x12\x10\n\x08scope_id\x18\x06 \x01(\t\x12\x12\n\nrules_hash\x18\x07 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12(\n\x04meta\x18\t \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\x12\x1a\n\x12\x63reated_by_user_id\x18\n \x01(\t\x12\x0f\n\x07\x61i_used\x18\x0b \x01(\x08\x12\x10\n\x08\x64raft_id\x18\x0c \x01(\t\x12,\n\x06result\x18\r \x01(\x0b\x32\x1c.playbooks.runs.v1.RunResult\x12\x12\n\nerror_code\x18\x0e \x01(\t\x12\x15\n\rerror_message\x18\x0f \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x10 \x01(\x05\x12\x30\n\x08progress\x18\x11 \x01(\x0b\x32\x1e.playbooks.runs.v1.RunProgress\x12\x10\n\x08sequence\x18\x12 \x01(\x03\x12\x10\n\x08retry_of\x18\x13 \x01(\t\x12.\n\ncreated_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10PREVIEW_GENERATE\x10\x01\x12\x12\n\x0e\x44RAFT_GENERATE\x10\x02\x12\t\n\x05\x41PPLY\x10\x03\"n\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\t\n\x05STALE\x10\x05\x12\r\n\tCANCELLED\x10\x06\"\xb0\x01\n\x07RunMeta\x12#\n\x0bsample_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x32(\x01H\x00\x88\x01\x01\x12/\n\x05rules\x18\x02 \x01(\x0b\x32 .playbooks.runs.v1.PlaybookRules\x12*\n\x10\x64\x65\x61\x64line_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\xa3\x05(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_sample_sizeB\x13\n\x11_deadline_seconds\"A\n\x0bRunProgress\x12\x1a\n\tcompleted\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x16\n\x05total\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xb6\x01\n\tRunResult\x12\x16\n\x0e\x61\x66\x66\x65\x63ted_total\x18\x01 \x01(\x03\x12\x17\n\x0f\x64raft_generated\x18\x02 \x01(\x03\x12\x1b\n\x13no_suggestion_count\x18\x03 \x01(\x03\x12\x16\n\x0etotal_affected\x18\x04 \x01(\x03\x12\x11\n\tattempted\x18\x05 \x01(\x03\x12\x0f\n\x07updated\x18\x06 \x01(\x03\x12\x0f\n\x07skipped\x18\x07 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x03\"[\n\x0b\x44raftCounts\x12\x16\n\x0e\x61\x66\x66\x65\x63ted_total\x18\x01 \x01(\x03\x12\x17\n\x0f\x64raft_generated\x18\x02 \x01(\x03\x12\x1b\n\x13no_suggestion_count\x18\x03 \x01(\x03\"\xe8\x02\n\rPlaybookRules\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x42\n\x0c\x66ind_replace\x18\x02 \x01(\x0b\x32,.playbooks.runs.v1.PlaybookRules.FindReplace\x12\x18\n\x06prefix\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x18\n\x06suffix\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1e\n\nmax_length\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12,\n\x11\x66orbidden_phrases\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xc8\x01\x12&\n\x04mode\x18\x07 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Za-z_]{0,32}$\x1aX\n\x0b\x46indReplace\x12\x16\n\x04\x66ind\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x19\n\x07replace\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x16\n\x0e\x63\x61se_sensitive\x18\x03 \x01(\x08\"\xe2\x03\n\x05\x44raft\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x13\n\x0bplaybook_id\x18\x03 \x01(\t\x12\x10\n\x08scope_id\x18\x04 \x01(\t\x12\x12\n\nrules_hash\x18\x05 \x01(\t\x12/\n\x06status\x18\x06 \x01(\x0e\x32\x1f.playbooks.runs.v1.Draft.Status\x12.\n\x06\x63ounts\x18\x07 \x01(\x0b\x32\x1e.playbooks.runs.v1.DraftCounts\x12+\n\x05items\x18\x08 \x03(\x0b\x32\x1c.playbooks.runs.v1.DraftItem\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x0c \x01(\t\"Q\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07PARTIAL\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\"w\n\tDraftItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x16\n\x0eraw_suggestion\x18\x03 \x01(\t\x12\x18\n\x10\x66inal_suggestion\x18\x04 \x01(\t\x12\x15\n\rrule_warnings\x18\x05 \x03(\t\"\xa9\x01\n\x07RunItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0e\x32!.playbooks.runs.v1.RunItem.Status\x12\x0f\n\x07message\x18\x03 \x01(\t\"F\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07UPDATED\x10\x01\x12\x0b\n\x07SKIPPED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bplaybooks/runs/v1/run.proto\x12\x11playbooks.runs.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x07\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x13\n\x0bplaybook_id\x18\x03 \x01(\t\x12-\n\x08run_type\x18\x04 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.Type\x12-\n\x06status\x18\x05 \x01(\x0e\x32\x1d.playbooks.runs.v1.Run.Status\x12\x10\n\x08scope_id\x18\x06 \x01(\t\x12\x12\n\nrules_hash\x18\x07 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12(\n\x04meta\x18\t \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\x12\x1a\n\x12\x63reated_by_user_id\x18\n \x01(\t\x12\x0f\n\x07\x61i_used\x18\x0b \x01(\x08\x12\x10\n\x08\x64raft_id\x18\x0c \x01(\t\x12,\n\x06result\x18\r \x01(\x0b\x32\x1c.playbooks.runs.v1.RunResult\x12\x12\n\nerror_code\x18\x0e \x01(\t\x12\x15\n\rerror_message\x18\x0f \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x10 \x01(\x05\x12\x30\n\x08progress\x18\x11 \x01(\x0b\x32\x1e.playbooks.runs.v1.RunProgress\x12\x10\n\x08sequence\x18\x12 \x01(\x03\x12\x10\n\x08retry_of\x18\x13 \x01(\t\x12.\n\ncreated_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10PREVIEW_GENERATE\x10\x01\x12\x12\n\x0e\x44RAFT_GENERATE\x10\x02\x12\t\n\x05\x41PPLY\x10\x03\"n\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\t\n\x05STALE\x10\x05\x12\r\n\tCANCELLED\x10\x06\"\xb0\x01\n\x07RunMeta\x12#\n\x0bsample_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x32(\x01H\x00\x88\x01\x01\x12/\n\x05rules\x18\x02 \x01(\x0b\x32 .playbooks.runs.v1.PlaybookRules\x12*\n\x10\x64\x65\x61\x64line_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\xa3\x05(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_sample_sizeB\x13\n\x11_deadline_seconds\"M\n\x0bRunProgress\x12 \n\tcompleted\x18\x01 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\x1c\n\x05total\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\"\xae\x02\n\tRunResult\x12%\n\x0e\x61\x66\x66\x65\x63ted_total\x18\x01 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12&\n\x0f\x64raft_generated\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12*\n\x13no_suggestion_count\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12%\n\x0etotal_affected\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12 \n\tattempted\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\x1e\n\x07updated\x18\x06 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\x1e\n\x07skipped\x18\x07 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\x1d\n\x06\x66\x61iled\x18\x08 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\"[\n\x0b\x44raftCounts\x12\x16\n\x0e\x61\x66\x66\x65\x63ted_total\x18\x01 \x01(\x03\x12\x17\n\x0f\x64raft_generated\x18\x02 \x01(\x03\x12\x1b\n\x13no_suggestion_count\x18\x03 \x01(\x03\"\xe8\x02\n\rPlaybookRules\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x42\n\x0c\x66ind_replace\x18\x02 \x01(\x0b\x32,.playbooks.runs.v1.PlaybookRules.FindReplace\x12\x18\n\x06prefix\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x18\n\x06suffix\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1e\n\nmax_length\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12,\n\x11\x66orbidden_phrases\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xc8\x01\x12&\n\x04mode\x18\x07 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Za-z_]{0,32}$\x1aX\n\x0b\x46indReplace\x12\x16\n\x04\x66ind\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x19\n\x07replace\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x16\n\x0e\x63\x61se_sensitive\x18\x03 \x01(\x08\"\xe2\x03\n\x05\x44raft\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x13\n\x0bplaybook_id\x18\x03 \x01(\t\x12\x10\n\x08scope_id\x18\x04 \x01(\t\x12\x12\n\nrules_hash\x18\x05 \x01(\t\x12/\n\x06status\x18\x06 \x01(\x0e\x32\x1f.playbooks.runs.v1.Draft.Status\x12.\n\x06\x63ounts\x18\x07 \x01(\x0b\x32\x1e.playbooks.runs.v1.DraftCounts\x12+\n\x05items\x18\x08 \x03(\x0b\x32\x1c.playbooks.runs.v1.DraftItem\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x0c \x01(\t\"Q\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07PARTIAL\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\"\x95\x01\n\tDraftItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x16\n\x0eraw_suggestion\x18\x03 \x01(\t\x12\x18\n\x10\x66inal_suggestion\x18\x04 \x01(\t\x12\x15\n\rrule_warnings\x18\x05 \x03(\t\x12\x1c\n\x14no_suggestion_reason\x18\x06 \x01(\t\"\xa9\x01\n\x07RunItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0e\x32!.playbooks.runs.v1.RunItem.Status\x12\x0f\n\x07message\x18\x03 \x01(\t\"F\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07UPDATED\x10\x01\x12\x0b\n\x07SKIPPED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,9 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNMETA'].fields_by_name['deadline_seconds']._loaded_options = None
   _globals['_RUNMETA'].fields_by_name['deadline_seconds']._serialized_options = b'\272H\010\032\006\030\200\243\005(\001'
   _globals['_RUNPROGRESS'].fields_by_name['completed']._loaded_options = None
-  _globals['_RUNPROGRESS'].fields_by_name['completed']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_RUNPROGRESS'].fields_by_name['completed']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
   _globals['_RUNPROGRESS'].fields_by_name['total']._loaded_options = None
-  _globals['_RUNPROGRESS'].fields_by_name['total']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_RUNPROGRESS'].fields_by_name['total']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['affected_total']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['affected_total']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['draft_generated']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['draft_generated']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['no_suggestion_count']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['no_suggestion_count']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['total_affected']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['total_affected']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['attempted']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['attempted']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['updated']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['updated']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['skipped']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['skipped']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RUNRESULT'].fields_by_name['failed']._loaded_options = None
+  _globals['_RUNRESULT'].fields_by_name['failed']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
   _globals['_PLAYBOOKRULES_FINDREPLACE'].fields_by_name['find']._loaded_options = None
   _globals['_PLAYBOOKRULES_FINDREPLACE'].fields_by_name['find']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_PLAYBOOKRULES_FINDREPLACE'].fields_by_name['replace']._loaded_options = None
@@ -64,23 +80,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNMETA']._serialized_start=1016
   _globals['_RUNMETA']._serialized_end=1192
   _globals['_RUNPROGRESS']._serialized_start=1194
-  _globals['_RUNPROGRESS']._serialized_end=1259
-  _globals['_RUNRESULT']._serialized_start=1262
-  _globals['_RUNRESULT']._serialized_end=1444
-  _globals['_DRAFTCOUNTS']._serialized_start=1446
-  _globals['_DRAFTCOUNTS']._serialized_end=1537
-  _globals['_PLAYBOOKRULES']._serialized_start=1540
-  _globals['_PLAYBOOKRULES']._serialized_end=1900
-  _globals['_PLAYBOOKRULES_FINDREPLACE']._serialized_start=1812
-  _globals['_PLAYBOOKRULES_FINDREPLACE']._serialized_end=1900
-  _globals['_DRAFT']._serialized_start=1903
-  _globals['_DRAFT']._serialized_end=2385
-  _globals['_DRAFT_STATUS']._serialized_start=2304
-  _globals['_DRAFT_STATUS']._serialized_end=2385
-  _globals['_DRAFTITEM']._serialized_start=2387
-  _globals['_DRAFTITEM']._serialized_end=2506
-  _globals['_RUNITEM']._serialized_start=2509
-  _globals['_RUNITEM']._serialized_end=2678
-  _globals['_RUNITEM_STATUS']._serialized_start=2608
-  _globals['_RUNITEM_STATUS']._serialized_end=2678
+  _globals['_RUNPROGRESS']._serialized_end=1271
+  _globals['_RUNRESULT']._serialized_start=1274
+  _globals['_RUNRESULT']._serialized_end=1576
+  _globals['_DRAFTCOUNTS']._serialized_start=1578
+  _globals['_DRAFTCOUNTS']._serialized_end=1669
+  _globals['_PLAYBOOKRULES']._serialized_start=1672
+  _globals['_PLAYBOOKRULES']._serialized_end=2032
+  _globals['_PLAYBOOKRULES_FINDREPLACE']._serialized_start=1944
+  _globals['_PLAYBOOKRULES_FINDREPLACE']._serialized_end=2032
+  _globals['_DRAFT']._serialized_start=2035
+  _globals['_DRAFT']._serialized_end=2517
+  _globals['_DRAFT_STATUS']._serialized_start=2436
+  _globals['_DRAFT_STATUS']._serialized_end=2517
+  _globals['_DRAFTITEM']._serialized_start=2520
+  _globals['_DRAFTITEM']._serialized_end=2669
+  _globals['_RUNITEM']._serialized_start=2672
+  _globals['_RUNITEM']._serialized_end=2841
+  _globals['_RUNITEM_STATUS']._serialized_start=2771
+  _globals['_RUNITEM_STATUS']._serialized_end=2841
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from devstack.datadir import DataDir, Secrets, StackInfo
-from runs_client.access import TOKEN_VARIABLE, Access, find_access
+from runs_client.endpoints import TOKEN_VARIABLE, Endpoint, ServiceOptions
 from runs_client.failures import CommandError
 from tests.support.certificates import Authority
 
@@ -31,9 +31,10 @@ def secrets(tmp_path: Path) -> Secrets:
     return stack.make_secrets()
 
 
-def found(service: Any = "runs", **given: Any) -> Access:
-    options = {"target": None, "token": None, "data_dir": None, "ca_file": None}
-    return find_access(service, "shop", **(options | given))
+def found(service: Any = "runs", **given: Any) -> Endpoint:
+    if service == "executor" and "target" in given:
+        given["executor_target"] = given.pop("target")
+    return ServiceOptions(**given).endpoint(service, "shop")
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +44,15 @@ def _no_default_stack(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 
 
 def test_without_a_stack_the_default_addresses_are_tried() -> None:
-    assert found("runs") == Access("127.0.0.1:50051")
-    assert found("executor") == Access("127.0.0.1:50052")
+    assert found("runs") == Endpoint("127.0.0.1:50051")
+    assert found("executor") == Endpoint("127.0.0.1:50052")
 
 
 def test_a_local_stack_gives_its_addresses_and_an_owners_token(tmp_path: Path, secrets: Secrets) -> None:
     assert found("executor", data_dir=tmp_path).target == "127.0.0.1:1002"
-    access = found("runs", data_dir=tmp_path)
-    assert access.target == "127.0.0.1:1001"
-    claims = jwt.decode(access.token, secrets.jwt_secret, algorithms=["HS256"])
+    endpoint = found("runs", data_dir=tmp_path)
+    assert endpoint.target == "127.0.0.1:1001"
+    claims = jwt.decode(endpoint.token, secrets.jwt_secret, algorithms=["HS256"])
     assert claims["projects"] == {"shop": "OWNER"}
 
 
@@ -65,8 +66,8 @@ def test_the_stack_in_the_default_folder_is_found(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_given_counts(tmp_path: Path, secrets: Secrets) -> None:
-    assert found(target="example.com:443", token="mine", data_dir=tmp_path) == Access("example.com:443", "mine")
-    assert found(token="mine", data_dir=tmp_path) == Access("127.0.0.1:1001", "mine")
+    assert found(target="example.com:443", token="mine", data_dir=tmp_path) == Endpoint("example.com:443", "mine")
+    assert found(token="mine", data_dir=tmp_path) == Endpoint("127.0.0.1:1001", "mine")
 
 
 def test_the_environments_token_counts_before_a_stack_that_was_not_named_and_after_one_that_was(
@@ -79,13 +80,13 @@ def test_the_environments_token_counts_before_a_stack_that_was_not_named_and_aft
     assert found(target="example.com:443", data_dir=tmp_path).token == "theirs"
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path.parent))
     tmp_path.rename(tmp_path.parent / "playbook-runs")
-    assert found() == Access("127.0.0.1:1001", "theirs")
+    assert found() == Endpoint("127.0.0.1:1001", "theirs")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST"])
 def test_localhost_is_the_stacks_own_address(host: str, tmp_path: Path, secrets: Secrets) -> None:
-    access = found(target=f"{host}:1001", data_dir=tmp_path)
-    assert (access.target, bool(access.token)) == (f"{host}:1001", True)
+    endpoint = found(target=f"{host}:1001", data_dir=tmp_path)
+    assert (endpoint.target, bool(endpoint.token)) == (f"{host}:1001", True)
     assert found(target=f"{host}:1002", data_dir=tmp_path).token == ""
 
 
@@ -105,7 +106,7 @@ def test_a_stack_that_ended_is_no_stack(tmp_path: Path, secrets: Secrets) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"ca_file": "none.pem"}, "--ca-file: .*none.pem cannot be read: No such file"),
         ({"ca_file": "."}, "--ca-file: .* cannot be read: Is a directory"),
@@ -117,11 +118,34 @@ def test_a_stack_that_ended_is_no_stack(tmp_path: Path, secrets: Secrets) -> Non
         ({"key_file": "server.key"}, "--cert-file and --key-file go together"),
     ],
 )
-def test_certificates_that_cannot_be_used_are_told(given: dict[str, str], told: str, tmp_path: Path) -> None:
+def test_certificates_that_cannot_be_used_are_refused(given: dict[str, str], message: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     authority.issue("other")
     good = {"ca_file": authority.file, "cert_file": certificate, "key_file": key}
-    assert found(**good) == Access("127.0.0.1:50051", **good)
-    with pytest.raises(CommandError, match=told):
+    assert found(**good) == Endpoint("127.0.0.1:50051", **good)
+    with pytest.raises(CommandError, match=message):
         found(**{option: tmp_path / file for option, file in given.items()})
+
+
+def test_a_service_elsewhere_does_not_mean_the_other_one_here(tmp_path: Path, secrets: Secrets) -> None:
+    for options in (
+        ServiceOptions(target="example.com:443", token="mine"),
+        ServiceOptions(target="example.com:443", token="mine", data_dir=tmp_path),
+    ):
+        with pytest.raises(CommandError, match=r"example\.com:443 is runs-service: say with --executor-target"):
+            options.endpoint("executor", "shop")
+    with pytest.raises(CommandError, match="say with --target"):
+        ServiceOptions(executor_target="example.com:443", token="mine").endpoint("runs", "shop")
+    assert ServiceOptions(target="localhost:1", token="mine").endpoint("executor", "shop").target == "127.0.0.1:50052"
+    assert ServiceOptions(executor_target="localhost:1", data_dir=tmp_path).endpoint("runs", "shop").token
+    of_stack = ServiceOptions(target="localhost:1003", data_dir=tmp_path).endpoint("executor", "shop")
+    assert (of_stack.target, bool(of_stack.token)) == ("127.0.0.1:1002", True)
+
+
+def test_the_options_become_arguments_again_without_the_token(tmp_path: Path) -> None:
+    options = ServiceOptions("a:1", "b:2", "secret", tmp_path, tmp_path / "ca", tmp_path / "cert", tmp_path / "key")
+    arguments = ["--data-dir", str(tmp_path), "--target", "a:1", "--executor-target", "b:2"]
+    tls = ["--ca-file", f"{tmp_path}/ca", "--cert-file", f"{tmp_path}/cert", "--key-file", f"{tmp_path}/key"]
+    assert options.arguments() == [*arguments, *tls]
+    assert ServiceOptions(token="secret").arguments() == []
