@@ -3,6 +3,8 @@
 import re
 from html import unescape
 
+from executor_service.playbooks.formula import without_formula
+
 # PostgreSQL stores no NUL, UTF-8 no lone surrogate.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
@@ -65,7 +67,6 @@ _INVISIBLE = re.compile(
 )
 # Most texts have none of them, and looking for one of many characters takes a tenth of the time.
 _MAYBE_INVISIBLE = re.compile(f"[{_UNSEEN}\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f]")
-_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # the wide ones count where people write with them
 _EMPTY_SIGNS = re.compile("[\u2800\u3164\uffa0]")  # as wide as a letter, and nothing to see
 
 
@@ -93,11 +94,6 @@ def clean_line(text: str) -> str:
 def suggestion_line(text: str) -> str:
     """Return what a model wrote as a shop may have it: clean, and nothing that a spreadsheet takes for a formula."""
     return without_formula(clean_line(text))
-
-
-def without_formula(text: str) -> str:
-    """Return the text without the signs at its beginning that make a spreadsheet run it."""
-    return text.lstrip(f"{_FORMULA} ") if text.lstrip(" ").startswith(tuple(_FORMULA)) else text
 
 
 def without_controls(text: str) -> str:

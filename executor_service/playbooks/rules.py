@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from google.protobuf import json_format
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
-from executor_service.ai.text import without_formula
+from executor_service.playbooks.formula import without_formula
 from executor_service.playbooks.likeness import cut, likeness, replace_alike
 from executor_service.playbooks.playbook import is_blank
 
