@@ -162,6 +162,7 @@ def draft(page: domain_draft.DraftPage, now: datetime) -> Draft:
                 raw_suggestion=item.raw_suggestion,
                 final_suggestion=item.final_suggestion,
                 rule_warnings=item.rule_warnings,
+                no_suggestion_reason=item.no_suggestion_reason,
             )
             for item in page.items
         ],

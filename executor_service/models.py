@@ -143,6 +143,7 @@ draft_items = sa.Table(
     sa.Column("raw_suggestion", sa.Text, nullable=False),
     sa.Column("final_suggestion", sa.Text, nullable=False),
     sa.Column("rule_warnings", ARRAY(sa.Text), nullable=False),
+    sa.Column("no_suggestion_reason", sa.Text, nullable=False, server_default=""),
 )
 
 # What an APPLY did, a row for up to BLOCK products that follow each other; a row each took a third of its time. The

@@ -27,7 +27,7 @@ async def ask(spec: dict[str, Any]) -> dict[str, float]:
 
     async def some() -> None:
         for products in requests:
-            texts.update(await provider.suggest(SuggestionRequest("seo_title", products, "alone")))
+            texts.update((await provider.suggest(SuggestionRequest("seo_title", products, "alone"))).texts)
 
     await provider.suggest(SuggestionRequest("seo_title", briefs[:1], "alone"))  # imports, the first connection
     started, cpu = time.perf_counter(), time.process_time()

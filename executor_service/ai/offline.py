@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 
-from executor_service.ai.provider import ProductBrief, SuggestionRequest
+from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
 
 # What search engines show before they cut.
@@ -38,12 +38,12 @@ class OfflineProvider:
     model = "offline-template"
     prompt_version = "1"  # raise it when the same product would get another text
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+    async def suggest(self, request: SuggestionRequest) -> Answers:
         """Return a text for every product, "" for products without a title."""
         write = {"seo_title": write_title, "seo_description": write_description}[request.field]
         # Nothing here waits: this gives heartbeats and cancellations their turn between two batches.
         await asyncio.sleep(0)
-        return {product.product_id: write(product) for product in request.products}
+        return Answers({product.product_id: write(product) for product in request.products})
 
     async def close(self) -> None:
         """Do nothing: there is nothing to give back."""

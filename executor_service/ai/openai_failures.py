@@ -1,15 +1,13 @@
-"""From the OpenAI client's exceptions to run errors."""
+"""From what a provider complains of, and the OpenAI client's exceptions, to run errors."""
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
+from executor_service.ai.complaints import Complaint, body_of_error, complaint
 from executor_service.ai.echoes import Echoes
 from executor_service.ai.errors import AIError, AIRefusedError, AITooLongError
 from executor_service.ai.openai_client import ANSWER_LIMIT
@@ -18,11 +16,43 @@ from executor_service.ai.text import cut_at_word, one_line
 _QUOTE_LIMIT = 200  # characters of the provider's own message
 _LOOKED_AT = 2_000  # characters of them in which echoes are looked for
 _KEY_LIKE = re.compile(r"\bsk-[\w*.…-]+")
-
-_FILTER_CODES = frozenset({"content_filter", "content_policy_violation"})
-_LENGTH_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 _HOST = re.compile(r"[a-z0-9.-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
-_PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT})  # like 5xx, worth repeating
+
+_FILTER = frozenset(
+    {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed"}
+)
+_FILTER_WORDS = re.compile(r"\bflagged as potentially violating\b|\bcontent management policy\b", re.IGNORECASE)
+_LENGTH = frozenset(
+    {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error", "request_too_large"}
+)
+_LENGTH_WORDS = re.compile(
+    r"(?:maximum|max(?:imum)? (?:allowed )?model|model'?s?) (?:context|input|sequence)(?: length| size| window)?|"
+    r"\bmax_model_len\b|\bcontext (?:length|window|size|limit)|"
+    r"\b(?:prompt|input|request|message)s? (?:is |are )?too (?:long|large)\b|"
+    r"\btoo many (?:input |prompt )?tokens\b|\bexceeds? the (?:available |maximum )?(?:context|number of tokens)|"
+    r"\binput (?:token|length)s? .{0,40}exceed|\breduce the length of\b",
+    re.IGNORECASE,
+)
+_LENGTH_STATUSES = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR}
+)
+# A single request above the limit of tokens a minute: no wait makes it fit.
+_LARGE_WORDS = re.compile(r"\brequest too large\b", re.IGNORECASE)
+_BILLING = frozenset(
+    {
+        *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "billing_error"),
+        *("insufficient_balance", "insufficient_credits", "insufficient_funds", "payment_required"),
+        *("insufficient_user_quota", "quota_exceeded_billing", "arrearage"),
+    }
+)
+_BILLING_WORDS = re.compile(
+    r"\binsufficient (?:account )?(?:balance|credits?|funds|quota)\b|\bbilling_not_active\b|\baccount is not active\b|"
+    r"\bcredit balance is too low\b|\bpayment required\b|\bout of credits\b",
+    re.IGNORECASE,
+)
+_RATE = frozenset({"rate_limit_exceeded", "rate_limit_error", "too_many_requests"})
+_KEY = frozenset({"api_key_invalid", "invalid_api_key"})
+_PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})  # like 5xx
 
 
 def timed_out(seconds: float) -> AIError:
@@ -56,7 +86,9 @@ def from_client_error(
     if isinstance(error, APIStatusError) and error.status_code < HTTPStatus.BAD_REQUEST:
         return _redirected(error)
     if isinstance(error, APIStatusError):
-        return _from_status(error, products, quote)
+        response = error.response
+        said = complaint(error.status_code, response.headers, body_of_error(response.content))
+        return from_complaint(said, products=products, quote=quote)
     if isinstance(error, APIConnectionError):
         detail = quote(str(error.__cause__ or error.message))
         return AIError(
@@ -73,15 +105,22 @@ def from_client_error(
     )
 
 
-def _from_status(error: APIStatusError, products: int, quote: Callable[[str], str]) -> AIError:
-    status, said = error.status_code, _said(error, quote)
-    if error.code in _FILTER_CODES:
+def from_complaint(complaint: Complaint, *, products: int, quote: Callable[[str], str]) -> AIError:  # noqa: PLR0911
+    """Return what a provider's complaint means for a request about so many products."""
+    status, names, said = complaint.status, complaint.names, _said(complaint, quote)
+    if names & _FILTER or _FILTER_WORDS.search(complaint.words):
         return AIRefusedError(products)
-    if error.code in _LENGTH_CODES:
-        return AITooLongError()
-    if status == HTTPStatus.TOO_MANY_REQUESTS or error.code == "insufficient_quota":
-        return _rate_limited(error, said)
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    if _is_too_long(complaint):
+        return AITooLongError(said)
+    if _is_about_money(complaint):
+        return AIError(
+            "AI_RATE_LIMITED",
+            f"The AI provider account's own quota is used up ({said})",
+            "Check the account's plan and billing with the provider, then retry the run.",
+        )
+    if status == HTTPStatus.TOO_MANY_REQUESTS or names & _RATE:
+        return _rate_limited(complaint, said)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or names & _KEY:
         return AIError(
             "AI_AUTHENTICATION_FAILED",
             f"The AI provider refused the API key ({said})",
@@ -93,13 +132,28 @@ def _from_status(error: APIStatusError, products: int, quote: Callable[[str], st
             f"The AI provider failed ({said})",
             "This is usually temporary: retry the run later.",
             retryable=True,
-            retry_after_seconds=retry_after_seconds(error.response.headers),
+            retry_after_seconds=complaint.wait_seconds,
         )
     return AIError(
         "AI_PROVIDER_ERROR",
         f"The AI provider did not accept the request ({said})",
         "Check AI_MODEL and OPENAI_BASE_URL, then retry the run.",
     )
+
+
+def _is_too_long(complaint: Complaint) -> bool:
+    if complaint.names & _LENGTH or complaint.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return True
+    if complaint.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return bool(_LARGE_WORDS.search(complaint.words))
+    return complaint.status in _LENGTH_STATUSES and bool(_LENGTH_WORDS.search(complaint.words))
+
+
+def _is_about_money(complaint: Complaint) -> bool:
+    if complaint.names & _BILLING or complaint.status == HTTPStatus.PAYMENT_REQUIRED:
+        return True
+    # Who says when to come back means a rate, also where it speaks of plan and billing.
+    return complaint.wait_seconds is None and bool(_BILLING_WORDS.search(complaint.words))
 
 
 def _redirected(error: APIStatusError) -> AIError:
@@ -118,15 +172,9 @@ def _redirected(error: APIStatusError) -> AIError:
     )
 
 
-def _rate_limited(error: APIStatusError, said: str) -> AIError:
-    if error.code == "insufficient_quota":
-        return AIError(
-            "AI_RATE_LIMITED",
-            f"The AI provider account's own quota is used up ({said})",
-            "Check the account's plan and billing with the provider, then retry the run.",
-        )
-    wait = retry_after_seconds(error.response.headers)
-    asked = "" if wait is None else f", Retry-After {wait:g} s"
+def _rate_limited(complaint: Complaint, said: str) -> AIError:
+    wait = complaint.wait_seconds
+    asked = "" if wait is None else f", to come back in {wait:g} s"
     return AIError(
         "AI_RATE_LIMITED",
         f"The AI provider turned requests away as too many ({said}{asked})",
@@ -136,32 +184,17 @@ def _rate_limited(error: APIStatusError, said: str) -> AIError:
     )
 
 
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Return the wait a response asks for, in seconds, or None: `retry-after-ms`, seconds or an HTTP date."""
-    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            wait = float(headers[name]) / divisor
-        except (KeyError, ValueError):
-            continue
-        return max(wait, 0.0) if math.isfinite(wait) else None
-    try:
-        date = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError, OverflowError):
-        return None
-    # "-0000" and its like parse into a date without a zone; HTTP dates are in UTC.
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max((date - datetime.now(UTC)).total_seconds(), 0.0)
-
-
-def _said(error: APIStatusError, quote: Callable[[str], str]) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    for words in (body.get("message"), body.get("code")):
-        said = quote(words) if isinstance(words, str) else ""
+def _said(complaint: Complaint, quote: Callable[[str], str]) -> str:
+    for words in (complaint.words, complaint.code):
+        said = quote(words)
         if any(character.isalnum() for character in said):
-            return f"HTTP {error.status_code}: {said}"
-    # Proxies answer with pages of HTML: the status says more.
-    phrase = HTTPStatus(error.status_code).phrase if error.status_code in set(HTTPStatus) else "no message"
-    return f"HTTP {error.status_code}: {phrase}"
+            return f"{complaint.place}: {said}"
+    # Of an HTTP 200 without a code it is not the provider's word.
+    known = complaint.status in set(HTTPStatus) and (
+        complaint.http_status >= HTTPStatus.BAD_REQUEST or complaint.has_status
+    )
+    phrase = HTTPStatus(complaint.status).phrase if known else "an error without a message"
+    return f"{complaint.place}: {phrase}"
 
 
 def quoting(echoes: Echoes, *, secret: str) -> Callable[[str], str]:

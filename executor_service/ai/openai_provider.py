@@ -6,24 +6,28 @@ Importing this module imports the OpenAI package, which takes a second: `factory
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+from httpx2 import Response
 from openai import APIError, AsyncOpenAI
 from pydantic import SecretStr
 
+from executor_service.ai.complaints import complains, complaint
 from executor_service.ai.echoes import Echoes
-from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError
+from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError, AIUnusableError
 from executor_service.ai.limiter import RequestLimiter
-from executor_service.ai.openai_answers import read_answer
+from executor_service.ai.openai_answers import read_body, read_completion
 from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
-from executor_service.ai.openai_failures import from_client_error, quoting, timed_out, too_long
+from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
 from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT_VERSION, system_message, user_message
-from executor_service.ai.provider import ProductBrief, SuggestionRequest
+from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
+
+_LONERS: Final = 2  # products that got nothing alone, while none got a text: the others would not fare better
 
 _RESPONSE_FORMAT: Final = {
     "type": "json_schema",
@@ -61,62 +65,78 @@ class OpenAIProvider:
             http_client=OpenAIClient(),
         )
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
-        """Return a text for every product of the request, by product id.
+    async def suggest(self, request: SuggestionRequest) -> Answers:
+        """Return a text for every product of the request, or the reason why there is none.
 
-        A product that the provider's content filter refuses gets "". Raises `AIRefusedError` when it refuses all of
-        them, `AIError` for every other failure; the texts that arrived are in its `partial`.
+        Raises `AIBatchError` when there is none for any of them, `AIError` for every failure that is not about these
+        products; the texts that arrived are in its `partial`.
         """
-        batch = _Batch(request)
+        patience = request.patience_seconds
+        batch = _Batch(request, until=None if patience is None else self._retry.clock() + patience)
         try:
             await self._fill(batch, request.products)
-            if request.products and not batch.texts:
-                raise AIRefusedError(len(request.products))
+            if batch.failure and not batch.texts:
+                raise batch.failure
         except AIError as error:
             error.partial = batch.texts
             raise
-        return {product.product_id: batch.texts.get(product.product_id, "") for product in request.products}
+        return Answers(batch.texts, batch.reasons)
 
     async def close(self) -> None:
         """Close the connections to the provider."""
         await self._client.close()
 
-    async def _fill(self, batch: "_Batch", products: Sequence[ProductBrief]) -> None:
+    async def _fill(self, batch: "_Batch", products: Sequence[ProductBrief], *, again: bool = True) -> None:
+        """Get texts or reasons for the products. Without `again` an answer that is no good is not asked for anew."""
+
         async def ask_for_missing() -> None:
-            if missing := batch.missing(products):
-                batch.texts |= await self._ask(batch.request, missing)
-            if missing := batch.missing(products):
-                raise _incomplete(len(missing), len(products))
+            try:
+                if missing := batch.missing(products):
+                    await self._ask(batch, missing)
+            except AIBatchError as error:
+                error.retryable = error.retryable and again
+                raise
 
         try:
-            await self._retry.run(ask_for_missing)
+            await self._retry.run(ask_for_missing, until=batch.until)
         except AIBatchError as error:
             missing = batch.missing(products)
             if len(missing) > 1:
                 # One product may spoil the answer for all: halving isolates it in few requests.
+                batch.failure = batch.failure or error
                 half = len(missing) // 2
-                await self._fill(batch, missing[:half])
-                await self._fill(batch, missing[half:])
-            elif isinstance(error, AIRefusedError):
-                batch.refused.update(product.product_id for product in missing)
+                again = again and error.attempts == 1
+                await self._fill(batch, missing[:half], again=again)
+                await self._fill(batch, missing[half:], again=again)
+            elif error.progress:  # it was not asked for alone yet
+                await self._fill(batch, missing, again=again)
             else:
-                raise
+                batch.give_up(missing, error)
 
-    async def _ask(self, request: SuggestionRequest, products: Sequence[ProductBrief]) -> dict[str, str]:
-        async with self._limiter.slot(request.project_id):
+    async def _ask(self, batch: "_Batch", products: Sequence[ProductBrief]) -> None:
+        """Take in what the provider says of these products. Raises AIBatchError when some of them have no text yet."""
+        # Numbers of our own: no model takes one for a word to be corrected, and they cost a token each.
+        sent = {str(number): product for number, product in enumerate(products, start=1)}
+        async with self._limiter.slot(batch.request.project_id):
             started = time.monotonic()
-            body = await self._complete(request.field, products)
-        texts = read_answer(body, {product.product_id for product in products})
+            answer = await self._complete(
+                batch.request.field, [replace(product, product_id=number) for number, product in sent.items()]
+            )
+        reading = read_completion(answer, list(sent))
+        batch.texts |= {sent[number].product_id: text for number, text in reading.texts.items()}
         logger.debug(
             "AI request: %d of %d suggestions from %s in %.2f s",
-            len(texts),
+            len(reading.texts),
             len(products),
             self.model,
             time.monotonic() - started,
         )
-        return texts
+        if reading.failure:
+            reading.failure.progress = bool(reading.texts)
+            raise reading.failure
 
-    async def _complete(self, suggestion_field: str, products: Sequence[ProductBrief]) -> bytes:
+    async def _complete(self, suggestion_field: str, products: Sequence[ProductBrief]) -> Mapping[str, Any]:
+        """Return the provider's completion. Raises AIError, also where an answer of status 200 tells of an error."""
         system, user = system_message(suggestion_field), user_message(suggestion_field, products)
         body: dict[str, object] = {
             "model": self.model,
@@ -125,23 +145,30 @@ class OpenAIProvider:
         }
         if self._reasoning_effort:
             body["reasoning_effort"] = self._reasoning_effort
+
+        def quote(text: str) -> str:
+            echoes = Echoes(prompt=system, products=user, known=self.model)
+            return quoting(echoes, secret=self._api_key.get_secret_value())(text)
+
         try:
             # The client's own time limit starts anew with every byte received; this one does not.
             async with asyncio.timeout(self._timeout_seconds):
                 # Not chat.completions.create: it takes any JSON for a completion, and a third more CPU time.
-                return await self._client.post("/chat/completions", cast_to=bytes, body=body)
+                response = await self._client.post("/chat/completions", cast_to=Response, body=body)
+            answer = read_body(response.content)
+            if isinstance(answer, dict) and not complains(answer):
+                return answer
+            if not complains(answer):
+                raise AIUnusableError("completion: no JSON object")
+            said = complaint(response.status_code, response.headers, answer)
+            failure = from_complaint(said, products=len(products), quote=quote)
         except TimeoutError:
             failure = timed_out(self._timeout_seconds)
         except AnswerTooLongError:
             failure = too_long()
         except APIError as error:
             failure = from_client_error(
-                error,
-                products=len(products),
-                timeout_seconds=self._timeout_seconds,
-                quote=quoting(
-                    Echoes(prompt=system, products=user, known=self.model), secret=self._api_key.get_secret_value()
-                ),
+                error, products=len(products), timeout_seconds=self._timeout_seconds, quote=quote
             )
         # Outside of the except blocks: a provider may echo the key or a product, and a chained exception would log it.
         raise failure
@@ -152,19 +179,18 @@ class _Batch:
     """What is known so far about the products of one request."""
 
     request: SuggestionRequest
+    until: float | None  # by the retry policy's clock: when the answers are of no use any more
     texts: dict[str, str] = field(default_factory=dict)
-    refused: set[str] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)
+    failure: AIBatchError | None = None  # the first of a whole request, or of a product alone
 
     def missing(self, products: Sequence[ProductBrief]) -> list[ProductBrief]:
-        done = self.texts.keys() | self.refused
-        return [product for product in products if product.product_id not in done]
+        return [one for one in products if one.product_id not in self.texts and one.product_id not in self.reasons]
 
-
-def _incomplete(missing: int, asked: int) -> AIError:
-    return AIError(
-        "AI_INVALID_RESPONSE",
-        f"The AI provider's answer left out {missing} of {asked} products",
-        "Retry the run: it asks only for what is missing. If it stays like this, lower AI_BATCH_SIZE or choose another "
-        "AI_MODEL.",
-        retryable=True,
-    )
+    def give_up(self, products: Sequence[ProductBrief], error: AIBatchError) -> None:
+        """Do without texts for these products. Raises the failure of all when it is no single product's fault."""
+        self.reasons.update((product.product_id, error.reason) for product in products)
+        if not self.failure or (self.failure.attempts == 1 and not isinstance(self.failure, AIRefusedError)):
+            self.failure = error  # the last to say what happens to a product alone
+        if not self.texts and len(self.reasons) >= _LONERS and not isinstance(error, AIRefusedError):
+            raise self.failure

@@ -1,7 +1,7 @@
 """The interface of an AI provider."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -19,12 +19,24 @@ class SuggestionRequest:
     """One field to be written for some products, each with its own id.
 
     `field` is `seo_title` or `seo_description`. `project_id` never leaves the process: when requests have to queue,
-    projects take turns.
+    projects take turns. `patience_seconds` is how long an answer is of use; None: it is not known.
     """
 
     field: str
     products: Sequence[ProductBrief]
     project_id: str = ""
+    patience_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a provider wrote, by product id, and for each product without a text the reason, as a sentence.
+
+    A text may be blank: then the provider had nothing to say about the product.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 class SuggestionProvider(Protocol):
@@ -38,10 +50,11 @@ class SuggestionProvider(Protocol):
     def prompt_version(self) -> str:
         """Changes whenever the prompt for the same product would; part of the suggestion's key."""
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
-        """Return a text for every product of the request, by product id; "" where there is nothing usable.
+    async def suggest(self, request: SuggestionRequest) -> Answers:
+        """Return a text or a reason for every product of the request.
 
-        Raises `AIError`; texts that arrived before it are in the error's `partial`.
+        Raises `AIError`; texts that arrived before it are in the error's `partial`. An `AIBatchError` is about these
+        products only, and none of them has a text.
         """
 
     async def close(self) -> None:

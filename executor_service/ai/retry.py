@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,8 +19,11 @@ T = TypeVar("T")
 class RetryPolicy:
     """How often and how patiently a request is repeated.
 
-    Waits grow from `base_seconds` by powers of two up to `cap_seconds`, half of each left to chance. A provider's
-    Retry-After replaces the wait, up to `retry_after_cap_seconds`, so that one header cannot park a run for an hour.
+    Waits grow from `base_seconds` by powers of two up to `cap_seconds`, half of each left to chance. The wait that a
+    provider asks for replaces it, up to `retry_after_cap_seconds`, so that one header cannot park a run for an hour.
+
+    A request that was turned away as one too many is repeated as long as its answer is of use, whatever `attempts` and
+    `retry_after_cap_seconds` say: these count where nothing says how long that is.
     """
 
     attempts: int = 4
@@ -28,6 +32,7 @@ class RetryPolicy:
     retry_after_cap_seconds: float = 30.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     random: Callable[[], float] = random.random
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -37,32 +42,54 @@ class RetryPolicy:
         """Return how long to wait after the failure of an attempt, counted from 1."""
         if retry_after_seconds is not None:
             # The spread keeps requests that were turned away together from coming back together.
-            return min(retry_after_seconds, self.retry_after_cap_seconds) + self.base_seconds * self.random()
-        backoff = min(self.base_seconds * 2.0 ** (attempt - 1), self.cap_seconds)
+            return retry_after_seconds + self.base_seconds * self.random()
+        backoff = min(self.base_seconds * 2.0 ** min(attempt - 1, 32), self.cap_seconds)
         return backoff * (0.5 + 0.5 * self.random())
 
-    async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, operation: Callable[[], Awaitable[T]], *, until: float | None = None) -> T:
         """Await the operation until it returns, fails for good or has used all attempts.
 
-        Raises the last `AIError`, with `attempts` set; anything else at once.
+        `until` is when its result is of no use any more, by `clock`. Raises the last `AIError`, with `attempts` set;
+        anything else at once.
         """
-        attempt = 1
+        tries = failures = turned_away = 0
         while True:
+            tries += 1
             try:
                 return await operation()
             except AIError as error:
-                error.attempts = attempt
-                if not error.retryable or attempt == self.attempts:
+                error.attempts = tries
+                if not error.retryable:
                     raise
-                wait = self.wait_seconds(attempt, error.retry_after_seconds)
+                if error.turned_away and until is not None:
+                    turned_away += 1
+                    wait = self._patient_wait(turned_away, error.retry_after_seconds)
+                    if self.clock() + wait > until:
+                        error.too_late = True
+                        raise
+                else:
+                    failures = 1 if error.progress else failures + 1
+                    if failures == self.attempts:
+                        raise
+                    asked = error.retry_after_seconds
+                    wait = self.wait_seconds(failures, None if asked is None else self._capped(asked))
                 logger.warning(
-                    "AI request failed (%s, attempt %d of %d), next in %.1f s: %s",
+                    "AI request failed (%s, attempt %d%s), next in %.1f s: %s",
                     error.code,
-                    attempt,
-                    self.attempts,
+                    tries,
+                    "" if error.turned_away and until is not None else f" of {self.attempts}",
                     wait,
                     error.problem,
                 )
             # Outside of the except block, so that no traceback is kept alive while waiting.
             await self.sleep(wait)
-            attempt += 1
+
+    def _capped(self, seconds: float) -> float:
+        return min(seconds, self.retry_after_cap_seconds)
+
+    def _patient_wait(self, times: int, asked: float | None) -> float:
+        """Return the wait after so many refusals. Who asks for "0 s" again and again is not asked without a pause."""
+        wait = self.wait_seconds(times, asked)
+        if asked is None or times <= self.attempts:
+            return wait
+        return max(wait, self.wait_seconds(times - self.attempts))

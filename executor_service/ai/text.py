@@ -3,6 +3,8 @@
 import re
 from html import unescape
 
+from executor_service.playbooks.formula import without_formula
+
 # PostgreSQL stores no NUL, UTF-8 no lone surrogate.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
@@ -87,6 +89,11 @@ def clean_line(text: str) -> str:
         if line == before:
             return _OPENING.sub("< ", line)  # of no tag that ends
     return one_line(without_controls(line.replace("<", "").replace("&", "")))
+
+
+def suggestion_line(text: str) -> str:
+    """Return what a model wrote as a shop may have it: clean, and nothing that a spreadsheet takes for a formula."""
+    return without_formula(clean_line(text))
 
 
 def without_controls(text: str) -> str:

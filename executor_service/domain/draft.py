@@ -32,6 +32,7 @@ class DraftItem(NamedTuple):
     raw_suggestion: str
     final_suggestion: str
     rule_warnings: tuple[str, ...] = ()
+    no_suggestion_reason: str = ""  # a sentence, where final_suggestion is blank
 
 
 @dataclass(frozen=True, slots=True)

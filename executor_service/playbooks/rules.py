@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Self
 from google.protobuf import json_format
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
+from executor_service.playbooks.formula import without_formula
+from executor_service.playbooks.likeness import cut, likeness, replace_alike
 from executor_service.playbooks.playbook import is_blank
 
 DEFAULT_MODE = "enforce"
@@ -32,8 +34,9 @@ class FindReplace:
             return text
         if self.case_sensitive:
             return text.replace(self.find, self.replace)
-        # A regular expression, because lower-casing both sides can change their lengths ("İ".lower() has two
-        # characters); a function as replacement, because backslashes in it are to stand for themselves.
+        if not (self.find.isascii() and text.isascii()):
+            return replace_alike(text, self.find, self.replace)
+        # A function as replacement, because backslashes in it are to stand for themselves.
         return re.sub(re.escape(self.find), lambda _: self.replace, text, flags=re.IGNORECASE)
 
 
@@ -111,13 +114,17 @@ def rules_hash(rules: Rules) -> str:
 def apply(rules: Rules, text: str, *, field_limit: int) -> RuledText:
     """Put a provider's suggestion through the rules, in the order of the contract.
 
-    More than the `field_limit` characters that its field takes is cut off like what is beyond `max_length`. A blank
+    More than the `field_limit` characters that its field takes is cut off like what is beyond `max_length`; no cut
+    divides what is one character to a person. A blank
     suggestion stays blank: a prefix in front of nothing would be written to the shop as if it were one.
     """
     if not rules.enabled or is_blank(text):
         return RuledText(text)
     if rules.find_replace:
-        text = rules.find_replace.apply_to(text)
+        replaced = rules.find_replace.apply_to(text)
+        if replaced != text and rules.find_replace.replace == without_formula(rules.find_replace.replace):
+            replaced = without_formula(replaced)  # what stood behind the replaced words may begin the text now
+        text = replaced
         if is_blank(text):
             return RuledText(text)
     text = f"{rules.prefix}{text}{rules.suffix}"
@@ -125,9 +132,13 @@ def apply(rules: Rules, text: str, *, field_limit: int) -> RuledText:
     warnings = []
     room = min(rules.max_length, field_limit) if rules.max_length > 0 else field_limit
     if len(text) > room:
-        text = text[:room]
+        text = cut(text, room)
         warnings.append(TRIMMED_TO_MAX_LENGTH)
-    folded = text.casefold()
-    if any(phrase.casefold() in folded for phrase in rules.forbidden_phrases if phrase):
+    if rules.forbidden_phrases and _has_forbidden(rules, text):
         warnings.append(FORBIDDEN_PHRASE_DETECTED)
     return RuledText(text, tuple(warnings))
+
+
+def _has_forbidden(rules: Rules, text: str) -> bool:
+    folded = likeness(text)
+    return any(like in folded for phrase in rules.forbidden_phrases if (like := likeness(phrase)))

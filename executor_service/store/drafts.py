@@ -53,10 +53,11 @@ RETURNING id""")
 _DELETE_ITEMS = text("DELETE FROM executor.draft_items WHERE draft_id = :draft_id")
 
 _PUT_ITEMS = text("""
-INSERT INTO executor.draft_items (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings)
-SELECT :draft_id, product_id, raw, final, string_to_array(warnings, ',')
-FROM unnest(CAST(:product_ids AS text[]), CAST(:raws AS text[]), CAST(:finals AS text[]), CAST(:warnings AS text[]))
-  AS item (product_id, raw, final, warnings)""")
+INSERT INTO executor.draft_items
+  (draft_id, product_id, raw_suggestion, final_suggestion, rule_warnings, no_suggestion_reason)
+SELECT :draft_id, product_id, raw, final, string_to_array(warnings, ','), reason
+FROM unnest(CAST(:product_ids AS text[]), CAST(:raws AS text[]), CAST(:finals AS text[]), CAST(:warnings AS text[]),
+            CAST(:reasons AS text[])) AS item (product_id, raw, final, warnings, reason)""")
 
 
 async def put(connection: Connection, draft: Draft, items: Sequence[DraftItem]) -> UUID:
@@ -94,6 +95,7 @@ async def _put_items(connection: Connection, draft_id: UUID, items: Sequence[Dra
             "raws": [item.raw_suggestion for item in items],
             "finals": [item.final_suggestion for item in items],
             "warnings": [",".join(item.rule_warnings) for item in items],  # none of them has a comma
+            "reasons": [item.no_suggestion_reason for item in items],
         },
     )
 
@@ -112,12 +114,12 @@ async def of_scope(connection: Connection, project_id: str, playbook: Playbook, 
     return [_draft(row) for row in await connection.execute(_OF_SCOPE, parameters)]
 
 
-_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings"
+_ITEM = "product_id, raw_suggestion, final_suggestion, rule_warnings, no_suggestion_reason"
 _ITEMS = page_of(
     f"SELECT {_ITEM} FROM executor.draft_items WHERE draft_id = drafts.id AND product_id > :after",
     columns=_ITEM,
     key="product_id",
-    texts=["raw_suggestion", "final_suggestion"],
+    texts=["raw_suggestion", "final_suggestion", "no_suggestion_reason"],
 )
 # With the items in the same statement: a draft is seen before a run or after it, never in between.
 _WITH_ITEMS = f"""
@@ -153,8 +155,8 @@ def _with_items(row: Row | None) -> DraftAndItems | None:
     return _draft(row), slice_of(row.items or (), _item)
 
 
-def _item(product_id: str, raw: str, final: str, warnings: Sequence[str]) -> DraftItem:
-    return DraftItem(product_id, raw, final, tuple(warnings))
+def _item(product_id: str, raw: str, final: str, warnings: Sequence[str], reason: str) -> DraftItem:
+    return DraftItem(product_id, raw, final, tuple(warnings), reason)
 
 
 # Applying
@@ -177,11 +179,15 @@ WITH affected AS (
   INSERT INTO executor.run_item_blocks (run_id, last_product_id, product_ids, statuses, messages)
   SELECT :run_id, max(id), array_agg(id ORDER BY id),
          array_agg(CASE WHEN is_updated THEN 'UPDATED' ELSE 'SKIPPED' END ORDER BY id),
-         array_agg(CASE WHEN is_updated THEN '' ELSE :skipped END ORDER BY id)
+         array_agg(CASE WHEN is_updated THEN '' ELSE rtrim(:skipped || ' ' || coalesce(reason, '')) END ORDER BY id)
   FROM (
     -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
-    SELECT id, id IN (SELECT id FROM updated) AS is_updated, (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block
-    FROM affected
+    SELECT id, id IN (SELECT id FROM updated) AS is_updated, (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block,
+           reason
+    FROM affected LEFT JOIN (
+      SELECT product_id, no_suggestion_reason AS reason FROM executor.draft_items
+      WHERE draft_id = :draft_id AND no_suggestion_reason <> ''
+    ) AS without ON without.product_id = id
   ) GROUP BY block
 )
 SELECT count(*), set_config('enable_nestloop', 'on', true) FROM updated""")

@@ -1,12 +1,14 @@
 """PREVIEW_GENERATE and DRAFT_GENERATE: suggestions for affected products, kept as a draft."""
 
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
-from executor_service.ai.provider import SuggestionProvider
-from executor_service.ai.text import clean_line, without_controls
+from executor_service.ai.provider import Answers, SuggestionProvider
+from executor_service.ai.text import suggestion_line, without_controls
 from executor_service.domain.catalog import Project
 from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftStatus
 from executor_service.domain.execution import Job, Lease, Outcome, RunType, Status
@@ -17,13 +19,17 @@ from executor_service.playbooks.playbook import Playbook, is_blank
 from executor_service.playbooks.rules import Rules, apply, rules_hash
 from executor_service.store import catalog, drafts, suggestions
 from executor_service.work import preconditions as checks
-from executor_service.work.suggestion_fetcher import SuggestionFetcher
+from executor_service.work.suggestion_fetcher import EMPTY_TEXT, SuggestionFetcher
 from servicekit.background.breathing import breathing
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Connection, Database
 
+logger = logging.getLogger(__name__)
+
 DRAFT_LIFETIME = timedelta(days=7)  # from the last write
+NOTHING_LEFT = "The rules left nothing of the suggestion for this product."
+LOGGED_IDS = 10  # of the products without a suggestion, for each reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,9 @@ class Generate:
     async def perform(self, lease: Lease, job: Job) -> Effect:
         """Fetch the suggestions; return the effect that writes the draft."""
         plan = await self._plan(job)
-        texts = await self._fetcher.fetch(lease, job, plan.project, plan.candidates)
+        answers = await self._fetcher.fetch(lease, job, plan.project, plan.candidates)
 
-        items = [
-            _item(plan.rules, job.playbook, one.product_id, texts.get(one.product_id, ""))
-            async for one in breathing(plan.candidates)
-        ]
+        items = [_item(plan.rules, job.playbook, one.product_id, answers) async for one in breathing(plan.candidates)]
 
         async def write_draft(connection: Connection) -> Outcome:
             return await self._write_draft(connection, job, plan, items)
@@ -118,6 +121,7 @@ class Generate:
         )
         draft_id = await drafts.put(connection, draft, items)
         reached(FailPoint.EXECUTOR_IN_DRAFT)
+        _log_reasons(job, items)
         return Outcome(
             Status.SUCCEEDED,
             draft_id=draft_id,
@@ -137,12 +141,32 @@ def _stated_scope(job: Job) -> str | None:
     return None if job.run_type is RunType.PREVIEW_GENERATE and not job.scope_id else job.scope_id
 
 
-def _item(rules: Rules, playbook: Playbook, product_id: str, raw: str) -> DraftItem:
+def _log_reasons(job: Job, items: Sequence[DraftItem]) -> None:
+    without: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        if item.no_suggestion_reason:
+            without[item.no_suggestion_reason].append(item.product_id)
+    for reason, product_ids in without.items():
+        logger.warning(
+            "run %s: %d of %d products have no suggestion: %s Products: %s%s",
+            job.run_id,
+            len(product_ids),
+            len(items),
+            reason,
+            ", ".join(product_ids[:LOGGED_IDS]),
+            ", ..." if len(product_ids) > LOGGED_IDS else "",
+        )
+
+
+def _item(rules: Rules, playbook: Playbook, product_id: str, answers: Answers) -> DraftItem:
     # An executor of an older version stored what the provider wrote as it was.
-    raw = clean_line(raw)
+    raw = suggestion_line(answers.texts.get(product_id, ""))
     ruled = apply(rules, raw, field_limit=playbook.field_limit)
     # Prefix, suffix and replacement are the shop's own text: markup in them is intended, invisible characters are not.
-    return DraftItem(product_id, raw, without_controls(ruled.text), ruled.warnings)
+    final, reason = without_controls(ruled.text), ""
+    if is_blank(final):
+        reason = answers.reasons.get(product_id, EMPTY_TEXT) if is_blank(raw) else NOTHING_LEFT
+    return DraftItem(product_id, raw, final, ruled.warnings, reason)
 
 
 def _status(job: Job, *, items: int, usable: int) -> DraftStatus:

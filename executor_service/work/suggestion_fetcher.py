@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-from executor_service.ai.errors import AIError, AIRefusedError
-from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
-from executor_service.ai.text import clean_line
+from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError
+from executor_service.ai.provider import Answers, ProductBrief, SuggestionProvider, SuggestionRequest
+from executor_service.ai.text import suggestion_line
 from executor_service.domain.catalog import Project
 from executor_service.domain.execution import Job, Lease
 from executor_service.domain.failures import FailedRun
@@ -25,6 +25,11 @@ from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
 
 PROGRESS_INTERVAL = 0.25  # seconds between two progress reports of a run
+PATIENCE = (
+    0.95  # of the time until the run's deadline: a rate limit is waited for so long, and an answer takes a moment
+)
+FRUITLESS = 5  # requests without a usable text, in a run that has none: those after them would not do better
+EMPTY_TEXT = "The AI provider answered with an empty text for this product."
 
 
 class SuggestionFetcher:
@@ -52,14 +57,15 @@ class SuggestionFetcher:
 
     async def fetch(
         self, lease: Lease, job: Job, project: Project, candidates: Sequence[SuggestionCandidate]
-    ) -> Mapping[str, str]:
-        """Return the usable suggestions by product id.
+    ) -> Answers:
+        """Return the usable suggestions by product id, and for each other product why it has none.
 
         What is missing is reserved from the project's allowance, asked for, and stored as it arrives; products of the
         same content share one suggestion. Raises FailedRun when it does not fit, AIError when the provider fails for
-        good, LeaseLost.
+        good or nothing usable came, LeaseLost.
         """
         texts: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         missing = _Missing()
         async for product in breathing(candidates):
             if product.stored is None:
@@ -74,9 +80,10 @@ class SuggestionFetcher:
                 ask=partial(self._ask, lease, job),
                 store=partial(self._store, lease, job, total=len(candidates)),
                 texts=texts,
+                reasons=reasons,
             )
             await fetch.run(at_once=self._concurrency)
-        return texts
+        return Answers(texts, reasons)
 
     async def _reserve(self, lease: Lease, project: Project, count: int, *, done: int, total: int) -> None:
         now = self._clock.now()
@@ -92,15 +99,20 @@ class SuggestionFetcher:
             state = await executions.set_progress(connection, lease, completed=done, total=total)
         self._publisher.report(state)
 
-    async def _ask(self, lease: Lease, job: Job, products: Sequence[SuggestionCandidate]) -> Mapping[str, str]:
+    async def _ask(self, lease: Lease, job: Job, products: Sequence[SuggestionCandidate]) -> Answers:
         if not self._leases.holds(lease):  # else two attempts would pay for the same suggestions
             async with self._database.transaction() as connection:
                 await self._leases.lock_lease(connection, lease)
         briefs = [ProductBrief(product.product_id, product.title, product.description) for product in products]
         reached(FailPoint.EXECUTOR_BEFORE_AI_REQUEST)
-        texts = await self._provider.suggest(SuggestionRequest(job.playbook.field, briefs, job.project_id))
+        patience = None
+        if job.deadline:
+            patience = max((job.deadline - self._clock.now()).total_seconds(), 0.0) * PATIENCE
+        answers = await self._provider.suggest(
+            SuggestionRequest(job.playbook.field, briefs, job.project_id, patience_seconds=patience)
+        )
         reached(FailPoint.EXECUTOR_AFTER_AI_REPLY)
-        return texts
+        return answers
 
     async def _store(
         self, lease: Lease, job: Job, arrived: Sequence[Suggestion], *, completed: int, total: int, report: bool
@@ -143,14 +155,14 @@ class _Store(Protocol):
     async def __call__(self, arrived: Sequence[Suggestion], *, completed: int, report: bool) -> None: ...
 
 
-_Answer = tuple[Sequence[SuggestionCandidate], Mapping[str, str]]
+_Answer = tuple[Sequence[SuggestionCandidate], Answers]
 
 
 class _Fetch:
     """One run's requests: some under way at once, and one writer for their answers.
 
     Answers that arrive during a write make up the next one. Takes how to `ask`, how to `store` what arrived, and the
-    `texts` to complete.
+    `texts` and `reasons` to complete.
     """
 
     def __init__(
@@ -158,9 +170,10 @@ class _Fetch:
         missing: _Missing,
         batch_size: int,
         *,
-        ask: Callable[[Sequence[SuggestionCandidate]], Awaitable[Mapping[str, str]]],
+        ask: Callable[[Sequence[SuggestionCandidate]], Awaitable[Answers]],
         store: _Store,
         texts: dict[str, str],
+        reasons: dict[str, str],
     ) -> None:
         self._missing = missing
         products = missing.products
@@ -169,12 +182,13 @@ class _Fetch:
         self._ask = ask
         self._store = store
         self._texts = texts
-        self._completed = len(texts)  # products
+        self._reasons = reasons
         self._senders = 0
         self._unstored = asyncio.Semaphore(0)  # room for requests under way and answers that are not stored yet
         self._answers: asyncio.Queue[_Answer | None] = asyncio.Queue()  # None: there are no more
         self._failure: AIError | None = None
-        self._refusal: AIRefusedError | None = None
+        self._unanswered: AIBatchError | None = None  # of a request without a text, through its products' own fault
+        self._fruitless = 0
 
     async def run(self, *, at_once: int) -> None:
         """Send requests until all are answered, or one has failed for good: the others under way still come in and are
@@ -191,7 +205,7 @@ class _Fetch:
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         if self._failure is None and not self._texts:
-            self._failure = self._refusal
+            self._failure = self._unanswered
         if self._failure is not None:
             raise self._failure
 
@@ -201,15 +215,28 @@ class _Fetch:
             if self._failure is not None:
                 break
             try:
-                texts = await self._ask(products)
-            except AIRefusedError as error:
-                self._refusal, texts = error, error.partial
+                answers = await self._ask(products)
+            except AIBatchError as error:
+                answers = Answers(reasons=dict.fromkeys((product.product_id for product in products), error.reason))
+                self._note(error)
             except AIError as error:
-                self._failure, texts = self._failure or error, error.partial
-            self._answers.put_nowait((products, texts))
+                self._failure, answers = self._failure or error, Answers(error.partial)
+            self._answers.put_nowait((products, answers))
         self._senders -= 1
         if not self._senders:
             self._answers.put_nowait(None)
+
+    def _note(self, error: AIBatchError) -> None:
+        self._unanswered = error
+        self._fruitless += 1
+        # What a filter refuses says nothing of the products after it.
+        if not self._texts and self._fruitless >= FRUITLESS and not isinstance(error, AIRefusedError):
+            self._failure = self._failure or error
+
+    @property
+    def _completed(self) -> int:
+        """Products that are done. Those without a suggestion are not while there is no text: the run may fail of it."""
+        return len(self._texts) + (len(self._reasons) if self._texts else 0)
 
     async def _store_answers(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -234,12 +261,18 @@ class _Fetch:
             answers.append(answer)
         return answers
 
-    def _usable(self, products: Sequence[SuggestionCandidate], texts: Mapping[str, str]) -> Iterator[Suggestion]:
+    def _usable(self, products: Sequence[SuggestionCandidate], answers: Answers) -> Iterator[Suggestion]:
         for product in products:
-            # Whichever the provider: markup and invisible characters must not get into a shop, so they are not stored.
-            text = clean_line(texts.get(product.product_id, ""))
             group = self._missing.same_content(product)
-            if not is_blank(text):
-                self._texts.update((one.product_id, text) for one in group)
-                yield Suggestion(product.fingerprint, text)
-            self._completed += len(group)
+            if product.product_id in answers.texts:
+                # Whichever the provider: markup and invisible characters must not get into a shop, so they are not
+                # stored.
+                text = suggestion_line(answers.texts[product.product_id])
+                if not is_blank(text):
+                    self._texts.update((one.product_id, text) for one in group)
+                    yield Suggestion(product.fingerprint, text)
+                    continue
+            elif product.product_id not in answers.reasons:
+                continue  # its request failed before it was answered
+            reason = answers.reasons.get(product.product_id, EMPTY_TEXT)
+            self._reasons.update((one.product_id, reason) for one in group)

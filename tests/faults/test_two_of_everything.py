@@ -80,7 +80,9 @@ class Callers:
         project = {"project_id": shop.project}
         run = {**project, "run_id": preview.id}
         playbook = {**project, "playbook_id": TITLES}
-        product = catalog.Product(id=shop.product_id(1), title="Thing 1", description="<p>Good.</p>")
+        product = catalog.Product(
+            id=shop.product_id(1), title="Thing 1", description=f"<p>Good. Article {shop.product_id(1)}</p>"
+        )
         self._calls: list[Callable[[dict[str, Any]], Awaitable[Any]]] = [
             lambda auth: service.GetRun(pb.GetRunRequest(**run), **auth),
             lambda auth: service.ListRuns(pb.ListRunsRequest(**project), **auth),

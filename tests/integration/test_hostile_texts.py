@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,9 +16,8 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 
 from devstack.ports import HOST, free_ports
-from executor_service.ai.provider import SuggestionRequest
+from executor_service.ai.provider import Answers, SuggestionRequest
 from tests.support.executor import Bench, ScriptedProvider, job
-from tests.support.forking import Forked, Forks
 from tests.support.openai_attacks import ATTACKS
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
@@ -34,9 +34,9 @@ class WritingProvider(ScriptedProvider):
         super().__init__()
         self.texts: dict[str, str] = {}
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+    async def suggest(self, request: SuggestionRequest) -> Answers:
         self.requests += 1
-        return {product.product_id: self.texts[product.product_id] for product in request.products}
+        return Answers({product.product_id: self.texts[product.product_id] for product in request.products})
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def openai() -> Iterator[OpenAIServer]:
 class ExecutorProcess:
     """An executor-service, and what it logged."""
 
-    def __init__(self, process: Forked, target: str, log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", target: str, log: Path) -> None:
         self._process, self._target, self._log = process, target, log
 
     async def run(self) -> Any:
@@ -148,9 +148,7 @@ class ExecutorProcess:
 
 
 @pytest.fixture
-def executor(
-    executor_forks: Forks, executor_database: str, openai: OpenAIServer, tmp_path: Path
-) -> Iterator[ExecutorProcess]:
+def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> Iterator[ExecutorProcess]:
     target = f"{HOST}:{free_ports(1)[0]}"
     env = {
         "PATH": "/usr/bin:/bin",
@@ -162,7 +160,8 @@ def executor(
         "OPENAI_BASE_URL": openai.base_url,
     }
     log = tmp_path / "log"
-    process = executor_forks.run(log, env=env)
+    with log.open("wb") as output:  # not forked off: how it grows depends on what it has loaded itself
+        process = subprocess.Popen([sys.executable, "-m", "executor_service"], env=env, stderr=output)
     try:
         yield ExecutorProcess(process, target, log)
     finally:

@@ -75,7 +75,9 @@ def provider(server: OpenAIServer, build: Build) -> SuggestionProvider:
 
 
 def titles(*product_ids: str, project_id: str = "") -> SuggestionRequest:
-    products = [ProductBrief(product_id, product_id.upper(), f"<p>{product_id}</p>") for product_id in product_ids]
+    products = [
+        ProductBrief(product_id, product_id.upper(), f"<p>Article {product_id}</p>") for product_id in product_ids
+    ]
     return SuggestionRequest("seo_title", products, project_id)
 
 
@@ -89,24 +91,24 @@ def suggested(*product_ids: str) -> dict[str, str]:
 async def test_all_products_of_a_request_are_asked_for_at_once(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
-    assert await provider.suggest(titles("a", "b", "c")) == suggested("a", "b", "c")
+    assert (await provider.suggest(titles("a", "b", "c"))).texts == suggested("a", "b", "c")
     assert server.stats().batches == [["a", "b", "c"]]
     assert (provider.model, provider.prompt_version) == (DEFAULT_MODEL, PROMPT_VERSION)
 
 
 async def test_descriptions_are_asked_for_as_such(server: OpenAIServer, provider: SuggestionProvider) -> None:
     request = SuggestionRequest("seo_description", [ProductBrief("a", "Mug", "")])
-    assert await provider.suggest(request) == {"a": "SEO description for Mug"}
+    assert (await provider.suggest(request)).texts == {"a": "SEO description for Mug"}
 
 
 async def test_no_products_need_no_request(server: OpenAIServer, provider: SuggestionProvider) -> None:
-    assert await provider.suggest(titles()) == {}
+    assert (await provider.suggest(titles())).texts == {}
     assert server.stats().requests == 0
 
 
 async def test_missing_products_alone_are_asked_for_again(server: OpenAIServer, provider: SuggestionProvider) -> None:
     server.behave(Behaviour(answer="missing", product_ids=["b", "d"], times=1))
-    assert await provider.suggest(titles("a", "b", "c", "d")) == suggested("a", "b", "c", "d")
+    assert (await provider.suggest(titles("a", "b", "c", "d"))).texts == suggested("a", "b", "c", "d")
     assert server.stats().batches == [["a", "b", "c", "d"], ["b", "d"]]
 
 
@@ -114,18 +116,18 @@ async def test_products_that_were_not_in_the_request_are_ignored(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
     server.behave(Behaviour(answer="unknown_ids"))
-    assert await provider.suggest(titles("a", "b")) == suggested("a", "b")
+    assert (await provider.suggest(titles("a", "b"))).texts == suggested("a", "b")
 
 
 async def test_a_blank_text_is_an_answer(server: OpenAIServer, provider: SuggestionProvider) -> None:
     server.behave(Behaviour(answer="blank", product_ids=["b"]))
-    assert await provider.suggest(titles("a", "b")) == {**suggested("a"), "b": ""}
+    assert (await provider.suggest(titles("a", "b"))).texts == {**suggested("a"), "b": ""}
     assert server.stats().requests == 1
 
 
 async def test_texts_are_one_clean_line(server: OpenAIServer, provider: SuggestionProvider) -> None:
     request = SuggestionRequest("seo_title", [ProductBrief("a", "漢字 “é”", ""), ProductBrief("b", "x" * 2_000, "")])
-    texts = await provider.suggest(request)
+    texts = (await provider.suggest(request)).texts
     assert texts["a"] == "SEO title for 漢字 “é”"
     assert len(texts["b"]) < 1_000
 
@@ -149,7 +151,7 @@ async def test_a_passing_fault_is_repeated_away(
     server: OpenAIServer, provider: SuggestionProvider, waits: Waits, fault: dict[str, Any]
 ) -> None:
     server.behave(Behaviour(times=2, **fault))
-    assert await provider.suggest(titles("a", "b")) == suggested("a", "b")
+    assert (await provider.suggest(titles("a", "b"))).texts == suggested("a", "b")
     assert server.stats().batches == [["a", "b"]] * 3
     assert waits == [0.25, 0.5]
 
@@ -167,7 +169,7 @@ LASTING_FAULTS: list[tuple[dict[str, Any], str, int, str]] = [
     ({"status": 401}, AUTH, 1, r"refused the API key \(HTTP 401: .*\)\. Check OPENAI_API_KEY"),
     ({"status": 403}, AUTH, 1, r"refused the API key \(HTTP 403: .*\)\. Check OPENAI_API_KEY"),
     ({"status": 429}, RATE, 4, r"as too many \(HTTP 429: .*\); gave up after 4 attempts\. Retry the run in a few"),
-    ({"status": 429, "retry_after": "7"}, RATE, 4, r"Retry-After 7 s\); gave up after 4 attempts"),
+    ({"status": 429, "retry_after": "7"}, RATE, 4, r"to come back in 7 s\); gave up after 4 attempts"),
     ({"status": 429, "error_code": "insufficient_quota"}, RATE, 1, r"used up \(HTTP 429: .*plan and billing"),
     ({"status": 400}, BROKEN, 1, r"did not accept the request \(HTTP 400: This is a made-up Bad Request\)"),
     ({"status": 404, "error_message": "no model x"}, BROKEN, 1, r"\(HTTP 404: no model x\)\. Check AI_MODEL"),
@@ -176,15 +178,19 @@ LASTING_FAULTS: list[tuple[dict[str, Any], str, int, str]] = [
     ({"status": 500}, BROKEN, 4, r"failed \(HTTP 500: .*\); gave up after 4 attempts\. .* retry the run later"),
     ({"status": 503}, BROKEN, 4, r"\(HTTP 503: .* after 4 attempts"),
     ({"answer": "hang_up"}, BROKEN, 4, r"could not be reached \(.*\); gave up .*Check OPENAI_BASE_URL"),
-    ({"answer": "broken_body"}, INVALID, 4, r"not usable \(completion: Invalid JSON.* after 4 attempts"),
-    ({"answer": "no_choices"}, INVALID, 4, r"not usable \(choices: .* after 4 attempts"),
-    ({"answer": "not_json"}, INVALID, 4, r"not usable \(suggestions: Invalid JSON"),
-    ({"answer": "wrong_schema"}, INVALID, 4, r"not usable \(items\.0\.id: "),
-    ({"answer": "missing"}, INVALID, 4, r"left out 1 of 2 products; gave up after 4 attempts"),
+    ({"answer": "broken_body"}, INVALID, 6, r"not usable \(completion: no JSON.* after 4 attempts"),
+    ({"answer": "no_choices"}, INVALID, 6, r"not usable \(choices: .* after 4 attempts"),
+    (
+        {"answer": "not_json"},
+        INVALID,
+        6,
+        r"not usable \(suggestions: there is no JSON in it\); gave up",
+    ),
+    ({"answer": "wrong_schema"}, INVALID, 6, r"left out 2 of 2 products; gave up after 4 attempts"),
     ({"answer": "content_filter"}, INVALID, 3, r"content filter refused to write about all 2 products"),
     ({"answer": "refusal"}, INVALID, 3, r"content filter refused to write about all 2 products"),
     ({"status": 400, "error_code": "content_filter"}, INVALID, 3, r"content filter refused to write about all 2"),
-    ({"answer": "length"}, INVALID, 2, r"length limit .*even for a single product\. Choose an AI_MODEL"),
+    ({"answer": "length"}, INVALID, 3, r"length limit .*even for a single product\. Choose an AI_MODEL"),
 ]
 
 
@@ -235,21 +241,32 @@ async def test_long_messages_of_the_provider_are_cut(server: OpenAIServer, provi
 async def test_texts_that_arrived_before_a_failure_are_handed_over(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
-    server.behave(Behaviour(answer="missing", product_ids=["b"]))
-    with pytest.raises(AIError, match="left out 1 of 3 products") as caught:
+    server.behave(Behaviour(answer="missing", product_ids=["b"], times=1), Behaviour(status=401))
+    with pytest.raises(AIError, match="refused the API key") as caught:
         await provider.suggest(titles("a", "b", "c"))
     assert caught.value.partial == suggested("a", "c")
-    assert server.stats().batches == [["a", "b", "c"], ["b"], ["b"], ["b"]]
 
 
 # Batches that the provider does not answer together
+
+
+async def test_a_product_that_is_never_answered_has_a_reason(
+    server: OpenAIServer, provider: SuggestionProvider
+) -> None:
+    server.behave(Behaviour(answer="missing", product_ids=["b"]))
+    answers = await provider.suggest(titles("a", "b", "c"))
+    assert answers.texts == suggested("a", "c")
+    assert answers.reasons == {"b": "The AI provider gave no answer for this product."}
+    assert server.stats().batches == [["a", "b", "c"], ["b"], ["b"], ["b"]]
 
 
 async def test_one_refused_product_does_not_spoil_the_others(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
     server.behave(Behaviour(answer="content_filter", product_ids=["c"]))
-    assert await provider.suggest(titles("a", "b", "c", "d")) == {**suggested("a", "b", "d"), "c": ""}
+    answers = await provider.suggest(titles("a", "b", "c", "d"))
+    assert answers.texts == suggested("a", "b", "d")
+    assert answers.reasons == {"c": "The AI provider's content filter refused to write about this product."}
     assert server.stats().batches == [["a", "b", "c", "d"], ["a", "b"], ["c", "d"], ["c"], ["d"]]
 
 
@@ -265,7 +282,7 @@ async def test_an_answer_that_is_too_long_is_asked_for_in_halves(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
     server.behave(Behaviour(answer="length", more_than=2))
-    assert await provider.suggest(titles(*"abcde")) == suggested(*"abcde")
+    assert (await provider.suggest(titles(*"abcde"))).texts == suggested(*"abcde")
     assert server.stats().batches == [list("abcde"), ["a", "b"], ["c", "d", "e"], ["c"], ["d", "e"]]
 
 
@@ -307,9 +324,9 @@ async def test_a_request_that_waits_to_be_repeated_delays_no_other(server: OpenA
     provider = build(concurrency=1, retry=RetryPolicy(sleep=sleep))
     repeated = asyncio.create_task(provider.suggest(titles("a")))
     await waiting.wait()
-    assert await provider.suggest(titles("b")) == suggested("b")
+    assert (await provider.suggest(titles("b"))).texts == suggested("b")
     go_on.set()
-    assert await repeated == suggested("a")
+    assert (await repeated).texts == suggested("a")
 
 
 async def test_a_project_with_many_requests_lets_others_through(server: OpenAIServer, build: Build) -> None:
@@ -331,7 +348,7 @@ async def test_a_cancelled_request_ends_at_once_and_hangs_up(server: OpenAIServe
         await task
     await server.wait_for(lambda stats: stats.aborted == 1)
     assert time.monotonic() - started < 1
-    assert await provider.suggest(titles("b")) == suggested("b")  # the slot is free again
+    assert (await provider.suggest(titles("b"))).texts == suggested("b")  # the slot is free again
     assert server.stats().requests == 2
 
 

@@ -27,7 +27,7 @@ def proper_request() -> dict[str, Any]:
         "model": "any",
         "messages": [
             {"role": "system", "content": system_message("seo_title")},
-            {"role": "user", "content": user_message("seo_title", [ProductBrief("a", "Mug", "")])},
+            {"role": "user", "content": user_message("seo_title", [ProductBrief("1", "Mug", "Article a")])},
         ],
         "response_format": {
             "type": "json_schema",
@@ -59,7 +59,7 @@ async def test_a_proper_request_gets_a_text_for_each_product(server: OpenAIServe
     status, completion = await call(server.base_url, "/v1/chat/completions", proper_request())
     assert status == 200
     content = json.loads(completion["choices"][0]["message"]["content"])
-    assert content == {"items": [{"id": "a", "text": "SEO title for Mug"}]}
+    assert content == {"items": [{"id": "1", "text": "SEO title for Mug"}]}
     stats = server.stats()
     assert (stats.requests, stats.asked, stats.answered, stats.in_flight) == (1, {"a": 1}, {"a": 1}, 0)
 

@@ -13,7 +13,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 
 from executor_service import messages
 from executor_service.ai.errors import AIError
-from executor_service.ai.provider import SuggestionRequest
+from executor_service.ai.provider import Answers, SuggestionRequest
 from executor_service.catalog import Catalog
 from executor_service.domain.catalog import Product
 from executor_service.domain.draft import DraftPage
@@ -67,13 +67,16 @@ class ScriptedProvider:
         self.asked: Counter[str] = Counter()
         self.requests = 0
         self.blank: set[str] = set()  # products it has no text for
+        self.reasons: dict[str, str] = {}  # of products that it has no answer for
+        self.patience: float | None = None  # of the last request
         self.failing: dict[str, AIError] = {}  # by product
         self.waiting = asyncio.Event()  # set while requests are held back
         self.open = asyncio.Event()  # clear it to hold requests back
         self.open.set()
 
-    async def suggest(self, request: SuggestionRequest) -> dict[str, str]:
+    async def suggest(self, request: SuggestionRequest) -> Answers:
         self.requests += 1
+        self.patience = request.patience_seconds
         ids = [product.product_id for product in request.products]
         self.asked.update(ids)
         if not self.open.is_set():
@@ -82,10 +85,12 @@ class ScriptedProvider:
         for product_id in ids:
             if product_id in self.failing:
                 raise self.failing[product_id]
-        return {
+        texts = {
             product.product_id: "" if product.product_id in self.blank else f"{product.title} by AI"
             for product in request.products
+            if product.product_id not in self.reasons
         }
+        return Answers(texts, {product_id: self.reasons[product_id] for product_id in ids if product_id not in texts})
 
     async def close(self) -> None:
         pass

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Template
 from typing import Any
@@ -41,10 +41,13 @@ class Behaviour:
     error_message: str | None = None  # $system, $user and $titles in it stand for what came with the request
     headers: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)  # by product: what to write instead
+    rewrite: Callable[[str], object] | None = None  # from the good answer's content to the one that is given
+    finish_reason: str | None = None  # instead of the answer's own
+    body: object = None  # the whole body: a text as it is, anything else as JSON
     retry_after: str | None = None  # the header, as it is
     delay_seconds: float = 0.0
     times: int | None = None  # only the next so many requests
-    product_ids: Sequence[str] = ()  # only requests for one of these
+    product_ids: Sequence[str] = ()  # names of products: only requests for one of these
     more_than: int = 0  # only requests for more products than this
 
     def __post_init__(self) -> None:
@@ -65,8 +68,18 @@ class Asked:
     user: str
 
     @property
-    def ids(self) -> list[str]:
-        return [product["id"] for product in self.products]
+    def names(self) -> list[str]:
+        """The products as tests know them: by the article number in their description, else by their title."""
+        return [name_of(product) for product in self.products]
+
+
+_ARTICLE = re.compile(r"Article (\S+)")
+
+
+def name_of(product: Mapping[str, str]) -> str:
+    """Return what tests know a product by: executors send short ids of their own."""
+    article = _ARTICLE.search(product["description"])
+    return article[1] if article else product["title"]
 
 
 class Rejected(Exception):
@@ -104,6 +117,7 @@ def read_request(method: str, headers: dict[str, str], body: bytes, api_key: str
     _expect(user["role"] == "user", "the second message is not the user's")
     _expect(document["field"] in {"seo_title", "seo_description"}, "the field is neither seo_title nor seo_description")
     _expect(ids and all(isinstance(id_, str) and id_ for id_ in ids), "no products, or products without an id")
+    _expect(all(len(id_) <= len(str(len(ids))) for id_ in ids), "ids that are longer than they need be")
     _expect(len(set(ids)) == len(ids), "the same product twice")
     _expect(all(set(product) == {"id", "title", "description"} for product in products), "not what a product is")
     return Asked(document["field"], products, request["model"], system["content"], user["content"])
@@ -128,13 +142,14 @@ def _expect(condition: object, problem: str) -> None:
 def completion_of(behaviour: Behaviour, asked: Asked) -> tuple[dict[str, Any], list[str]]:
     """Return the completion and the products that got a text."""
     what = {"seo_title": "SEO title", "seo_description": "SEO description"}[asked.field]
+    names = {product["id"]: name_of(product) for product in asked.products}
     texts = {product["id"]: f"{what} for {product['title']}" for product in asked.products}
-    texts |= {id_: text for id_, text in behaviour.texts.items() if id_ in texts}
-    affected = set(behaviour.product_ids)
+    texts |= {id_: behaviour.texts[name] for id_, name in names.items() if name in behaviour.texts}
+    affected = {id_ for id_, name in names.items() if name in behaviour.product_ids}
     finish_reason, refusal = "stop", None
     match behaviour.answer:
         case "missing":
-            texts = {id_: text for id_, text in texts.items() if id_ not in (affected or asked.ids[-1:])}
+            texts = {id_: text for id_, text in texts.items() if id_ not in (affected or list(names)[-1:])}
         case "blank":
             texts = {id_: " \n" if id_ in (affected or texts) else text for id_, text in texts.items()}
         case "unknown_ids":
@@ -144,16 +159,19 @@ def completion_of(behaviour: Behaviour, asked: Asked) -> tuple[dict[str, Any], l
         case "refusal":
             refusal = "I'm sorry, I can't help with that."
     items = [{"id": id_, "text": text} for id_, text in texts.items()]
-    content: str | None = {
+    content: object = {
         "not_json": "Sure! Here are your titles:",
         "wrong_schema": json.dumps({"items": [{"id": 1, "title": "no text"}]}),
         "content_filter": "",
         "length": '{"items": [{"id": "',
     }.get(behaviour.answer, json.dumps({"items": items}))
+    if behaviour.rewrite and content is not None:
+        content = behaviour.rewrite(content)
     complete = finish_reason == "stop" and not refusal and behaviour.answer not in {"not_json", "wrong_schema"}
-    given = [id_ for id_ in asked.ids if texts.get(id_, "").strip()] if complete else []
+    given = [name for id_, name in names.items() if texts.get(id_, "").strip()] if complete else []
     message = {"role": "assistant", "content": None if refusal else content, "refusal": refusal}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    choice = {"index": 0, "message": message, "logprobs": None}
+    choice["finish_reason"] = behaviour.finish_reason or finish_reason
     completion = {
         "id": "chatcmpl-made-up",
         "object": "chat.completion",

@@ -262,8 +262,8 @@ class _Connection(asyncio.Protocol):
             self._state.ended(rejection.status, rejection=str(rejection))
             self._send(rejection.status, error_body(str(rejection), rejection.code))
             return
-        self._state.asked(asked.ids)
-        behaviour = self._state.pick(asked.ids)
+        self._state.asked(asked.names)
+        behaviour = self._state.pick(asked.names)
         completion, given = completion_of(behaviour, asked)
         answer = partial(self._answer, behaviour, asked, json.dumps(completion).encode(), given)
         if behaviour.delay_seconds:
@@ -280,6 +280,10 @@ class _Connection(asyncio.Protocol):
         elif behaviour.answer in ATTACKS:
             self._state.ended(behaviour.status)
             self._transport.write(ATTACKS[behaviour.answer](behaviour.status, body))
+        elif behaviour.body is not None:
+            self._state.ended(behaviour.status)
+            said = behaviour.body if isinstance(behaviour.body, str) else json.dumps(behaviour.body)
+            self._send(behaviour.status, said.encode(), dict(behaviour.headers))
         elif behaviour.status != HTTPStatus.OK:
             self._state.ended(behaviour.status)
             message = error_message(behaviour, asked, f"This is a made-up {HTTPStatus(behaviour.status).phrase}.")

@@ -77,7 +77,10 @@ class Shop:
         """Put `count` products without SEO fields (unless given); return their ids. Ids are unique to this shop."""
         products = [
             catalog.Product(
-                id=self.product_id(number, prefix), title=f"Thing {number}", description="<p>Good.</p>", **fields
+                id=(product_id := self.product_id(number, prefix)),
+                title=f"Thing {number}",
+                description=f"<p>Good. Article {product_id}</p>",  # what the made-up OpenAI counts it under
+                **fields,
             )
             for number in range(1, count + 1)
         ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_service.ai.text import clean_line, without_controls
+from executor_service.ai.text import clean_line, suggestion_line, without_controls
 
 TAG = re.compile(r"<[a-z/!?]", re.IGNORECASE)  # where a browser begins a tag
 pieces = st.sampled_from(
@@ -140,3 +140,27 @@ def test_no_text_takes_long_to_clean(part: str) -> None:
 def test_words_of_ones_own_keep_their_markup_and_blanks() -> None:
     assert without_controls("  <3 &amp; – <b>") == "  <3 &amp; – <b>"
     assert without_controls("a\u202eb\u200bc\x1b\nd") == "abc  d"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('=HYPERLINK("http://x")', 'HYPERLINK("http://x")'),
+        ("+1 mug", "1 mug"),
+        ("-5 % today", "5 % today"),
+        ("@SUM(A1)", "SUM(A1)"),
+        (" =- +@mug", "mug"),
+        ("\u200b=1", "1"),
+        ("&#61;1", "1"),
+        ("<b>=</b>1", "1"),
+        ("\t=1", "1"),
+        ("＝1", "1"),
+        ("\uff0b\uff0d\uff20x", "x"),
+        ("====", ""),
+        ("Mug = cup - 5", "Mug = cup - 5"),
+        ("Mug\u200bs \ufefffor\u200d \u2060tea", "Mugs for tea"),
+    ],
+)
+def test_a_suggestion_begins_no_formula_and_hides_nothing(text: str, expected: str) -> None:
+    assert suggestion_line(text) == expected
+    assert suggestion_line(expected) == expected

@@ -84,11 +84,11 @@ def test_texts_are_short_printable_and_always_the_same(title: str, description: 
 async def test_every_product_gets_an_answer() -> None:
     provider = OfflineProvider()
     products = (SWEATER, ProductBrief("p2", "", "no title"))
-    titles = await provider.suggest(SuggestionRequest("seo_title", products))
+    titles = (await provider.suggest(SuggestionRequest("seo_title", products))).texts
     assert titles == {"p1": "Merino Crew Sweater – Breathable merino wool", "p2": ""}
-    descriptions = await provider.suggest(SuggestionRequest("seo_description", products))
+    descriptions = (await provider.suggest(SuggestionRequest("seo_description", products))).texts
     assert descriptions.keys() == {"p1", "p2"}
-    assert await provider.suggest(SuggestionRequest("seo_title", ())) == {}
+    assert (await provider.suggest(SuggestionRequest("seo_title", ()))).texts == {}
     await provider.close()
 
 

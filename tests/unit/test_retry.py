@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from executor_service.ai.errors import AIError
-from executor_service.ai.openai_failures import retry_after_seconds
 from executor_service.ai.retry import RetryPolicy
+from executor_service.ai.waits import retry_after_seconds
 
 
 class Waits(list[float]):

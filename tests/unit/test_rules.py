@@ -90,7 +90,7 @@ class TestRUL_001_Transforms:
             (0, "山小屋マグ🏔️", ()),
             (-1, "山小屋マグ🏔️", ()),
             (7, "山小屋マグ🏔️", ()),
-            (6, "山小屋マグ🏔", ("trimmed_to_max_length",)),
+            (6, "山小屋マグ", ("trimmed_to_max_length",)),  # the mountain has two
             (3, "山小屋", ("trimmed_to_max_length",)),
             (1, "山", ("trimmed_to_max_length",)),
         ],
@@ -152,13 +152,13 @@ class TestRUL_001_Properties:
         assert uncut.text.startswith(cut.text)
         assert ("trimmed_to_max_length" in cut.warnings) == (cut.text != uncut.text)
         if rules.enabled and rules.max_length > 0 and not is_blank(uncut.text):
-            assert len(cut.text) == min(len(uncut.text), rules.max_length)
+            assert len(cut.text) <= rules.max_length
 
     @given(st.text(CASELESS), st.text(CASELESS, min_size=1, max_size=3), st.text(CASELESS, max_size=5), st.booleans())
     def test_find_and_replace_are_literal_whatever_they_hold(
         self, text: str, find: str, replace: str, case_sensitive: bool
     ) -> None:
-        text += "#"  # never blank
+        text = f"#{text}#"  # neither blank nor a formula
         assert replaced(text, find, replace, case_sensitive=case_sensitive) == text.replace(find, replace)
 
     @given(st.text("aAbB.\\*", max_size=30), st.text("aAbB.\\*", min_size=1, max_size=3), st.text("xyz", max_size=3))

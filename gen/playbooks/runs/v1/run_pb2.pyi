@@ -566,6 +566,7 @@ class DraftItem(_message.Message):
     RAW_SUGGESTION_FIELD_NUMBER: _builtins.int
     FINAL_SUGGESTION_FIELD_NUMBER: _builtins.int
     RULE_WARNINGS_FIELD_NUMBER: _builtins.int
+    NO_SUGGESTION_REASON_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The product."""
     field: _builtins.str
@@ -574,6 +575,10 @@ class DraftItem(_message.Message):
     """The provider's text without markup, control, format and bidirectional characters; blank when there is none."""
     final_suggestion: _builtins.str
     """After the rules; what APPLY writes."""
+    no_suggestion_reason: _builtins.str
+    """Why `final_suggestion` is blank, as a sentence: the provider's content filter refused, it gave no answer, it wrote
+    nothing, or the rules left nothing of it. Empty when there is a suggestion.
+    """
     @_builtins.property
     def rule_warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """trimmed_to_max_length, forbidden_phrase_detected."""
@@ -586,10 +591,11 @@ class DraftItem(_message.Message):
         raw_suggestion: _builtins.str = ...,
         final_suggestion: _builtins.str = ...,
         rule_warnings: _abc.Iterable[_builtins.str] | None = ...,
+        no_suggestion_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "final_suggestion", b"final_suggestion", "product_id", b"product_id", "raw_suggestion", b"raw_suggestion", "rule_warnings", b"rule_warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "final_suggestion", b"final_suggestion", "no_suggestion_reason", b"no_suggestion_reason", "product_id", b"product_id", "raw_suggestion", b"raw_suggestion", "rule_warnings", b"rule_warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
