@@ -91,10 +91,10 @@ async def test_forged_messages_that_come_together_are_one_line_of_the_log(
         publish_raw(url, queue, FORGED, {})
     await all_but_the_good_are_put_aside(url, queue)
     assert len(letters()) == 30
-    # How many come together depends on how busy the machine is.
     counts = [int(record.getMessage().split()[0]) for record in caplog.records if record.levelname == "ERROR"]
     assert sum(counts) == 30
-    assert len(counts) < 30
+    if url.startswith("amqp"):  # Redis hands over a message with each answer, so few come together
+        assert len(counts) < 10
 
 
 async def test_while_secrets_are_replaced_messages_of_both_are_read(url: str, queue: str) -> None:
