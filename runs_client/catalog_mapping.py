@@ -34,6 +34,18 @@ def fill_in(original: Catalog, products: Iterable[Product]) -> tuple[Catalog, in
     return improved, changed
 
 
+def missing_columns(catalog: Catalog) -> str:
+    """Return in one line which columns were not found and which the file has; "" when all were found."""
+    if not catalog.missing_columns:
+        return ""
+    *others, last = catalog.missing_columns
+    wanted = f"{', '.join(others)} or {last}" if others else last
+    return (
+        f"no column found for {wanted}; the file has {', '.join(catalog.headings)}. If one of these is meant, name it "
+        "as Shopify does (Title, Body (HTML), SEO Title, SEO Description) and import the file again"
+    )
+
+
 def unused_name(folder: Path, stem: str) -> Path:
     """Return the first of stem.csv, stem-2.csv, stem-3.csv ... that is not in the folder."""
     path, number = folder / f"{stem}.csv", 1

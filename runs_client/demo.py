@@ -16,12 +16,12 @@ from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Run
 from rich.console import Console
 
-from runs_client.catalog_mapping import fill_in, to_product, unused_name
+from runs_client.catalog_mapping import fill_in, missing_columns, to_product, unused_name
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
-from runs_client.printing import console, say
+from runs_client.printing import console, say, warn
 from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name, written_by
 from runs_client.shopify import Catalog
 from runs_client.suggestions import products_of
@@ -44,6 +44,8 @@ def run_demo(catalog_file: Path) -> None:
     if not os.access(Path(), os.W_OK):
         raise CommandError(f"{Path().absolute()} cannot be written to: run the demo in another folder")
     out = console()
+    if missing := missing_columns(catalog):
+        warn(f"{catalog_file.name}: {missing}")
     say(f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
     with _stack() as stack:
         say(f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")

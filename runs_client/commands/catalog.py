@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project, PutProductsResponse
 
-from runs_client.catalog_mapping import fill_in, from_product, to_product, unused_name
+from runs_client.catalog_mapping import fill_in, from_product, missing_columns, to_product, unused_name
 from runs_client.commands.options import INT64_MAX, JsonOption, Plan, ProjectOption
 from runs_client.commands.services import with_service_options
 from runs_client.endpoints import ServiceOptions
 from runs_client.failures import CommandError
-from runs_client.printing import say, say_json
+from runs_client.printing import say, say_json, warn
 from runs_client.shopify import Catalog
+from servicekit.blanks import is_blank
 
 
 @with_service_options
@@ -42,6 +43,8 @@ def import_(
     Example: playbook-runs import products_export.csv --project shop-1
     """
     catalog = Catalog.read(file)
+    if missing := missing_columns(catalog):
+        warn(f"{file}: {missing}")
     as_owner_of = project if plan is None and ai_daily_limit is None else "*"
 
     async def run() -> PutProductsResponse:
@@ -55,8 +58,8 @@ def import_(
         document = {"project_id": project, "created": stored.created, "updated": stored.updated}
         say_json(document)
         return
-    without_title = sum(not product.seo_title.strip() for product in catalog.products)
-    without_description = sum(not product.seo_description.strip() for product in catalog.products)
+    without_title = sum(is_blank(product.seo_title) for product in catalog.products)
+    without_description = sum(is_blank(product.seo_description) for product in catalog.products)
     say(
         f"{stored.created + stored.updated} products in {project}: {stored.created} new, {stored.updated} brought up "
         f"to date; {without_title} without SEO title, {without_description} without SEO description"
