@@ -136,4 +136,4 @@ def test_no_text_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
 
 def test_long_blanks_before_and_after_are_read_in_linear_time(tmp_path: Path) -> None:
     assert len(read(tmp_path, "\n" * 100_000 + TABLE + "\n" * 100_000).products) == 2
-    assert "no column Handle" in refusal(tmp_path, " ,;" * 100_000)
+    assert "no column Handle" in refusal(tmp_path, " ,;" * 20_000)
