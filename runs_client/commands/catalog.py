@@ -40,9 +40,9 @@ def import_(
     """Put the products of a Shopify product export into a project; make the project if it is new.
 
     Products are known by their handle: importing a file again brings them up to date. The whole file is checked before
-    anything is stored; texts that are too long are cut, and a warning names their products. The plan and the AI suggestions
-    a day are the platform's to set: with a token for project '*' and the role OWNER, which a local stack gives by
-    itself. A plan without a number of suggestions means the plan's own.
+    anything is stored; texts that are too long are cut, and a warning names their products. The plan and the AI
+    suggestions a day are the platform's to set: with a token for project '*' and the role OWNER, which a local stack
+    gives by itself. A plan without a number of suggestions means the plan's own.
 
     Example: playbook-runs import products_export.csv --project shop-1
     """
