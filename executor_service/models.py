@@ -4,7 +4,8 @@ import sqlalchemy as sa
 from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
-from executor_service.playbooks.playbook import BLANKS, PLAYBOOKS
+from executor_service.playbooks.playbook import PLAYBOOKS
+from servicekit.blanks import BLANKS
 
 SCHEMA = "executor"
 metadata = sa.MetaData(schema=SCHEMA)

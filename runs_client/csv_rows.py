@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from servicekit.blanks import is_blank
+
 
 class CsvSyntaxError(ValueError):
     """The text is not CSV; carries the number of the row, the first being 1."""
@@ -37,6 +39,11 @@ class CsvRow:
     def is_empty(self) -> bool:
         """Whether the line has no characters."""
         return self.cells == ("",)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no cell shows anything."""
+        return all(is_blank(self.value(column)) for column in range(len(self.cells)))
 
 
 def parse_rows(text: str, delimiter: str) -> list[CsvRow]:

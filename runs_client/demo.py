@@ -16,14 +16,15 @@ from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1.run_pb2 import Run
 from rich.console import Console
 
-from runs_client.catalog_mapping import fill_in, to_product, unused_name
+from runs_client.catalog_limits import fit
+from runs_client.catalog_mapping import fill_in, missing_columns, to_product, unused_name
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
 from runs_client.executor import ExecutorClient
 from runs_client.failures import CommandError
-from runs_client.printing import console, say
+from runs_client.printing import console, say, warn
 from runs_client.render import NOUNS, VERBS, before_and_after, outcome, status_name, written_by
-from runs_client.shopify import Catalog
+from runs_client.shopify import Catalog, CatalogProduct
 from runs_client.suggestions import products_of
 from runs_client.views import follow, view_for
 
@@ -44,10 +45,15 @@ def run_demo(catalog_file: Path) -> None:
     if not os.access(Path(), os.W_OK):
         raise CommandError(f"{Path().absolute()} cannot be written to: run the demo in another folder")
     out = console()
+    if missing := missing_columns(catalog):
+        warn(f"{catalog_file.name}: {missing}")
+    products, cuts = fit(catalog.products)
+    for cut in cuts:
+        warn(f"{catalog_file.name}: {cut}")
     say(f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
     with _stack() as stack:
         say(f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
-        improvement = asyncio.run(_improve(catalog, stack, out))
+        improvement = asyncio.run(_improve(products, stack, out))
     improved, changed = fill_in(catalog, improvement.products)
     destination = unused_name(Path(), f"improved-{catalog_file.stem}")
     improved.write(destination)
@@ -72,10 +78,10 @@ class Improvement:
         self._executor = executor
         self._out = out
 
-    async def prepare(self, catalog: Catalog) -> None:
+    async def prepare(self, products: list[CatalogProduct]) -> None:
         """Make the project and import the catalog."""
         await self._executor.put_project(PROJECT)
-        await self._executor.put_products(PROJECT, [to_product(product) for product in catalog.products])
+        await self._executor.put_products(PROJECT, [to_product(product) for product in products])
 
     async def fill_in(self, playbook: str) -> None:
         """Preview, draft and apply one playbook."""
@@ -108,7 +114,7 @@ class Improvement:
         return run
 
 
-async def _improve(catalog: Catalog, stack: "Stack", out: Console) -> Improvement:
+async def _improve(products: list[CatalogProduct], stack: "Stack", out: Console) -> Improvement:
     token = stack.token(PROJECT, "OWNER")
     try:
         async with (
@@ -116,7 +122,7 @@ async def _improve(catalog: Catalog, stack: "Stack", out: Console) -> Improvemen
             ExecutorClient(stack.executor_target, token=token) as executor,
         ):
             improvement = Improvement(runs, executor, out)
-            await improvement.prepare(catalog)
+            await improvement.prepare(products)
             for playbook in NOUNS:
                 await improvement.fill_in(playbook)
             await improvement.collect()

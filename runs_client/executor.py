@@ -78,22 +78,33 @@ class ExecutorClient(ServiceClient):
     async def put_products(
         self, project_id: str, products: Sequence[Product], *, batch_bytes: int = BATCH_BYTES
     ) -> PutProductsResponse:
-        """Create or replace any number of products; return how many of each.
-
-        They go out in batches of at most BATCH_PRODUCTS and `batch_bytes`, each stored whole or not at all.
+        """Create or replace any number of products, as put_batches does; return how many of each.
 
         Raises ServiceCallError: PROJECT_NOT_FOUND; VALIDATION_FAILED names a bad product by its id.
         """
         total = PutProductsResponse()
+        async for stored in self.put_batches(project_id, products, batch_bytes=batch_bytes):
+            total.created += stored.created
+            total.updated += stored.updated
+        return total
+
+    async def put_batches(
+        self, project_id: str, products: Sequence[Product], *, batch_bytes: int = BATCH_BYTES
+    ) -> AsyncIterator[PutProductsResponse]:
+        """Create or replace any number of products; yield how many of each, batch by batch.
+
+        They go out in batches of at most BATCH_PRODUCTS and `batch_bytes`, each stored whole or not at all. When a call
+        fails, the batches before it are stored.
+
+        Raises ServiceCallError: PROJECT_NOT_FOUND; VALIDATION_FAILED names a bad product by its id.
+        """
         for batch in _batches(products, batch_bytes):
             request = PutProductsRequest(project_id=project_id, products=batch)
             try:
                 stored = await self._connection.unary(self._catalog.PutProducts, request)
             except ServiceCallError as error:
                 raise error.with_fields_renamed(partial(_by_id, batch)) from error
-            total.created += stored.created
-            total.updated += stored.updated
-        return total
+            yield stored
 
     async def delete_products(self, project_id: str, product_ids: Sequence[str]) -> int:
         """Delete any number of products; return how many of them there were.

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runs_client.failures import in_commands
 from runs_client.printing import ValueTable, shown
+from servicekit.blanks import is_blank
 
 NOUNS = {"missing_seo_title": "SEO title", "missing_seo_description": "SEO description"}
 VERBS = {Run.PREVIEW_GENERATE: "preview", Run.DRAFT_GENERATE: "draft", Run.APPLY: "apply"}
@@ -110,7 +111,7 @@ def before_and_after(draft: Draft, products: Mapping[str, Product], *, limit: in
         product = products.get(item.product_id, Product())
         before = product.seo_title if item.field == "seo_title" else product.seo_description
         after = shown(item.final_suggestion)
-        if not item.final_suggestion.strip():
+        if is_blank(item.final_suggestion):
             why = f": {item.no_suggestion_reason}" if item.no_suggestion_reason else ""
             after = shown(f"(no suggestion{why})", "yellow")
         if item.rule_warnings:

@@ -1,7 +1,7 @@
 """Catalog files: Shopify product exports, read and written so that a shop can import them again.
 
-Only SEO cells of products' first rows ever change. Unknown columns, variant and image rows, quoting, line ends
-and the byte order mark stay as they are.
+Only SEO cells of products' first rows ever change. Unknown columns, variant and image rows, quoting, line ends, and
+what stands before and after the table stay as they are.
 """
 
 import os
@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Self
 
+from runs_client.catalog_columns import Columns, ambiguity, heading
+from runs_client.catalog_text import CatalogText, NoCatalogTextError
 from runs_client.csv_rows import CsvRow, CsvSyntaxError, is_quoted, join_rows, parse_rows, raw_cell
+from servicekit.blanks import BLANKS, is_blank
 from servicekit.telemetry.printable import has_control_characters, printable
 
 SEO_TITLE, SEO_DESCRIPTION = "SEO Title", "SEO Description"
@@ -18,7 +21,6 @@ MINIMAL_HEADER = ("Handle", "Title", "Body (HTML)", SEO_TITLE, SEO_DESCRIPTION)
 
 # A spreadsheet saves with the separator of its country.
 DELIMITERS = (",", ";", "\t")
-BYTE_ORDER_MARK = "\ufeff"
 
 
 class CatalogFileError(Exception):
@@ -37,42 +39,13 @@ class CatalogProduct:
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    """Where the columns we know stand; None for one that the file does not have."""
-
-    handle: int
-    title: int | None
-    body_html: int | None
-    seo_title: int | None
-    seo_description: int | None
-
-    @classmethod
-    def find(cls, header: CsvRow) -> Self | None:
-        """Return the columns of a header, or None when it has no Handle."""
-        names = [header.value(index).strip().casefold() for index in range(len(header.cells))]
-
-        def index(*spellings: str) -> int | None:
-            return next((names.index(name) for name in spellings if name in names), None)
-
-        handle = index("handle", "url handle")  # the second is Shopify's newer name for it, as "Description" below
-        if handle is None:
-            return None
-        return cls(
-            handle,
-            index("title"),
-            index("body (html)", "description"),
-            index("seo title"),
-            index("seo description"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Catalog:
     """A catalog file's content. Immutable: changes give a new catalog, write() a file."""
 
     rows: tuple[CsvRow, ...]  # the header first
     delimiter: str
-    byte_order_mark: str  # BYTE_ORDER_MARK or ""
+    before: str = ""  # the header: byte order marks, blank lines, "sep=;"
+    after: str = ""  # the last row: a Ctrl-Z
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -85,21 +58,17 @@ class Catalog:
             content = path.read_bytes()
         except OSError as error:
             raise CatalogFileError(f"{path}: cannot be read: {error.strerror}.") from error
-        if b"\0" in content:
-            raise CatalogFileError(f"{path}: not a CSV file: export or save it as CSV, UTF-8.")
         try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            row = content[: error.start].count(b"\n") + 1
-            raise CatalogFileError(f"{path}, line {row}: not UTF-8: save it as CSV UTF-8.") from error
-        return cls._parse(text, str(path))
+            return cls._parse(CatalogText.of(content), str(path))
+        except NoCatalogTextError as error:
+            raise CatalogFileError(f"{path}: {error}") from error
 
     @classmethod
     def of(cls, products: Iterable[CatalogProduct]) -> Self:
         """Return a minimal catalog, of one row a product, that Shopify can import."""
         lines = [MINIMAL_HEADER]
         lines += [(p.handle, p.title, p.body_html, p.seo_title, p.seo_description) for p in products]
-        return cls(tuple(CsvRow(tuple(raw_cell(value, ",") for value in line), "\n") for line in lines), ",", "")
+        return cls(tuple(CsvRow(tuple(raw_cell(value, ",") for value in line), "\n") for line in lines), ",")
 
     @property
     def products(self) -> tuple[CatalogProduct, ...]:
@@ -116,10 +85,21 @@ class Catalog:
             for handle, row in ((handle, self.rows[index]) for handle, index in self._first_rows().items())
         )
 
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """The names of the columns that have one."""
+        header = self.rows[0]
+        return tuple(name for column in range(len(header.cells)) if (name := heading(header, column)))
+
+    @property
+    def missing_columns(self) -> tuple[str, ...]:
+        """Which of title, description, SEO title and SEO description the file has no column for, in words."""
+        return self._columns.missing
+
     def with_seo(self, texts: Mapping[str, tuple[str, str]]) -> Self:
         """Return the catalog with (SEO title, SEO description) filled in by handle.
 
-        An empty text leaves its cell as it is, a handle that is not in the file is passed over. A file without SEO
+        A blank text leaves its cell as it is, a handle that is not in the file is passed over. A file without SEO
         columns gets them as its last ones.
         """
         catalog = self._with_seo_columns()
@@ -130,7 +110,7 @@ class Catalog:
                 (columns.seo_title, columns.seo_description), texts.get(handle, ("", "")), strict=True
             ):
                 row = rows[index]
-                if column is not None and text and text != row.value(column):
+                if column is not None and not is_blank(text) and text != row.value(column):
                     quoted = column < len(row.cells) and is_quoted(row.cells[column])
                     rows[index] = row.with_cell(column, raw_cell(text, self.delimiter, quoted=quoted))
         return replace(catalog, rows=tuple(rows))
@@ -146,7 +126,7 @@ class Catalog:
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             try:
-                unfinished.write_bytes((self.byte_order_mark + join_rows(self.rows, self.delimiter)).encode())
+                unfinished.write_bytes(self._text.encode())
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
@@ -154,35 +134,40 @@ class Catalog:
             raise CatalogFileError(f"{path}: cannot be written: {error.strerror}.") from error
 
     @classmethod
-    def _parse(cls, text: str, name: str) -> Self:
+    def _parse(cls, text: CatalogText, name: str) -> Self:
         """Read the text of the file `name`; only what can be read back whole becomes a catalog."""
 
         def refuse(problem: str, row: int) -> NoReturn:
-            raise CatalogFileError(f"{name}, row {row}: {problem}")
+            raise CatalogFileError(f"{name}, row {row + text.rows_before}: {problem}")
 
-        byte_order_mark = BYTE_ORDER_MARK if text.startswith(BYTE_ORDER_MARK) else ""
-        text = text.removeprefix(BYTE_ORDER_MARK)
-        if not text.strip():
-            refuse("the file is empty: export the products from Shopify again.", 1)
+        if not text.table:
+            raise CatalogFileError(f"{name}, row 1: the file is empty: export the products from Shopify again.")
         try:
-            catalog = cls(*_split(text), byte_order_mark)
+            rows, delimiter = _split(text)
         except CsvSyntaxError as error:
             refuse(f"not CSV: {error}.", error.row)
-        if _Columns.find(catalog.rows[0]) is None:
+        catalog = cls(rows, delimiter, text.before, text.after)
+        if Columns.find(rows[0]) is None:
             refuse("no column Handle: is this a Shopify product export?", 1)
+        if twice := ambiguity(rows[0]):
+            refuse(f"{printable(twice)}: rename or delete all but one.", 1)
 
-        columns, width = catalog._columns, len(catalog.rows[0].cells)
+        columns, width = catalog._columns, len(rows[0].cells)
         handle = ""
-        for number, row in enumerate(catalog.rows[1:], start=2):
-            if row.is_empty:
+        for number, row in enumerate(rows, start=1):
+            if spoiled := [column for column, cell in enumerate(row.cells) if "\0" in cell]:
+                where = printable(heading(rows[0], spoiled[0])) or f"number {spoiled[0] + 1}"
+                refuse(f"a NUL character in the column {where}: delete it, or export the products again.", number)
+            if number == 1 or row.is_blank:
                 continue
-            if len(row.cells) > width:
+            if not all(map(is_blank, map(row.value, range(width, len(row.cells))))):
                 refuse(
                     f"{len(row.cells)} cells under a header of {width}: quote cells that have commas in them.", number
                 )
-            if not row.value(columns.handle).strip() and (not handle or row.value(columns.title).strip()):
+            found = row.value(columns.handle).strip(BLANKS)
+            if not found and (not handle or not is_blank(row.value(columns.title))):
                 refuse("a product without Handle: fill it in.", number)
-            handle = row.value(columns.handle).strip() or handle
+            handle = found or handle
             if has_control_characters(handle):
                 refuse(f"a handle with a line break or control character, {printable(handle)}: take it out.", number)
         if not handle:
@@ -190,8 +175,12 @@ class Catalog:
         return catalog
 
     @property
-    def _columns(self) -> _Columns:
-        columns = _Columns.find(self.rows[0])
+    def _text(self) -> str:
+        return self.before + join_rows(self.rows, self.delimiter) + self.after
+
+    @property
+    def _columns(self) -> Columns:
+        columns = Columns.find(self.rows[0])
         assert columns is not None  # _parse() and of() make sure of it
         return columns
 
@@ -203,11 +192,11 @@ class Catalog:
         first_rows: dict[str, int] = {}
         titled: set[str] = set()
         for index, row in enumerate(self.rows[1:], start=1):
-            handle = row.value(columns.handle).strip()
+            handle = row.value(columns.handle).strip(BLANKS)
             if not handle:
                 continue
             first_rows.setdefault(handle, index)
-            if handle not in titled and row.value(columns.title).strip():
+            if handle not in titled and not is_blank(row.value(columns.title)):
                 first_rows[handle] = index
                 titled.add(handle)
         return first_rows
@@ -229,13 +218,13 @@ class Catalog:
         return replace(self, rows=tuple(rows))
 
 
-def _split(text: str) -> tuple[tuple[CsvRow, ...], str]:
-    """Return the rows and the delimiter: the one that makes a Handle column, else a comma."""
-    for delimiter in DELIMITERS:
+def _split(text: CatalogText) -> tuple[tuple[CsvRow, ...], str]:
+    """Return the rows and the delimiter: the one that the file names or that makes a Handle column, else a comma."""
+    for delimiter in (*text.separator, *DELIMITERS):
         try:
-            rows = tuple(parse_rows(text, delimiter))
+            rows = tuple(parse_rows(text.table, delimiter))
         except CsvSyntaxError:
             continue
-        if _Columns.find(rows[0]):
+        if Columns.find(rows[0]):
             return rows, delimiter
-    return tuple(parse_rows(text, ",")), ","
+    return tuple(parse_rows(text.table, ",")), ","

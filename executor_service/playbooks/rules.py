@@ -12,7 +12,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules
 
 from executor_service.playbooks.formula import without_formula
 from executor_service.playbooks.likeness import cut, likeness, replace_alike
-from executor_service.playbooks.playbook import is_blank
+from servicekit.blanks import is_blank
 
 DEFAULT_MODE = "enforce"
 

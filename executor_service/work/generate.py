@@ -15,7 +15,7 @@ from executor_service.domain.execution import Job, Lease, Outcome, RunType, Stat
 from executor_service.domain.paging import MAX_LIMIT
 from executor_service.domain.suggestion import SuggestionCandidate
 from executor_service.execution.types import Effect
-from executor_service.playbooks.playbook import Playbook, is_blank
+from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.rules import Rules, apply, rules_hash
 from executor_service.store.drafts import Drafts
 from executor_service.store.projects import Projects
@@ -23,6 +23,7 @@ from executor_service.store.suggestions import Suggestions
 from executor_service.work import preconditions as checks
 from executor_service.work.suggestion_fetcher import EMPTY_TEXT, SuggestionFetcher
 from servicekit.background.breathing import breathing
+from servicekit.blanks import is_blank
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Connection, Database

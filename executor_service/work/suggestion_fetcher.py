@@ -16,12 +16,12 @@ from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
 from executor_service.execution.event_publisher import EventPublisher
 from executor_service.execution.leases import Leases
 from executor_service.playbooks import quota
-from executor_service.playbooks.playbook import is_blank
 from executor_service.playbooks.quota import Allowance
 from executor_service.store.executions import Executions
 from executor_service.store.suggestions import Suggestions
 from executor_service.store.usage import Usage
 from servicekit.background.breathing import breathing
+from servicekit.blanks import is_blank
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playbooks.runs.v1.run_pb2 import PlaybookRules
 
-from executor_service.playbooks.playbook import is_blank
 from executor_service.playbooks.rules import FindReplace, RuledText, Rules, apply, rules_hash
+from servicekit.blanks import is_blank
 
 FIELD_LIMIT = 5_000  # characters
 CASELESS = ".*+?()[]{}^$|\\12 g<>山"  # what regular expressions and their templates treat specially

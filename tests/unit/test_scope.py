@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor_service.playbooks.playbook import (
-    BLANKS,
     MISSING_SEO_DESCRIPTION,
     MISSING_SEO_TITLE,
     UnknownPlaybookError,
-    is_blank,
     playbook,
 )
 from executor_service.playbooks.scope import scope_id
+from servicekit.blanks import BLANKS, is_blank
 
 
 def digest(named: str) -> str:
