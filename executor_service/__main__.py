@@ -4,7 +4,7 @@ import sys
 
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
-from executor_service.settings import ExecutorSettings
+from executor_service.settings import ExecutorDatabaseSettings, ExecutorSettings
 from servicekit import command
 
 DESCRIPTION = """\
@@ -40,6 +40,7 @@ def main() -> int:
     return command.main(
         app.NAME,
         ExecutorSettings,
+        ExecutorDatabaseSettings,
         description=DESCRIPTION,
         variables=VARIABLES,
         serve=app.serve,

@@ -4,7 +4,7 @@ import sys
 
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_service import app
-from runs_service.settings import RunsSettings
+from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from servicekit import command
 
 DESCRIPTION = """\
@@ -32,6 +32,7 @@ def main() -> int:
     return command.main(
         app.NAME,
         RunsSettings,
+        RunsDatabaseSettings,
         description=DESCRIPTION,
         variables=VARIABLES,
         serve=app.serve,

@@ -22,7 +22,7 @@ from runs_service.permissions import PERMISSIONS
 from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
-from runs_service.settings import RunsSettings
+from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from runs_service.store import RunStore
 from runs_service.watching.hub import CHANGES_CHANNEL, Watchers, hints
 from runs_service.watching.stream import RunStream
@@ -34,6 +34,7 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
 from servicekit.postgres.notifications import Listener, Notifier
+from servicekit.postgres.schema import Schema
 from servicekit.rpc.channel import open_channel
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
@@ -47,10 +48,10 @@ MAINTENANCE_INTERVAL = 5.0  # seconds between rounds of a maintenance task; one 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def migrate(settings: RunsSettings) -> None:
-    """Bring the schema `runs` up to date; safe to run from many processes at once. Raises SystemExit when there is no
-    database."""
-    migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="RUNS_DATABASE_URL")
+def migrate(settings: RunsDatabaseSettings) -> str:
+    """Bring the schema `runs` up to date, and return what was done; safe to run from many processes at once. Raises
+    SystemExit when that is impossible."""
+    return migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="RUNS_DATABASE_URL")
 
 
 async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
@@ -135,7 +136,8 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         ]
         servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor)
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
-        server = Server(settings, [registration], PERMISSIONS, metrics)
+        schema = Schema(database, "runs", MIGRATIONS, command=NAME)
+        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem)
 
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(*workers, runs.creations, *maintenance))

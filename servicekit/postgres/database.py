@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from servicekit.errors import database_unavailable
+from servicekit.errors import database_unavailable, schema_mismatch
 from servicekit.postgres.pool import ANSWER_TIMEOUT, Loss, Pool
 
 Row = Any  # a named tuple of the statement's columns
@@ -32,6 +32,13 @@ OPTIONS = (
 )
 # A primary that became a standby takes no writes; psycopg counts the error it says so with among the internal ones.
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+# What our statements meet in a schema that is missing, of another release, or another role's.
+SCHEMA_ERRORS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InsufficientPrivilege,
+)
 
 
 class Querier(ABC):
@@ -76,7 +83,8 @@ class Database(Querier):
 
     Takes the URL, the largest number of connections, the name they show in pg_stat_activity, and the seconds that
     callers wait, at most, for a free connection and for the answer to a statement. Statements name their schema.
-    Errors of the connection become ServiceError (DATABASE_UNAVAILABLE). `beside` is another pool of the same process
+    Errors of the connection become ServiceError (DATABASE_UNAVAILABLE, or SCHEMA_MISMATCH where the schema
+    is not ours). `beside` is another pool of the same process
     and server: when one of them finds a connection lost, both discard those that are as old.
     """
 
@@ -89,6 +97,7 @@ class Database(Querier):
         answer_timeout: float = ANSWER_TIMEOUT,
         beside: "Database | None" = None,
     ) -> None:
+        self._application_name = application_name
         self._loss: Loss = beside._loss if beside else Loss()
         self._pool = Pool(
             url,
@@ -121,7 +130,8 @@ class Database(Querier):
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """Enter a connection of the pool; turn its errors into DATABASE_UNAVAILABLE, and let all others through."""
+        """Enter a connection of the pool; turn its errors and those of a foreign schema into ours, and let all others
+        through."""
         try:
             async with self._pool.connection() as driver:
                 try:
@@ -131,3 +141,5 @@ class Database(Querier):
                     raise
         except CONNECTION_ERRORS as error:
             raise database_unavailable() from error
+        except SCHEMA_ERRORS as error:
+            raise schema_mismatch(self._application_name) from error
