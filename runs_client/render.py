@@ -109,7 +109,10 @@ def before_and_after(draft: Draft, products: Mapping[str, Product], *, limit: in
     for item in draft.items[:limit]:
         product = products.get(item.product_id, Product())
         before = product.seo_title if item.field == "seo_title" else product.seo_description
-        after = shown(item.final_suggestion) if item.final_suggestion else shown("(no suggestion)", "dim")
+        after = shown(item.final_suggestion)
+        if not item.final_suggestion.strip():
+            why = f": {item.no_suggestion_reason}" if item.no_suggestion_reason else ""
+            after = shown(f"(no suggestion{why})", "yellow")
         if item.rule_warnings:
             after.append("\n").append_text(shown(", ".join(item.rule_warnings), "yellow"))
         table.add_row(product.title or item.product_id, shown(before or "(none)", "dim"), after)

@@ -24,7 +24,7 @@ def end_with(run: Run | None, services: ServiceOptions, *, as_json: bool) -> Non
     if not as_json:
         console().print(outcome_line(run, outcome(run)), soft_wrap=True)
         if run.status == Run.SUCCEEDED:
-            if run.run_type == Run.PREVIEW_GENERATE and run.result.draft_generated:
+            if run.run_type == Run.PREVIEW_GENERATE and (run.result.draft_generated or run.result.no_suggestion_count):
                 _show_suggestions(run, services)
             for line in next_step.after_run(run, services):
                 say(line)

@@ -13,6 +13,7 @@ from servicekit.auth.keys import load_public_keys, secrets_in
 from servicekit.auth.tokens import MAX_LIFETIME, SERVICE_TOKEN_LIFETIME, Demands
 from servicekit.config.addresses import Address, BrokerUrl, DatabaseUrl
 from servicekit.config.certificates import named, require_certificates, require_key
+from servicekit.config.problems import problems
 from servicekit.rpc.limits import Limits
 
 Settings = TypeVar("Settings", bound="CommandSettings")
@@ -175,8 +176,6 @@ def load(kind: type[Settings]) -> Settings:
     try:
         return kind()
     except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in problem["loc"]).upper()
-            message = problem["msg"].removeprefix("Value error, ")
+        for name, message in problems(error):
             print(f"{name}: {message}" if name else message, file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None

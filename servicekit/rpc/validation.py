@@ -25,6 +25,7 @@ NO_NUL = "must not contain NUL characters"
 NO_CONTROL = "must not contain control characters or line breaks"
 UNKNOWN = "this server knows no field of that number; check its version"
 # Identifiers end up in log lines, in error messages and at terminals.
+_ONE = re.compile(r"\b(1 (?:character|item|byte|pair))s\b")  # what protovalidate says of one
 _IDENTIFIER = re.compile(r"(^|_)(id|ids|key|hash)$")
 
 
@@ -51,7 +52,8 @@ def broken_rules(message: Message, *, limit: int = 1) -> list[Violation]:
     For messages between the services. Those are signed, may come from a newer version with more fields, and are too
     many for the other checks.
     """
-    return [Violation(_path(v), v.proto.message) for v in protovalidate.collect_violations(message)[:limit]]
+    found = protovalidate.collect_violations(message)[:limit]
+    return [Violation(_path(v), _ONE.sub(r"\1", v.proto.message)) for v in found]
 
 
 def max_items(field: FieldDescriptor) -> int | None:

@@ -74,7 +74,7 @@ async def test_an_unreadable_job_is_found_by_itself_and_does_not_stop_the_others
         [b"\xff\xff", *(RunJobBatch(jobs=[one]).SerializeToString() for one in strange)]
     )
     assert all(letter.reason for letter in dead)
-    assert unknown_playbook.run_id in dead[1].reason
+    assert any(unknown_playbook.run_id in letter.reason for letter in dead)
 
 
 async def test_a_claim_costs_the_same_however_many_runs_have_gone_through_since_the_last_vacuum(bench: Bench) -> None:

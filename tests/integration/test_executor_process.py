@@ -126,7 +126,7 @@ async def read_all(call: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"EXECUTOR_CONCURRENCY": "0"}, ["EXECUTOR_CONCURRENCY", "greater than or equal to 1"]),
+        ({"EXECUTOR_CONCURRENCY": "0"}, ["EXECUTOR_CONCURRENCY", "must be 1 or more"]),
         ({"AI_PROVIDER": "mistral"}, ["AI_PROVIDER", "'openai' or 'offline'"]),
         ({"DEFAULT_PLAN": "GOLD"}, ["DEFAULT_PLAN", "'FREE', 'PRO' or 'BUSINESS'"]),
         ({"AI_PROVIDER": "openai", "OPENAI_API_KEY": ""}, ["OPENAI_API_KEY", "AI_PROVIDER=offline"]),

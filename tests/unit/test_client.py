@@ -354,7 +354,7 @@ class TestCalls:
 
 
 class TestErrors:
-    """What a rich status becomes, whoever wrote it."""
+    """What a rich status becomes, from our services and from others."""
 
     @staticmethod
     def failed(*details: Message, code: int = 14) -> grpc.aio.AioRpcError:

@@ -81,12 +81,12 @@ def test_a_draft_shows_what_has_no_suggestion_and_as_many_items_as_asked_for() -
         playbook_id="missing_seo_title",
         items=[
             DraftItem(product_id="a", field="seo_title", final_suggestion="New A", rule_warnings=["trimmed"]),
-            DraftItem(product_id="b", field="seo_title"),
+            DraftItem(product_id="b", field="seo_title", no_suggestion_reason="the content filter refused it"),
             DraftItem(product_id="c", field="seo_title", final_suggestion="New C"),
         ],
     )
     shown = printed(before_and_after(draft, {"a": Product(id="a", title="A", seo_title="Old A")}, limit=2))
-    for words in ("Old A", "New A", "trimmed", "(none)", "(no suggestion)"):
+    for words in ("Old A", "New A", "trimmed", "(none)", "(no suggestion: the content filter refused it)"):
         assert words in shown
     assert "New C" not in shown
 

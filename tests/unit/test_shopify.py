@@ -1,4 +1,4 @@
-"""CLI-001, the file part: catalog files keep all that nobody asked to change."""
+"""CLI-001, the file part: catalog files keep all that was not to be changed."""
 
 import csv
 import io

@@ -9,6 +9,7 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, GetRunRequest, ListRunsRequest, WatchRunRequest
 
+from servicekit.errors import Violation
 from servicekit.rpc.validation import violations_of
 from tests.support.runs import request
 
@@ -99,4 +100,10 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         "project_id",
         "rules_hash",
         "scope_id",
+    ]
+
+
+def test_one_character_is_told_of_as_one() -> None:
+    assert violations_of(GetRunRequest(run_id=str(uuid.uuid4()))) == [
+        Violation("project_id", "must be at least 1 character")
     ]

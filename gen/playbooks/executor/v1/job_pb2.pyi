@@ -147,7 +147,9 @@ class RunEvent(_message.Message):
     attempt: _builtins.int
     """1 after the first start; 0 while QUEUED."""
     ai_used: _builtins.bool
-    """The following fields are set with a terminal status, where they apply."""
+    """The following fields are set with a terminal status, where they apply.
+    Whether this run asked the provider for suggestions, the offline writer included.
+    """
     draft_id: _builtins.str
     """UUID of the draft."""
     scope_id: _builtins.str

@@ -145,7 +145,9 @@ class Run(_message.Message):
     created_by_user_id: _builtins.str
     """`sub` of the token that created the run."""
     ai_used: _builtins.bool
-    """Whether this run called the AI provider. False when every suggestion was already there."""
+    """Whether this run asked the provider for suggestions, be it a model or the offline writer, which needs none: the
+    draft's `model` says which. False when every suggestion was already there, and for an APPLY.
+    """
     draft_id: _builtins.str
     """The draft the run wrote or applied; empty while there is none."""
     error_code: _builtins.str
