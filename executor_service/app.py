@@ -97,6 +97,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
         if broker:
             stack.push_async_callback(broker.close)
+            await broker.require_suitable()
 
         # Execution
         publisher = EventPublisher(lease_database, broker)

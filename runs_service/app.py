@@ -115,6 +115,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             signer = MessageSigner(settings.jwt_secrets)
             publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
             stack.push_async_callback(publisher.close)
+            await publisher.require_suitable()
             jobs = JobPublisher(publisher, store)
             workers += [
                 jobs.marks,

@@ -8,7 +8,6 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 DATABASE_FORM = "postgresql://user:password@host:5432/database"
-BROKER_FORM = "redis://host:6379/0 or amqp://user:password@host:5672//"
 
 
 def address(value: str) -> str:
@@ -47,26 +46,21 @@ def _query_values(value: str | tuple[str, ...] | None) -> list[str]:
 
 
 def broker_url(value: str) -> str:
-    """Check the URL of a broker, or of several separated by `;`, as Kombu parses it."""
+    """Check the URL of a broker, or of several separated by `;`."""
     import kombu
-    from kombu.transport import TRANSPORT_ALIASES
 
-    for url in value.split(";"):
-        scheme, separator, _ = url.partition("://")
-        if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-            raise ValueError(f"expected a Kombu URL like {BROKER_FORM}")
-        try:
-            connection = kombu.Connection(url)  # parses the URL, and does not connect
-        except (ImportError, NameError):  # some of Kombu's transports fail only here
-            raise ValueError(f"{scheme}:// needs a package of Kombu's that is not installed") from None
-        except Exception:
-            raise ValueError(
-                f"cannot be read; expected a Kombu URL like {BROKER_FORM}, with a number for its port, and what is "
-                "special in the password percent-encoded"
-            ) from None
-        database = str(connection.virtual_host).removeprefix("/")
-        if connection.transport_cls in ("redis", "rediss", "sentinel") and not (database.isdecimal() or not database):
-            raise ValueError(f"Redis' databases are numbers; expected a URL like {BROKER_FORM}")
+    from servicekit.broker.address import FORM, BrokerAddress
+
+    address = BrokerAddress.parse(value)
+    try:
+        kombu.Connection(address.urls)  # parses the URL, and does not connect
+    except (ImportError, NameError):  # some of Kombu's transports fail only here
+        raise ValueError(f"{address.scheme}:// needs a package of Kombu's that is not installed") from None
+    except Exception:
+        raise ValueError(
+            f"cannot be read; expected a Kombu URL like {FORM}, with a number for its port, and what is "
+            "special in the password percent-encoded"
+        ) from None
     return value
 
 

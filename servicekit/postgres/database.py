@@ -4,6 +4,7 @@ Statements are psycopg's: `%(name)s` for a value, `%(name)b` for an array (in bi
 for what must be quoted, which takes four times as long), `%%` for a percent sign.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +14,11 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from servicekit.errors import database_unavailable, schema_mismatch
+from servicekit.postgres.address import password
 from servicekit.postgres.pool import ANSWER_TIMEOUT, Loss, Pool
+from servicekit.telemetry.outages import Outage, first_line
+
+logger = logging.getLogger(__name__)
 
 Row = Any  # a named tuple of the statement's columns
 
@@ -98,7 +103,9 @@ class Database(Querier):
         beside: "Database | None" = None,
     ) -> None:
         self._application_name = application_name
+        self._password = password(url)
         self._loss: Loss = beside._loss if beside else Loss()
+        self._outage: Outage = beside._outage if beside else Outage("the database cannot be used", logger)
         self._pool = Pool(
             url,
             size=pool_size,
@@ -139,7 +146,9 @@ class Database(Querier):
                 except psycopg.errors.ReadOnlySqlTransaction:
                     driver.pgconn.finish()  # the next one may lead to the new primary
                     raise
+            self._outage.ended()
         except CONNECTION_ERRORS as error:
+            self._outage.failed(first_line(error, self._password))
             raise database_unavailable() from error
         except SCHEMA_ERRORS as error:
             raise schema_mismatch(self._application_name) from error

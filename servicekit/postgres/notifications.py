@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from servicekit.background.batching import Conflator
 from servicekit.background.tasks import Worker
 from servicekit.errors import database_unavailable
+from servicekit.postgres.address import password
 from servicekit.postgres.database import CONNECTION_ERRORS, Database
 from servicekit.postgres.pool import ANSWER_TIMEOUT, connect
+from servicekit.telemetry.outages import Outage, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Listener(Worker):
         self._idle_check = idle_check
         self._url = url
         self._channel = channel
+        self._outage = Outage(f"LISTEN {channel} is not possible", logger)
         self._on_notification = on_notification
         self._on_gap = on_gap
         self._answer_timeout = answer_timeout
@@ -49,6 +52,7 @@ class Listener(Worker):
         try:
             await self._listen()
         except CONNECTION_ERRORS as error:
+            self._outage.failed(first_line(error, password(self._url)))
             raise database_unavailable() from error
 
     async def _listen(self) -> None:
@@ -57,6 +61,7 @@ class Listener(Worker):
         )
         async with connection:
             await connection.execute(f'LISTEN "{self._channel}"')
+            self._outage.ended()
             self._on_gap()
             while True:
                 async for notification in connection.notifies(timeout=self._idle_check):

@@ -24,7 +24,7 @@ class Schema:
         self._known = known(scripts)
         self._command = command
         self._statement = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(name, "alembic_version"))
-        self._mismatch = Outage("the database cannot serve", logger)
+        self._mismatch = Outage("the database is not ours to use", logger)
 
     async def problem(self) -> ServiceError | None:
         """Return what keeps the service from its work: SCHEMA_MISMATCH or DATABASE_UNAVAILABLE. None: nothing does.

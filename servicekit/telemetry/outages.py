@@ -8,6 +8,7 @@ from collections.abc import Callable
 from servicekit.telemetry.printable import printable
 
 REPEAT_AFTER = 60.0  # seconds
+QUIET = 5.0  # seconds in which the same reason is not logged again, however many outages there are
 REASON_LIMIT = 500  # characters
 
 
@@ -22,7 +23,7 @@ def first_line(error: BaseException, *secrets: str) -> str:
 
 
 class Outage:
-    """Logs why `what` cannot be used: once, again each minute while that lasts, and when it is over.
+    """Logs why `what` is so: once, again each minute while that lasts, and when it is over.
 
     A reason that is new within the same outage is logged at once too. Any thread may call.
     """
@@ -33,8 +34,9 @@ class Outage:
         self._clock = clock
         self._lock = threading.Lock()
         self._began_at = 0.0
-        self._logged_at: dict[str, float] = {}
-        self.reason = ""  # "": it can be used
+        self._logged_at: dict[str, float] = {}  # by reason
+        self._is_logged = False  # this outage
+        self.reason = ""  # "": there is no outage
 
     def failed(self, reason: str) -> None:
         """Note that it failed, and why."""
@@ -42,21 +44,26 @@ class Outage:
             now = self._clock()
             if not self.reason:
                 self._began_at = now
+                self._is_logged = False
             self.reason = reason
-            if now - self._logged_at.get(reason, -REPEAT_AFTER) < REPEAT_AFTER:
+            pause = REPEAT_AFTER if self._is_logged else QUIET
+            if now - self._logged_at.get(reason, -REPEAT_AFTER) < pause:
                 return
+            self._logged_at = {one: at for one, at in self._logged_at.items() if now - at < REPEAT_AFTER}
             self._logged_at[reason] = now
-            lasting = f" for {now - self._began_at:.0f} s" if now > self._began_at else ""
+            self._is_logged = True
+            lasting = f" for {now - self._began_at:.0f} s" if now - self._began_at >= 1 else ""
         self._logger.error("%s%s: %s", self._what, lasting, reason)
 
     def ended(self) -> None:
-        """Note that it can be used."""
+        """Note that it is over, if it was there."""
         if not self.reason:
             return
         with self._lock:
             if not self.reason:
                 return
             self.reason = ""
-            self._logged_at.clear()
             seconds = self._clock() - self._began_at
-        self._logger.info("%s: over after %.1f s", self._what, seconds)
+            is_logged = self._is_logged
+        if is_logged:
+            self._logger.info("%s: over after %.1f s", self._what, seconds)

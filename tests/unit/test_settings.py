@@ -86,6 +86,15 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
         ("BROKER_URL", "amqp://u:p@h//;amqp://u:hidden-password@h:port//", "amqp://"),
         ("BROKER_URL", "redis://:hidden-password@127.0.0.1:6379/jobs", "numbers"),
         ("BROKER_URL", "sentinel://:hidden-password@127.0.0.1:26379/jobs", "numbers"),
+        ("BROKER_URL", "sentinel://:hidden-password@127.0.0.1:26379/0", "master_name"),
+        ("BROKER_URL", "memory://", "two"),
+        ("BROKER_URL", "filesystem://", "share"),
+        ("BROKER_URL", "redis://h/0?hidden-password=1", "not known"),
+        ("BROKER_URL", "redis://:12#hidden-password@h:6379/0", "percent-encoded"),
+        ("BROKER_URL", "redis://u:12/hidden-password@h:6379/0", "percent-encoded"),
+        ("BROKER_URL", "redis://u:12?hidden-password@h:6379/0", "percent-encoded"),
+        ("BROKER_URL", "rediss://h/0?ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs"),
+        ("BROKER_URL", "rediss://h/0?ssl_cert_reqs=perhaps", "required, optional, none"),
         ("BROKER_URL", "kafka://u:hidden-password@h", "not installed"),
         ("ENABLE_QUEUE_PROCESSORS", "perhaps", "true or false"),
         ("RUNS_INLINE_FALLBACK", "2", "true or false"),
@@ -122,7 +131,8 @@ def test_a_bad_value_stops_the_start_with_its_name_and_what_is_allowed(
     "url",
     [
         *("redis://", "redis://h", "redis://:p@h:6379/", "rediss://h/2", "redis+socket:///run/valkey.sock"),
-        *("amqp://", "amqp://u:p@h:5672//", "amqp://h1//;amqp://h2//", "memory://"),
+        *("amqp://", "amqp://u:p@h:5672//", "amqp://h1//;amqp://h2//", "amqps://h//", "amqp://h//?heartbeat=9"),
+        *("sentinel://h:26379/0?master_name=m", "sentinel://a:1;sentinel://b:2/0?master_name=m&ssl_cert_reqs=none"),
     ],
 )
 def test_every_url_that_kombu_reads_is_good(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
