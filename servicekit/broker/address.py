@@ -138,7 +138,7 @@ def _tls(query: dict[str, str], scheme: str) -> dict[str, Any] | None:
         return None
     reqs = _VERIFICATION[given.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")]
     checks_name = reqs != ssl.CERT_NONE and given.get("ssl_check_hostname", "true").lower() != "false"
-    files = {name: given[name] for name in _TLS_FILES if name in given}
+    files: dict[str, Any] = {name: given[name] for name in _TLS_FILES if name in given}
     if scheme in _REDIS:
         return {"ssl_cert_reqs": reqs, "ssl_check_hostname": checks_name, **files}
     of_amqp: dict[str, Any] = {name.removeprefix("ssl_"): value for name, value in files.items()}

@@ -109,7 +109,7 @@ async def test_sentinel_names_the_master(tmp_path: Path) -> None:
         configuration = tmp_path / "sentinel.conf"
         configuration.write_text(f"port {port}\nsentinel monitor main {HOST} {master} 1\n")
         with (tmp_path / "log").open("wb") as log:
-            sentinel = subprocess.Popen([BINARY, str(configuration), "--sentinel"], stdout=log, stderr=log)
+            sentinel = subprocess.Popen([BINARY, str(configuration), "--sentinel"], stdout=log, stderr=log)  # noqa: ASYNC220
         try:
             await answers(master)
             await answers(port)
