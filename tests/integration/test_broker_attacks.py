@@ -84,14 +84,17 @@ async def test_a_version_that_is_none_is_refused_whoever_signed_it(
     assert metrics.broker_messages_refused.labels(queue, "version")._value.get() == 1
 
 
-async def test_many_forged_messages_are_one_line_of_the_log(
+async def test_forged_messages_that_come_together_are_one_line_of_the_log(
     url: str, queue: str, letters: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(30):
         publish_raw(url, queue, FORGED, {})
     await all_but_the_good_are_put_aside(url, queue)
     assert len(letters()) == 30
-    assert len([record for record in caplog.records if record.levelname == "ERROR"]) < 10
+    counts = [int(record.getMessage().split()[0]) for record in caplog.records if record.levelname == "ERROR"]
+    assert sum(counts) == 30
+    if url.startswith("amqp"):  # Redis hands over a message with each answer, so few come together
+        assert len(counts) < 10
 
 
 async def test_while_secrets_are_replaced_messages_of_both_are_read(url: str, queue: str) -> None:
