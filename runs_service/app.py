@@ -103,7 +103,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             watchers,
             notifier,
             Listener(
-                settings.database_url,
+                settings.listen_database_url or settings.database_url,
                 CHANGES_CHANNEL,
                 on_notification=watchers.on_notification,
                 on_gap=watchers.wake_all,

@@ -16,25 +16,13 @@ from psycopg.rows import namedtuple_row
 from servicekit.errors import database_unavailable, schema_mismatch
 from servicekit.postgres.address import password
 from servicekit.postgres.pool import ANSWER_TIMEOUT, Loss, Pool
+from servicekit.postgres.server_settings import OPTIONS
 from servicekit.telemetry.outages import Outage, first_line
 
 logger = logging.getLogger(__name__)
 
 Row = Any  # a named tuple of the statement's columns
 
-STATEMENT_TIMEOUT = 30_000  # milliseconds
-# Milliseconds after which a transaction that does nothing is ended, and its locks with it: its owner stands still, and
-# others wait for what it locked. Ours do one thing after the other.
-IDLE_TIMEOUT = 5_000
-# Every statement has an index that fits it, so there is one good plan whatever the sizes: made once, where the planner
-# would make a new one for every call (it takes longer than most statements do), and never a scan of the table that was
-# small when it was made. And a queue's indexes are full of entries of rows that have moved on: an index scan marks
-# them, and the next one passes them over; a bitmap scan reads all of them every time, until the next VACUUM.
-PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off"
-OPTIONS = (
-    f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
-    f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT} {PLANS}"
-)
 # A primary that became a standby takes no writes; psycopg counts the error it says so with among the internal ones.
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 # What our statements meet in a schema that is missing, of another release, or another role's.

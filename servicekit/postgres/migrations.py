@@ -64,6 +64,9 @@ def run_environment(metadata: MetaData) -> None:
         creator=lambda: psycopg.connect(**{**keywords(url), "connect_timeout": CONNECT_TIMEOUT}),
     )
     with engine.begin() as connection:
+        # The role's limits are for the service: an index of a large table takes its time, and so does waiting for it.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         # Held until the transaction ends; a second migrator waits here and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(schema)})
         exists = connection.scalar(text("SELECT to_regnamespace(:schema)"), {"schema": schema})

@@ -17,6 +17,8 @@ from psycopg.pq import TransactionStatus
 from servicekit.postgres.address import keywords
 
 CONNECT_TIMEOUT = 2  # seconds
+# PgBouncer's words, unless it has ignore_startup_parameters = options. The role has the settings then.
+REFUSAL = "unsupported startup parameter"
 ANSWER_TIMEOUT = 15.0  # seconds; long enough for the largest apply
 
 
@@ -73,7 +75,8 @@ class Loss:
 class Pool:
     """Up to `size` connections, opened when they are needed; the one used last is used first.
 
-    `options` go to the server as they are. Pools of one process and server share a `loss`.
+    `options` go to the server as they are, unless a pooler in between refuses them. Pools of one process and server
+    share a `loss`.
     """
 
     def __init__(
@@ -132,9 +135,19 @@ class Pool:
             self._idle.append(connection)
 
     async def _connect(self) -> BoundedConnection:
+        try:
+            return await self._connect_with(self._options)
+        except psycopg.OperationalError as error:
+            if not self._options or REFUSAL not in str(error):
+                raise
+            connection = await self._connect_with("")
+            self._options = ""  # from now on
+            return connection
+
+    async def _connect_with(self, options: str) -> BoundedConnection:
         return await connect(
             self._url,
             answer_timeout=self._answer_timeout,
             application_name=self._application_name,
-            options=self._options,
+            options=options,
         )

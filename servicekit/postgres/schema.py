@@ -10,6 +10,7 @@ from servicekit.errors import Reason, ServiceError, schema_mismatch
 from servicekit.postgres.database import Database
 from servicekit.postgres.pool import NoFreeConnection
 from servicekit.postgres.revisions import known
+from servicekit.postgres.server_settings import ACTUAL, SETTINGS, differences, role_statements
 from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Schema:
         self._known = known(scripts)
         self._command = command
         self._statement = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(name, "alembic_version"))
+        self._are_settings_checked = False
         self._mismatch = Outage("the database is not ours to use", logger)
 
     async def problem(self) -> ServiceError | None:
@@ -43,7 +45,29 @@ class Schema:
         if wrong:
             return self._noted(wrong, schema_mismatch(self._command))
         self._mismatch.ended()
+        if not self._are_settings_checked:
+            await self._check_settings()
         return None
+
+    async def _check_settings(self) -> None:
+        """Log once what of the server's settings is not ours: behind a pooler it depends on the role's alone."""
+        try:
+            rows = await self._database.fetch_all(ACTUAL, {"names": list(SETTINGS)})
+        except ServiceError:
+            return  # the next time
+        self._are_settings_checked = True
+        if wrong := differences({row[0]: row[1] for row in rows}):
+            role, database = rows[0][2], rows[0][3]
+            logger.error(
+                "the connections to the database do not have %s: a pooler drops what we ask for; statements may take "
+                "any plan and any time. Give them to the role, as a superuser: %s",
+                ", ".join(wrong),
+                "; ".join(
+                    statement
+                    for statement in role_statements(f'"{role}"', f'"{database}"')
+                    if any(f"SET {name} " in statement for name in wrong)
+                ),
+            )
 
     def _noted(self, wrong: str, error: ServiceError) -> ServiceError:
         self._mismatch.failed(wrong)
