@@ -133,6 +133,11 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         inbox = Inbox(lease_database, leases, slots, claimer)
         cancellation = Cancellation(lease_database, leases, publisher)
 
+        consumers: list[Consumer] = []
+        if settings.queue_url:
+            jobs = settings.queue(JOBS_QUEUE)
+            consumers.append(Consumer(settings.queue_url, jobs, inbox.consume, metrics, signer))
+
         # Calls
         catalog = Catalog(callers, clock, default_plan=settings.default_plan)
         server = Server(
@@ -159,6 +164,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             PERMISSIONS,
             metrics,
             check=Schema(lease_database, "executor", MIGRATIONS, command=NAME).problem,
+            parts={"broker": [broker.outage, *(consumer.outage for consumer in consumers)]} if broker else {},
         )
 
         # Started in this order, stopped in the reverse one.
@@ -166,10 +172,6 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         await stack.enter_async_context(running(publisher.marks, publisher, *sweepers))
         await stack.enter_async_context(running(Heartbeat(leases), affected, outcomes, claimer))
         await server.start()
-        consumers: list[Consumer] = []
-        if settings.queue_url:
-            jobs = settings.queue(JOBS_QUEUE)
-            consumers.append(Consumer(settings.queue_url, jobs, inbox.consume, metrics, signer))
         await stack.enter_async_context(running(*consumers))
 
         async def end_work() -> None:

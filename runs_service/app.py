@@ -38,6 +38,7 @@ from servicekit.postgres.schema import Schema
 from servicekit.rpc.channel import open_channel
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -111,17 +112,16 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             ),
         ]
         jobs = None
+        parts: dict[str, list[Outage]] = {}
         if settings.queue_url:
             signer = MessageSigner(settings.jwt_secrets)
             publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
             stack.push_async_callback(publisher.close)
             await publisher.require_suitable()
             jobs = JobPublisher(publisher, store)
-            workers += [
-                jobs.marks,
-                jobs.batcher,
-                Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics, signer),
-            ]
+            consumer = Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics, signer)
+            workers += [jobs.marks, jobs.batcher, consumer]
+            parts["broker"] = [publisher.outage, consumer.outage]
         else:
             logger.warning("no queue is configured: runs execute inline, CreateRun answers when they have ended")
 
@@ -138,7 +138,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor)
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
-        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem)
+        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts)
 
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(*workers, runs.creations, *maintenance))

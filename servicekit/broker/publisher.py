@@ -55,8 +55,11 @@ class Publisher:
             raise BrokerUnavailable("the link to the broker is closed") from error
 
     async def require_suitable(self) -> None:
-        """Connect. Raises BrokerUnsuitable when this broker can never do; one that is away comes back."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._try_out)
+        """Connect. Raises SystemExit when this broker can never do; one that is away, or refuses, may come round."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._try_out)
+        except BrokerUnsuitable as error:
+            raise SystemExit(f"BROKER_URL: {error}") from None
 
     async def close(self) -> None:
         """Close the connection and end the thread."""

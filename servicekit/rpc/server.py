@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
 from servicekit.rpc.readiness import Check, Readiness, Refusal
 from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Registration:
 
 class Server:
     """A gRPC server of `registrations`. `permissions` say which role each method needs; `check` says what keeps the
-    service from its work, for health checks and for calls."""
+    service from its work, for health checks and for calls; `parts` have health checks of their own and no more."""
 
     def __init__(
         self,
@@ -69,10 +70,13 @@ class Server:
         metrics: Metrics,
         *,
         check: Check | None = None,
+        parts: Mapping[str, Sequence[Outage]] | None = None,
     ) -> None:
         self._names = [registration.name for registration in registrations]
         self._draining = Draining()
-        self._readiness = Readiness(check, self._report) if check else None
+        self._readiness = (
+            Readiness(check, self._report, parts=parts or {}, on_part=self._report_part) if check else None
+        )
         refusal = [Refusal(self._readiness)] if self._readiness else []
         outer = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
 
@@ -136,6 +140,10 @@ class Server:
         status = health_pb2.HealthCheckResponse
         for name in ("", *self._names):
             await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)
+
+    async def _report_part(self, name: str, is_there: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(name, status.SERVING if is_there else status.NOT_SERVING)
 
     def _bind(self, settings: ServiceSettings) -> int:
         """Bind the server to `settings.listen`, and return the port. Raises SystemExit when that is impossible."""

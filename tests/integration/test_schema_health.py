@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from playbooks.executor.v1.catalog_service_pb2 import GetProjectRequest
 from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
@@ -20,6 +21,9 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 from devstack.ports import HOST
 from executor_service import app as executor_app
 from executor_service.settings import ExecutorSettings
+from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError
+from runs_client.failures import explain
 from runs_service import app as runs_app
 from runs_service.settings import RunsSettings
 from servicekit.errors import error_info
@@ -33,8 +37,8 @@ SERVICES = pytest.mark.parametrize("service", ["runs", "executor"])
 SCRIPTS = {"runs": runs_app.MIGRATIONS, "executor": executor_app.MIGRATIONS}
 
 
-def entered(service: str, url: str) -> AbstractAsyncContextManager[Server]:
-    common: dict[str, Any] = {"listen": f"{HOST}:0", "auth_mode": "disabled", "database_url": url}
+def entered(service: str, url: str, **settings: str) -> AbstractAsyncContextManager[Server]:
+    common: dict[str, Any] = {"listen": f"{HOST}:0", "auth_mode": "disabled", "database_url": url, **settings}
     if service == "runs":
         return runs_app.serving(RunsSettings(executor_target=f"{HOST}:1", **common))
     return executor_app.serving(ExecutorSettings(ai_provider="offline", **common))
@@ -137,6 +141,30 @@ async def test_health_follows_whether_the_database_can_be_reached(service: str, 
                 await eventually(is_away)
                 assert (await refusal(service, channel))[1] == "DATABASE_UNAVAILABLE"
             await eventually(lambda: serving(channel))
+
+
+@SERVICES
+async def test_a_command_says_that_a_service_which_answers_cannot_serve(service: str, empty_database_url: str) -> None:
+    async with entered(service, empty_database_url) as server, RunsClient(server.address, timeout=10) as client:
+        with pytest.raises(ServiceCallError) as refusal:
+            await client.get("p", "0198f0a0-0000-7000-8000-000000000000")
+    assert "cannot serve now (NOT_SERVING)" in explain(refusal.value)
+
+
+@SERVICES
+async def test_a_broker_that_is_away_has_a_health_check_of_its_own(
+    service: str, empty_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    migrations.upgrade(empty_database_url, SCRIPTS[service])
+    async with (
+        entered(service, empty_database_url, broker_url=f"redis://:hidden@{HOST}:1/0") as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        assert await serving(channel)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="broker"))
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert "refused" in caplog.text
+    assert "hidden" not in caplog.text
 
 
 @SERVICES
