@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from servicekit.postgres.server_settings import role_statements
 from servicekit.telemetry.printable import printable_lines
 
 DATABASE = "playbook_runs"
@@ -43,6 +44,9 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                 "REVOKE ALL ON SCHEMA {schema} FROM PUBLIC",
             ):
                 connection.execute(sql.SQL(statement).format(password=sql.Literal(passwords[role]), **names))
+            # A pooler between the services and us drops what a connection asks for.
+            for given in role_statements(f'"{role}"', f'"{DATABASE}"'):
+                connection.execute(given.encode())
 
 
 def main() -> None:

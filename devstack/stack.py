@@ -41,7 +41,7 @@ class Stack:
     """A stack, running between `start` and `stop`, or within a `with` block.
 
         with Stack(StackOptions(data_dir=folder)) as stack:
-            channel = grpc.insecure_channel(stack.runs_target)
+            channel = grpc.insecure_channel(stack.runs_target, options=[("grpc.enable_http_proxy", 0)])
             token = stack.token("shop-1", "OWNER")
 
     Its parts can be stopped, killed and started again one by one: `stack.runs[0].kill()`. All of them end with this

@@ -4,7 +4,7 @@ import sys
 
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
-from executor_service.settings import ExecutorSettings
+from executor_service.settings import ExecutorDatabaseSettings, ExecutorSettings
 from servicekit import command
 
 DESCRIPTION = """\
@@ -21,7 +21,8 @@ VARIABLES = """\
   EXECUTOR_CONCURRENCY      runs at once in this process (16)
   EXECUTOR_LEASE_SECONDS    time after which the runs of a dead process are taken over (15)
   EXECUTOR_GRACE_SECONDS    time that running work gets to end at a stop; then it is handed back (5)
-  BROKER_URL                any Kombu URL: redis://..., amqp://...; unset: runs come by ExecuteRun only
+  BROKER_URL                redis://, rediss:// (verified; ?ssl_ca_certs=FILE), sentinel://HOST:26379/0?master_name=NAME,
+                            amqp://, amqps:// or another Kombu URL; unset: runs come by ExecuteRun only
   ENABLE_QUEUE_PROCESSORS   false: nothing is consumed or published, with or without BROKER_URL (true)
   DEFAULT_PLAN              FREE, PRO or BUSINESS: the plan of projects that their owners create; other plans and
                             limits are set by the platform: OWNER of "*", or SERVICE (FREE)
@@ -30,6 +31,8 @@ VARIABLES = """\
                             address, for redirects are not followed; https, unless the network is yours alone
   AI_CONCURRENCY            AI requests at once in this process, each of which reads up to 4 MB (16)
   AI_BATCH_SIZE             products in a request (10)
+  HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY   proxies to the provider: http://, https://, socks5://, socks5h://
+  SSL_CERT_FILE, SSL_CERT_DIR   certificates to trust instead of the usual ones, for the provider
   AI_TIMEOUT_SECONDS        time that a request may take (60)
   MAX_REQUEST_BYTES         size of the largest request, uncompressed (1048576)
 """
@@ -40,6 +43,7 @@ def main() -> int:
     return command.main(
         app.NAME,
         ExecutorSettings,
+        ExecutorDatabaseSettings,
         description=DESCRIPTION,
         variables=VARIABLES,
         serve=app.serve,

@@ -27,7 +27,7 @@ from executor_service.execution.types import Work
 from executor_service.permissions import PERMISSIONS
 from executor_service.queries import Queries
 from executor_service.servicer import CatalogServicer, ExecutorServicer
-from executor_service.settings import LEASE_CONNECTIONS, ExecutorSettings
+from executor_service.settings import LEASE_CONNECTIONS, ExecutorDatabaseSettings, ExecutorSettings
 from executor_service.work.affected import AffectedLookup
 from executor_service.work.apply import Apply
 from executor_service.work.estimate import Estimator
@@ -39,6 +39,7 @@ from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
+from servicekit.postgres.schema import Schema
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
 
@@ -58,9 +59,9 @@ async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
         force_exit_after(settings.executor_grace_seconds + LAST_STEPS)
 
 
-def migrate(settings: ExecutorSettings) -> None:
-    """Bring the schema up to date. Raises SystemExit when there is no database."""
-    migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="EXECUTOR_DATABASE_URL")
+def migrate(settings: ExecutorDatabaseSettings) -> str:
+    """Bring the schema up to date, and return what was done. Raises SystemExit when that is impossible."""
+    return migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="EXECUTOR_DATABASE_URL")
 
 
 @asynccontextmanager
@@ -96,6 +97,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
         if broker:
             stack.push_async_callback(broker.close)
+            await broker.require_suitable()
 
         # Execution
         publisher = EventPublisher(lease_database, broker)
@@ -131,6 +133,11 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         inbox = Inbox(lease_database, leases, slots, claimer)
         cancellation = Cancellation(lease_database, leases, publisher)
 
+        consumers: list[Consumer] = []
+        if settings.queue_url:
+            jobs = settings.queue(JOBS_QUEUE)
+            consumers.append(Consumer(settings.queue_url, jobs, inbox.consume, metrics, signer))
+
         # Calls
         catalog = Catalog(callers, clock, default_plan=settings.default_plan)
         server = Server(
@@ -156,6 +163,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             ],
             PERMISSIONS,
             metrics,
+            check=Schema(lease_database, "executor", MIGRATIONS, command=NAME).problem,
+            parts={"broker": [broker.outage, *(consumer.outage for consumer in consumers)]} if broker else {},
         )
 
         # Started in this order, stopped in the reverse one.
@@ -163,10 +172,6 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         await stack.enter_async_context(running(publisher.marks, publisher, *sweepers))
         await stack.enter_async_context(running(Heartbeat(leases), affected, outcomes, claimer))
         await server.start()
-        consumers: list[Consumer] = []
-        if settings.queue_url:
-            jobs = settings.queue(JOBS_QUEUE)
-            consumers.append(Consumer(settings.queue_url, jobs, inbox.consume, metrics, signer))
         await stack.enter_async_context(running(*consumers))
 
         async def end_work() -> None:

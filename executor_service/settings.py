@@ -6,15 +6,20 @@ from pydantic import AliasChoices, Field, SecretStr
 
 from executor_service.playbooks.quota import Plan
 from servicekit.config.addresses import Address, DatabaseUrl
-from servicekit.config.settings import ServiceSettings
+from servicekit.config.settings import DatabaseSettings, ServiceSettings
 
 LEASE_CONNECTIONS = 4  # every statement over them is short, and most are made for many runs at once
 
 
-class ExecutorSettings(ServiceSettings):
-    """Environment variables of executor_service, beside those every service reads."""
+class ExecutorDatabaseSettings(DatabaseSettings):
+    """Environment variables of the migration."""
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("EXECUTOR_DATABASE_URL"))
+
+
+class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
+    """Environment variables of executor_service, beside those every service reads."""
+
     listen: Address = Field(default="127.0.0.1:50052", validation_alias=AliasChoices("EXECUTOR_LISTEN"))
     processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
     # The largest product has 300 kB; clients put as many into a PutProducts as fit.

@@ -71,7 +71,9 @@ class Connection:
 
     `token` is the JWT to send with each call, "" for none. `ca_file` has the PEM certificates to trust and turns TLS
     on; `cert_file` and `key_file`, which go together and turn it on too, are the client's own certificate for a service
-    that wants one. `timeout` is in seconds. Raises ServiceCallError for a token that no call can carry.
+    that wants one. `timeout` is in seconds. With `http_proxy` calls go through the proxy of the environment, which is
+    meant for the Web, and which gRPC would use for loopback too. Raises ServiceCallError for a token that no call can
+    carry.
     """
 
     def __init__(
@@ -83,11 +85,13 @@ class Connection:
         cert_file: Path | None = None,
         key_file: Path | None = None,
         timeout: float = TIMEOUT,
+        http_proxy: bool = False,
     ) -> None:
         _require_sendable(token, target)
         self.target = target
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._timeout = timeout
+        options = (*_OPTIONS, ("grpc.enable_http_proxy", int(http_proxy)))
         if bool(cert_file) != bool(key_file):
             raise ValueError("cert_file and key_file go together: give both, or none")
         if ca_file or cert_file:
@@ -96,9 +100,9 @@ class Connection:
                 private_key=key_file.read_bytes() if key_file else None,
                 certificate_chain=cert_file.read_bytes() if cert_file else None,
             )
-            self.channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+            self.channel = grpc.aio.secure_channel(target, credentials, options=options)
         else:
-            self.channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            self.channel = grpc.aio.insecure_channel(target, options=options)
 
     async def close(self) -> None:
         """Close the channel and end its calls."""

@@ -12,6 +12,7 @@ from runs_client.failures import CommandError
 if TYPE_CHECKING:
     from devstack.datadir import StackInfo
 
+PROXY_VARIABLE = "PLAYBOOK_RUNS_HTTP_PROXY"  # true: calls go through the proxy of http_proxy
 TOKEN_VARIABLE = "PLAYBOOK_RUNS_TOKEN"  # noqa: S105  # its name
 DEFAULT_TARGETS = {"runs": "127.0.0.1:50051", "executor": "127.0.0.1:50052"}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -51,6 +52,7 @@ class ServiceOptions:
             ca_file=there.ca_file,
             cert_file=there.cert_file,
             key_file=there.key_file,
+            http_proxy=_asks_for_proxy(),
         )
 
     def executor(self, project: str) -> ExecutorClient:
@@ -62,6 +64,7 @@ class ServiceOptions:
             ca_file=there.ca_file,
             cert_file=there.cert_file,
             key_file=there.key_file,
+            http_proxy=_asks_for_proxy(),
         )
 
     def arguments(self) -> list[str]:
@@ -152,3 +155,7 @@ def _spelled_out(target: str) -> str:
     """Return HOST:PORT as a stack writes its own."""
     host, _, port = target.rpartition(":")
     return f"127.0.0.1:{port}" if host.lower() == "localhost" else target
+
+
+def _asks_for_proxy() -> bool:
+    return os.environ.get(PROXY_VARIABLE, "").lower() in ("1", "true", "yes")

@@ -8,6 +8,7 @@ from runs_client.errors import ServiceCallError
 from servicekit.telemetry.printable import printable
 
 _TLS = re.compile(r"handshake|ssl|certificate", re.IGNORECASE)
+_UNHEALTHY = re.compile(r"not_serving|unhealthy|health", re.IGNORECASE)
 _HANGS_UP = re.compile(r"socket closed|reset by peer|broken pipe", re.IGNORECASE)
 
 
@@ -60,9 +61,15 @@ def _explained(error: ServiceCallError) -> str:
 
 
 def _unreachable(error: ServiceCallError) -> str:
+    words = " ".join(error.message.split())
+    if _UNHEALTHY.search(words):
+        return (
+            f"{error.target} answers, and says that it cannot serve now (NOT_SERVING): its database is away, or needs "
+            "`runs-service migrate` or `executor-service migrate`; its log says which"
+        )
     if _TLS.search(error.message):
         remedy = "check --ca-file, --cert-file and --key-file, and that the service's certificate names its address"
-        return f"no TLS with {error.target}: {remedy}: {' '.join(error.message.split())}"
+        return f"no TLS with {error.target}: {remedy}: {words}"
     if _HANGS_UP.search(error.message):
         return (
             f"{error.target} hangs up: perhaps it wants TLS (--ca-file) or a certificate of yours (--cert-file, "
@@ -70,5 +77,5 @@ def _unreachable(error: ServiceCallError) -> str:
         )
     return (
         f"nothing answers at {error.target}: start the stack with `playbook-runs up`, "
-        "or name a running one with --data-dir, --target or --executor-target"
+        f"or name a running one with --data-dir, --target or --executor-target ({words})"
     )

@@ -19,12 +19,13 @@ class ServiceClient(ABC):
     """A client of one service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
     `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
-    and `key_file` are the client's own certificate under mutual TLS; `timeout` is that of a call, in seconds.
+    and `key_file` are the client's own certificate under mutual TLS; `timeout` is that of a call, in seconds;
+    `http_proxy` sends calls through the environment's proxy.
 
     A method whose call fails raises ServiceCallError. Its docstring names the reasons that are its own; any call may
     fail with VALIDATION_FAILED, TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID, PROJECT_ACCESS_DENIED, ROLE_TOO_LOW,
-    TOO_MANY_CALLS, DATABASE_UNAVAILABLE, SHUTTING_DOWN, METHOD_UNKNOWN or INTERNAL_ERROR, and without a reason when no
-    service answers.
+    TOO_MANY_CALLS, DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, SHUTTING_DOWN, METHOD_UNKNOWN or INTERNAL_ERROR,
+    and without a reason when no service answers.
     """
 
     def __init__(
@@ -36,9 +37,16 @@ class ServiceClient(ABC):
         cert_file: Path | None = None,
         key_file: Path | None = None,
         timeout: float = TIMEOUT,
+        http_proxy: bool = False,
     ) -> None:
         self._connection = Connection(
-            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, timeout=timeout
+            target,
+            token=token,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            timeout=timeout,
+            http_proxy=http_proxy,
         )
         self._make_stubs(self._connection.channel)
 

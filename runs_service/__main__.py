@@ -4,7 +4,7 @@ import sys
 
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_service import app
-from runs_service.settings import RunsSettings
+from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from servicekit import command
 
 DESCRIPTION = """\
@@ -13,6 +13,8 @@ Serve RunsService: accept runs of automation playbooks, keep their history, let 
 
 VARIABLES = """\
   RUNS_DATABASE_URL         postgresql://user:password@host:5432/database   (required)
+  RUNS_LISTEN_DATABASE_URL  where LISTEN goes when RUNS_DATABASE_URL leads through a pooler that lends connections by
+                            the transaction (PgBouncer): past it, or to a pool of sessions; unset: the same
   RUNS_LISTEN               HOST:PORT to serve at (127.0.0.1:50051)
   RUNS_WORKERS              processes at RUNS_LISTEN, for machines with more cores (1)
   RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL of each process (8)
@@ -20,7 +22,8 @@ VARIABLES = """\
   EXECUTOR_TARGET           HOST:PORT of executor-service (127.0.0.1:50052)
   TLS_CA_FILE               CA certificates for calls to executor-service; unset: TLS_CLIENT_CA_FILE,
                             else our own certificate
-  BROKER_URL                any Kombu URL: redis://..., amqp://...; unset: runs execute inline
+  BROKER_URL                redis://, rediss:// (verified; ?ssl_ca_certs=FILE), sentinel://HOST:26379/0?master_name=NAME,
+                            amqp://, amqps:// or another Kombu URL; unset: runs execute inline
   ENABLE_QUEUE_PROCESSORS   false: runs execute inline, with or without BROKER_URL (true)
   RUNS_INLINE_FALLBACK      true: runs execute inline while the broker is down (false)
   MAX_REQUEST_BYTES         size of the largest request, uncompressed (131072)
@@ -32,6 +35,7 @@ def main() -> int:
     return command.main(
         app.NAME,
         RunsSettings,
+        RunsDatabaseSettings,
         description=DESCRIPTION,
         variables=VARIABLES,
         serve=app.serve,

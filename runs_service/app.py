@@ -22,7 +22,7 @@ from runs_service.permissions import PERMISSIONS
 from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
-from runs_service.settings import RunsSettings
+from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from runs_service.store import RunStore
 from runs_service.watching.hub import CHANGES_CHANNEL, Watchers, hints
 from runs_service.watching.stream import RunStream
@@ -34,9 +34,11 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
 from servicekit.postgres.notifications import Listener, Notifier
+from servicekit.postgres.schema import Schema
 from servicekit.rpc.channel import open_channel
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,10 @@ MAINTENANCE_INTERVAL = 5.0  # seconds between rounds of a maintenance task; one 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def migrate(settings: RunsSettings) -> None:
-    """Bring the schema `runs` up to date; safe to run from many processes at once. Raises SystemExit when there is no
-    database."""
-    migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="RUNS_DATABASE_URL")
+def migrate(settings: RunsDatabaseSettings) -> str:
+    """Bring the schema `runs` up to date, and return what was done; safe to run from many processes at once. Raises
+    SystemExit when that is impossible."""
+    return migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="RUNS_DATABASE_URL")
 
 
 async def serve(settings: RunsSettings, clock: Clock | None = None) -> None:
@@ -102,7 +104,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             watchers,
             notifier,
             Listener(
-                settings.database_url,
+                settings.listen_database_url or settings.database_url,
                 CHANGES_CHANNEL,
                 on_notification=watchers.on_notification,
                 on_gap=watchers.wake_all,
@@ -110,16 +112,16 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             ),
         ]
         jobs = None
+        parts: dict[str, list[Outage]] = {}
         if settings.queue_url:
             signer = MessageSigner(settings.jwt_secrets)
             publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
             stack.push_async_callback(publisher.close)
+            await publisher.require_suitable()
             jobs = JobPublisher(publisher, store)
-            workers += [
-                jobs.marks,
-                jobs.batcher,
-                Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics, signer),
-            ]
+            consumer = Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics, signer)
+            workers += [jobs.marks, jobs.batcher, consumer]
+            parts["broker"] = [publisher.outage, consumer.outage]
         else:
             logger.warning("no queue is configured: runs execute inline, CreateRun answers when they have ended")
 
@@ -135,7 +137,8 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         ]
         servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor)
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
-        server = Server(settings, [registration], PERMISSIONS, metrics)
+        schema = Schema(database, "runs", MIGRATIONS, command=NAME)
+        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts)
 
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(*workers, runs.creations, *maintenance))

@@ -3,13 +3,22 @@
 from pydantic import AliasChoices, Field
 
 from servicekit.config.addresses import Address, DatabaseUrl
-from servicekit.config.settings import ServiceSettings
+from servicekit.config.settings import DatabaseSettings, ServiceSettings
 
 
-class RunsSettings(ServiceSettings):
-    """Environment variables of runs_service, beside those every service reads."""
+class RunsDatabaseSettings(DatabaseSettings):
+    """Environment variables of the migration."""
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("RUNS_DATABASE_URL"))
+
+
+class RunsSettings(ServiceSettings, RunsDatabaseSettings):
+    """Environment variables of runs_service, beside those every service reads."""
+
+    # Where LISTEN goes: a pooler that lends connections by the transaction never passes a notification on.
+    listen_database_url: DatabaseUrl | None = Field(
+        default=None, validation_alias=AliasChoices("RUNS_LISTEN_DATABASE_URL")
+    )
     listen: Address = Field(default="127.0.0.1:50051", validation_alias=AliasChoices("RUNS_LISTEN"))
     processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("RUNS_WORKERS"))
     # The largest CreateRun, with 100 forbidden phrases of 200 characters of 4 bytes, has 95 kB.

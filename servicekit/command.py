@@ -2,14 +2,17 @@
 
 import argparse
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 from servicekit import prefork
 from servicekit.background import tasks
-from servicekit.config.settings import Settings, load
+from servicekit.config.settings import DatabaseSettings, ServiceSettings, load
 from servicekit.telemetry import logs
+
+Migration = TypeVar("Migration", bound=DatabaseSettings)
+Service = TypeVar("Service", bound=ServiceSettings)
 
 # The variables of servicekit.config.settings, for the help of each command.
 SHARED_VARIABLES = """\
@@ -36,32 +39,36 @@ SHARED_VARIABLES = """\
 
 def main(
     name: str,
-    settings: type[Settings],
+    settings: type[Service],
+    database_settings: type[Migration],
     *,
     description: str,
     variables: str,
-    serve: Callable[[Settings], Coroutine[Any, Any, None]],
-    migrate: Callable[[Settings], None],
+    serve: Callable[[Service], Coroutine[Any, Any, None]],
+    migrate: Callable[[Migration], str],
 ) -> int:
     """Run the command `name` with the arguments of this process, and return the exit code.
 
-    `variables` is the help on the service's own environment variables, a line each.
+    `serve` gets the `settings`. `migrate` gets the `database_settings`, for it needs nothing else, and returns what it
+    did. `variables` is the help on the service's own environment variables, a line each.
     """
     parser = argparse.ArgumentParser(
         prog=name,
         description=f"{description}\n"
-        f"  {name} migrate    bring the schema up to date (safe from many processes at once)\n"
+        f"  {name} migrate    bring the schema up to date: safe from many at once, needs the database URL only\n"
         f"  {name}            serve until SIGTERM or Ctrl-C\n",
         epilog=f"environment variables (default):\n{variables}{SHARED_VARIABLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
     command = parser.parse_args().command
+    if command == "migrate":
+        of_database = load(database_settings)
+        logs.configure(service=name, format=of_database.log_format, level=of_database.log_level)
+        print(migrate(of_database))  # noqa: T201
+        return 0
     loaded = load(settings)
     logs.configure(service=name, format=loaded.log_format, level=loaded.log_level)
-    if command == "migrate":
-        migrate(loaded)
-        return 0
 
     def serve_one(number: int) -> None:
         uvloop.run(serve(loaded.for_process(number)))

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     WATCHER_TOO_SLOW = auto()
     TOO_MANY_CALLS = auto()
     DATABASE_UNAVAILABLE = auto()
+    SCHEMA_MISMATCH = auto()
     EXECUTOR_UNAVAILABLE = auto()
     SHUTTING_DOWN = auto()
     METHOD_UNKNOWN = auto()
@@ -62,6 +63,7 @@ STATUS_CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.WATCHER_TOO_SLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_CALLS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SCHEMA_MISMATCH: grpc.StatusCode.UNAVAILABLE,
     Reason.EXECUTOR_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.METHOD_UNKNOWN: grpc.StatusCode.UNIMPLEMENTED,
@@ -151,4 +153,17 @@ def database_unavailable() -> ServiceError:
         Reason.DATABASE_UNAVAILABLE,
         "the database cannot be reached; nothing was changed that was not confirmed; try again",
         retry_after=timedelta(seconds=1),
+    )
+
+
+def schema_mismatch(command: str) -> ServiceError:
+    """Return the error of a call while the database's schema is not the one that this release knows.
+
+    `command` is the service's own command (runs-service).
+    """
+    return ServiceError(
+        Reason.SCHEMA_MISMATCH,
+        "the database's schema is not the one that this service knows; its operator is to run "
+        f"`{command} migrate` (the service's log has the details)",
+        retry_after=timedelta(seconds=5),
     )

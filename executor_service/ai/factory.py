@@ -1,11 +1,13 @@
 """The provider that the settings ask for."""
 
 import logging
+from functools import partial
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from executor_service.ai.environment import VARIABLES, require_usable_environment
 from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.offline import OfflineProvider
 from executor_service.ai.provider import SuggestionProvider
@@ -50,10 +52,12 @@ def build_provider(
         raise ValueError("OPENAI_BASE_URL must be http://HOST[:PORT]/... or https://HOST[:PORT]/...")
     _warn_of_address(base_url)
 
+    require_usable_environment()
     from executor_service.ai.openai_provider import OpenAIProvider
 
     model = model or DEFAULT_MODEL
-    return OpenAIProvider(
+    build = partial(
+        OpenAIProvider,
         model=model,
         api_key=SecretStr(key),
         base_url=base_url,
@@ -63,6 +67,12 @@ def build_provider(
         # The default model reasons for seconds about a title unless this forbids it; others may not know it.
         reasoning_effort="none" if model == DEFAULT_MODEL else None,
     )
+    try:
+        return build()
+    except Exception as error:  # out of what the HTTP client makes of the environment; its words may quote a URL
+        raise ValueError(
+            f"the client of the AI provider cannot be made ({type(error).__name__}): {VARIABLES}"
+        ) from None
 
 
 def _is_http(url: str) -> bool:

@@ -64,9 +64,15 @@ class Worker(ABC):
                 if asyncio.get_running_loop().time() - started > RESTART_DELAYS[-1] * 5:
                     failures = 0
                 delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
-                # An outage is no fault of the worker: one line, no trace.
-                trace = None if isinstance(error, ConnectionError | ServiceError) else error
-                logger.warning("%s failed: %s; again in %.1f s", type(self).__name__, error, delay, exc_info=trace)
+                # An outage is no fault of the worker: one line, no trace; who cannot be reached logs why, and that
+                # it lasts.
+                is_outage = isinstance(error, ConnectionError | ServiceError)
+                logger.log(
+                    logging.DEBUG if is_outage and failures else logging.WARNING,
+                    "%s failed: %s; again in %.1f s",
+                    *(type(self).__name__, error, delay),
+                    exc_info=None if is_outage else error,
+                )
                 failures += 1
             await asyncio.sleep(delay)
 

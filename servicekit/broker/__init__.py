@@ -6,7 +6,7 @@ thread of its own and Kombu never runs on the event loop.
 """
 
 from servicekit.broker.consumer import Consumer, DeadLetter
-from servicekit.broker.link import VERSION_HEADER, BrokerUnavailable
+from servicekit.broker.link import VERSION_HEADER, BrokerUnavailable, BrokerUnsuitable
 from servicekit.broker.publisher import Publisher
 from servicekit.broker.signing import SIGNATURE_HEADER, MessageSigner
 from servicekit.broker.wrapping import REASON_HEADER
@@ -16,6 +16,7 @@ __all__ = [
     "SIGNATURE_HEADER",
     "VERSION_HEADER",
     "BrokerUnavailable",
+    "BrokerUnsuitable",
     "Consumer",
     "DeadLetter",
     "MessageSigner",

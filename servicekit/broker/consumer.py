@@ -12,6 +12,7 @@ from typing import Any, Final
 import kombu
 
 from servicekit.background.tasks import Worker
+from servicekit.broker.address import BrokerAddress
 from servicekit.broker.arrival import Arrival, arrival
 from servicekit.broker.link import (
     VERSION,
@@ -21,11 +22,13 @@ from servicekit.broker.link import (
     give_up,
     open_connection,
     put_confirmed,
+    require_suitable,
 )
 from servicekit.broker.signing import MessageSigner
 from servicekit.broker.wrapping import REASON_HEADER, receive, take_as_sent
 from servicekit.errors import ServiceError
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.outages import Outage, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +86,14 @@ class Consumer(Worker):
         super().__init__()
         self._reconnect_delays = reconnect_delays
         self._renewal = renewal
-        self._url = url
+        self._address = BrokerAddress.parse(url)
         self._signer = signer
         self._refused = metrics.broker_messages_refused
-        self._queue = durable_queue(url, queue)
+        self._queue = durable_queue(self._address, queue)
         self._version = version
         self._handle = handle
         self._connected = metrics.broker_connected.labels(f"consume {queue}")
+        self.outage = Outage(f"the broker gives nothing from {queue}", logger)
         self._failures = 0  # in a row; what comes after a time without trouble is a new fault
 
     async def run(self) -> None:
@@ -120,7 +124,7 @@ class Consumer(Worker):
         while not stopping.is_set():
             connection: kombu.Connection | None = None
             try:
-                connection = open_connection(self._url, socket_timeout=5)
+                connection = open_connection(self._address, queue=self._queue.name, socket_timeout=5)
                 establish(connection)
                 self._drain(connection, stopping, loop)
             except Exception as error:
@@ -128,8 +132,9 @@ class Consumer(Worker):
                     give_up(connection)
                 self._connected.set(0)
                 delay = self._reconnect_delays[min(self._failures, len(self._reconnect_delays) - 1)]
-                log = logger.warning if self._failures == 0 else logger.debug
-                log("consuming %s failed: %s; again in %.1f s", self._queue.name, error, delay)
+                why = first_line(error, *self._address.passwords)
+                self.outage.failed(why)
+                logger.debug("consuming %s failed: %s; again in %.1f s", self._queue.name, why, delay)
                 self._failures += 1
                 stopping.wait(delay)
             finally:
@@ -140,6 +145,7 @@ class Consumer(Worker):
         arrived: list[Arrival] = []
         consumer = self._subscribe(connection, arrived)
         self._connected.set(1)
+        self.outage.ended()
         logger.info("consuming %s", self._queue.name)
         active = time.monotonic()
         while not stopping.is_set():
@@ -179,6 +185,7 @@ class Consumer(Worker):
             arrived.append(arrival(message, self._queue.name, self._signer))
 
         channel = connection.channel()
+        require_suitable(channel)
         take_as_sent(channel)
         consumer = kombu.Consumer(channel, own, on_message=take_in, prefetch_count=CONSUMER_BATCH)
         consumer.consume()
@@ -282,7 +289,7 @@ class Consumer(Worker):
         _put_aside(connection, dlq, letters)
 
     def _sibling(self, suffix: str) -> kombu.Queue:
-        return durable_queue(self._url, f"{self._queue.name}.{suffix}")
+        return durable_queue(self._address, f"{self._queue.name}.{suffix}")
 
     async def _hand_on(self, bodies: Sequence[bytes]) -> Sequence[DeadLetter]:
         return await self._handle(bodies)

@@ -8,7 +8,10 @@ from typing import Any, Final
 import kombu
 from amqp.exceptions import MessageNacked
 from kombu.exceptions import OperationalError
+from kombu.transport import redis
+from redis.exceptions import ResponseError
 
+from servicekit.broker.address import BrokerAddress
 from servicekit.broker.wrapping import reading_all_headers
 
 logger = logging.getLogger(__name__)
@@ -29,15 +32,26 @@ class BrokerUnavailable(ConnectionError):
     says so, and it is published again later."""
 
 
-def open_connection(url: str, *, socket_timeout: float) -> kombu.Connection:
-    """Return a connection, not established yet, whose broker has `socket_timeout` seconds for each answer."""
-    if url.startswith(("amqp", "pyamqp")):
+class BrokerUnsuitable(BrokerUnavailable):
+    """The broker answers, and can never carry our messages."""
+
+
+def open_connection(address: BrokerAddress, *, queue: str, socket_timeout: float) -> kombu.Connection:
+    """Return a connection, not established yet, whose broker has `socket_timeout` seconds for each answer.
+
+    In Redis, Kombu's own keys get the prefix of `queue`: a user may be restricted to that.
+    """
+    given: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
+    if address.tls:
+        given["ssl"] = address.tls
+    if address.is_amqp:
         options: dict[str, Any] = {
             "confirm_publish": True,
             "confirm_timeout": socket_timeout,
             "frame_handler": reading_all_headers,
         }
-        return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, heartbeat=HEARTBEAT, transport_options=options)
+        return kombu.Connection(address.urls, heartbeat=HEARTBEAT, transport_options=options, **given)
+    prefix = queue.rpartition(".")[0] or queue
     options = {
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -46,8 +60,27 @@ def open_connection(url: str, *, socket_timeout: float) -> kombu.Connection:
         # A crash while unacknowledged messages are restored must not block the next restore for minutes.
         "unacked_mutex_expire": 10,
         "visibility_timeout": 60,
+        "unacked_key": f"{prefix}.unacked",
+        "unacked_index_key": f"{prefix}.unacked_index",
+        "unacked_mutex_key": f"{prefix}.unacked_mutex",
+        **address.options,
     }
-    return kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT, transport_options=options)
+    return kombu.Connection(address.urls, transport_options=options, **given)
+
+
+def require_suitable(channel: Any) -> None:
+    """Raise BrokerUnsuitable when the broker behind `channel` can never carry our messages."""
+    if not isinstance(channel, redis.Channel):
+        return
+    try:
+        is_cluster = channel.client.info("cluster").get("cluster_enabled")
+    except ResponseError:  # a user that may not ask
+        return
+    if is_cluster:
+        raise BrokerUnsuitable(
+            "Redis is in cluster mode, where Kombu's keys are on several servers; use one server, with Sentinel or "
+            "without, or RabbitMQ"
+        )
 
 
 def establish(connection: kombu.Connection) -> None:
@@ -58,9 +91,9 @@ def establish(connection: kombu.Connection) -> None:
         connection.connection.sock.settimeout(ANSWER_TIMEOUT)
 
 
-def durable_queue(url: str, name: str) -> kombu.Queue:
+def durable_queue(address: BrokerAddress, name: str) -> kombu.Queue:
     """Return a queue that outlives its broker's restart; on RabbitMQ one that is replicated."""
-    arguments = {"x-queue-type": "quorum"} if url.startswith(("amqp", "pyamqp")) else None
+    arguments = {"x-queue-type": "quorum"} if address.is_amqp else None
     # By the default exchange, which leads to every queue by its name: Redis keeps the bindings of any other one among
     # the data, and without them, after a FLUSHALL, it takes every message and puts it nowhere.
     return kombu.Queue(name, routing_key=name, durable=True, queue_arguments=arguments)

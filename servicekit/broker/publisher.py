@@ -1,24 +1,31 @@
 """Publishing to the broker, in a bounded time."""
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import kombu
 
+from servicekit.broker.address import BrokerAddress
 from servicekit.broker.link import (
     CONNECT_TIMEOUT,
     PUBLISH_TIMEOUT,
     VERSION,
     BrokerUnavailable,
+    BrokerUnsuitable,
     collapse,
     durable_queue,
     establish,
     give_up,
     open_connection,
     put_confirmed,
+    require_suitable,
 )
 from servicekit.broker.signing import MessageSigner
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.outages import Outage, first_line
+
+logger = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -27,13 +34,14 @@ class Publisher:
     def __init__(
         self, url: str, queue: str, metrics: Metrics, signer: MessageSigner, *, version: int = VERSION
     ) -> None:
-        self._url = url
+        self._address = BrokerAddress.parse(url)
         self._signer = signer
         self._version = version
-        self._queue = durable_queue(url, queue)
+        self._queue = durable_queue(self._address, queue)
         self._connected = metrics.broker_connected.labels(f"publish {queue}")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"publish-{queue}")
         self._producer: kombu.Producer | None = None
+        self.outage = Outage(f"the broker takes nothing for {queue}", logger)
 
     async def publish(self, body: bytes) -> None:
         """Publish one message; it is at the broker when this returns. Raises BrokerUnavailable."""
@@ -46,9 +54,24 @@ class Publisher:
         except RuntimeError as error:  # out of the executor; `_publish` raises only BrokerUnavailable
             raise BrokerUnavailable("the link to the broker is closed") from error
 
+    async def require_suitable(self) -> None:
+        """Connect. Raises SystemExit when this broker can never do; one that is away, or refuses, may come round."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._try_out)
+        except BrokerUnsuitable as error:
+            raise SystemExit(f"BROKER_URL: {error}") from None
+
     async def close(self) -> None:
         """Close the connection and end the thread."""
         await asyncio.to_thread(self._close)
+
+    def _try_out(self) -> None:
+        try:
+            self._producer = self._connect()
+        except BrokerUnsuitable:
+            raise
+        except Exception as error:
+            self.outage.failed(first_line(error, *self._address.passwords))
 
     def _publish(self, body: bytes) -> None:
         reused = self._producer is not None
@@ -64,8 +87,11 @@ class Publisher:
                 self._send(body)
         except Exception as error:
             self._connected.set(0)
-            raise BrokerUnavailable(f"publishing to {self._queue.name} failed: {error}") from error
+            why = first_line(error, *self._address.passwords)
+            self.outage.failed(why)
+            raise BrokerUnavailable(f"publishing to {self._queue.name} failed: {why}") from error
         self._connected.set(1)
+        self.outage.ended()
 
     def _send(self, body: bytes) -> None:
         try:
@@ -81,10 +107,11 @@ class Publisher:
             raise
 
     def _connect(self) -> kombu.Producer:
-        connection = open_connection(self._url, socket_timeout=PUBLISH_TIMEOUT)
+        connection = open_connection(self._address, queue=self._queue.name, socket_timeout=PUBLISH_TIMEOUT)
         try:
             establish(connection)
             channel = connection.channel()
+            require_suitable(channel)
             self._queue(channel).declare()
         except Exception:
             give_up(connection)

@@ -3,12 +3,21 @@
 No message quotes a URL or a parser's message: in a malformed URL the password may be anywhere.
 """
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
 
+# A name, an IPv6 address, or the folder of a socket.
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%\w+)?|[/@][^@]*")
+_CHOICES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
 DATABASE_FORM = "postgresql://user:password@host:5432/database"
-BROKER_FORM = "redis://host:6379/0 or amqp://user:password@host:5672//"
 
 
 def address(value: str) -> str:
@@ -23,50 +32,79 @@ def database_url(value: str) -> str:
     """Check the URL of a PostgreSQL database."""
     if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
         raise ValueError(f"expected a URL like {DATABASE_FORM}")
-    from sqlalchemy import exc, make_url
+    value = value.replace("postgres://", "postgresql://", 1)
+    from sqlalchemy import exc
+
+    from servicekit.postgres.address import keywords
 
     try:
-        url = make_url(value)
-        ports = [url.port, *_query_values(url.query.get("port"))]
-        if not all(0 < int(port) <= 65535 for port in ports if port is not None):
-            raise ValueError
+        found = keywords(value)
+        is_good = _is_readable(value, found)
     except (ValueError, exc.ArgumentError):
+        is_good = False
+    if not is_good:
         raise ValueError(
             f"cannot be read; expected a URL like {DATABASE_FORM}, with a number for its port, and what is special in "
             "the password percent-encoded"
-        ) from None
+        )
     # Without one, libpq would take the user's name or PGDATABASE.
-    if not (url.database or url.query.get("dbname") or url.query.get("service")):
+    if not (found.get("dbname") or found.get("service")):
         raise ValueError(f"names no database; expected a URL like {DATABASE_FORM}")
-    return value.replace("postgres://", "postgresql://", 1)
+    _require_parameters(found)
+    return value
 
 
-def _query_values(value: str | tuple[str, ...] | None) -> list[str]:
-    together = value if isinstance(value, tuple) else (value or "",)
-    return [port for ports in together for port in ports.split(",") if port]
+def _is_readable(value: str, found: Mapping[str, Any]) -> bool:
+    """Tell whether all that was found in the URL stands where it belongs.
+
+    A second @ is one of the password's, or of a user's name, and what follows it was taken for the host.
+    """
+    ports = [port for port in str(found.get("port", "")).split(",") if port]
+    hosts = [host for host in str(found.get("host", "")).split(",") if host]
+    return (
+        value.count("@") <= 1
+        and "#" not in value.rpartition("@")[2]
+        and all(0 < int(port) <= 65535 for port in ports)
+        and all(_HOST.fullmatch(host) for host in hosts)
+    )
+
+
+def _require_parameters(found: Mapping[str, Any]) -> None:
+    """Raise ValueError for what libpq would refuse at every connection, without a word of the URL itself."""
+    from psycopg.pq import Conninfo
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    if unknown := [name for name in found if name not in known]:
+        alike = {near for name in unknown for near in get_close_matches(name, known, 1)}
+        hint = f" (is {' and '.join(sorted(alike))} meant?)" if alike else ""
+        raise ValueError(f"has a parameter after the ? that PostgreSQL's client does not know{hint}")
+    for name in ("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"):
+        if name in found and not str(found[name]).lstrip("-").isdecimal():
+            raise ValueError(f"its parameter {name} must be a whole number")
+    for name, words in _CHOICES.items():
+        if name in found and found[name] not in words:
+            raise ValueError(f"its parameter {name} must be one of {', '.join(words)}")
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        if name in found and found[name] != "system" and not Path(found[name]).is_file():
+            raise ValueError(f"its parameter {name} names no file that can be read")
 
 
 def broker_url(value: str) -> str:
-    """Check the URL of a broker, or of several separated by `;`, as Kombu parses it."""
+    """Check the URL of a broker, or of several separated by `;`."""
     import kombu
-    from kombu.transport import TRANSPORT_ALIASES
 
-    for url in value.split(";"):
-        scheme, separator, _ = url.partition("://")
-        if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-            raise ValueError(f"expected a Kombu URL like {BROKER_FORM}")
-        try:
-            connection = kombu.Connection(url)  # parses the URL, and does not connect
-        except (ImportError, NameError):  # some of Kombu's transports fail only here
-            raise ValueError(f"{scheme}:// needs a package of Kombu's that is not installed") from None
-        except Exception:
-            raise ValueError(
-                f"cannot be read; expected a Kombu URL like {BROKER_FORM}, with a number for its port, and what is "
-                "special in the password percent-encoded"
-            ) from None
-        database = str(connection.virtual_host).removeprefix("/")
-        if connection.transport_cls in ("redis", "rediss", "sentinel") and not (database.isdecimal() or not database):
-            raise ValueError(f"Redis' databases are numbers; expected a URL like {BROKER_FORM}")
+    from servicekit.broker.address import FORM, BrokerAddress
+
+    address = BrokerAddress.parse(value)
+    try:
+        kombu.Connection(address.urls)  # parses the URL, and does not connect
+    except (ImportError, NameError):  # some of Kombu's transports fail only here
+        raise ValueError(f"{address.scheme}:// needs a package of Kombu's that is not installed") from None
+    except Exception:
+        raise ValueError(
+            f"cannot be read; expected a Kombu URL like {FORM}, with a number for its port, and what is "
+            "special in the password percent-encoded"
+        ) from None
     return value
 
 

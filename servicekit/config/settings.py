@@ -11,12 +11,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit.auth.keys import load_public_keys, secrets_in
 from servicekit.auth.tokens import MAX_LIFETIME, SERVICE_TOKEN_LIFETIME, Demands
-from servicekit.config.addresses import Address, BrokerUrl
+from servicekit.config.addresses import Address, BrokerUrl, DatabaseUrl
 from servicekit.config.certificates import named, require_certificates, require_key
 from servicekit.config.problems import problems
 from servicekit.rpc.limits import Limits
 
-Settings = TypeVar("Settings", bound="ServiceSettings")
+Settings = TypeVar("Settings", bound="CommandSettings")
 
 
 def is_loopback(address: str) -> bool:
@@ -28,10 +28,23 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-class ServiceSettings(BaseSettings):
-    """What every service reads. A subclass adds its own, and the variables of `listen` and `processes`."""
+class CommandSettings(BaseSettings):
+    """What every command reads, the migration too."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class DatabaseSettings(CommandSettings):
+    """What a migration needs. A subclass has the variable of `database_url`."""
+
+    database_url: DatabaseUrl
+
+
+class ServiceSettings(CommandSettings):
+    """What every service reads. A subclass adds its own, and the variables of `listen` and `processes`."""
 
     listen: Address
     processes: int  # at that address
@@ -68,8 +81,6 @@ class ServiceSettings(BaseSettings):
 
     reflection: bool = True
     metrics_listen: Address | None = None
-    log_format: Literal["json", "console"] = "json"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("auth_jwt_secret")
     @classmethod
@@ -163,7 +174,7 @@ def load(kind: type[Settings]) -> Settings:
     """Read the settings from the environment. Raises SystemExit for a bad value, after printing its name and what is
     allowed."""
     try:
-        return kind()  # type: ignore[call-arg]  # every argument comes from the environment
+        return kind()
     except ValidationError as error:
         for name, message in problems(error):
             print(f"{name}: {message}" if name else message, file=sys.stderr)  # noqa: T201

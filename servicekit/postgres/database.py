@@ -4,6 +4,7 @@ Statements are psycopg's: `%(name)s` for a value, `%(name)b` for an array (in bi
 for what must be quoted, which takes four times as long), `%%` for a percent sign.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,26 +13,25 @@ from typing import Any
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from servicekit.errors import database_unavailable
+from servicekit.errors import database_unavailable, schema_mismatch
+from servicekit.postgres.address import password
 from servicekit.postgres.pool import ANSWER_TIMEOUT, Loss, Pool
+from servicekit.postgres.server_settings import OPTIONS
+from servicekit.telemetry.outages import Outage, first_line
+
+logger = logging.getLogger(__name__)
 
 Row = Any  # a named tuple of the statement's columns
 
-STATEMENT_TIMEOUT = 30_000  # milliseconds
-# Milliseconds after which a transaction that does nothing is ended, and its locks with it: its owner stands still, and
-# others wait for what it locked. Ours do one thing after the other.
-IDLE_TIMEOUT = 5_000
-# Every statement has an index that fits it, so there is one good plan whatever the sizes: made once, where the planner
-# would make a new one for every call (it takes longer than most statements do), and never a scan of the table that was
-# small when it was made. And a queue's indexes are full of entries of rows that have moved on: an index scan marks
-# them, and the next one passes them over; a bitmap scan reads all of them every time, until the next VACUUM.
-PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off"
-OPTIONS = (
-    f"-c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
-    f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT} {PLANS}"
-)
 # A primary that became a standby takes no writes; psycopg counts the error it says so with among the internal ones.
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+# What our statements meet in a schema that is missing, of another release, or another role's.
+SCHEMA_ERRORS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InsufficientPrivilege,
+)
 
 
 class Querier(ABC):
@@ -76,7 +76,8 @@ class Database(Querier):
 
     Takes the URL, the largest number of connections, the name they show in pg_stat_activity, and the seconds that
     callers wait, at most, for a free connection and for the answer to a statement. Statements name their schema.
-    Errors of the connection become ServiceError (DATABASE_UNAVAILABLE). `beside` is another pool of the same process
+    Errors of the connection become ServiceError (DATABASE_UNAVAILABLE, or SCHEMA_MISMATCH where the schema
+    is not ours). `beside` is another pool of the same process
     and server: when one of them finds a connection lost, both discard those that are as old.
     """
 
@@ -89,7 +90,10 @@ class Database(Querier):
         answer_timeout: float = ANSWER_TIMEOUT,
         beside: "Database | None" = None,
     ) -> None:
+        self._application_name = application_name
+        self._password = password(url)
         self._loss: Loss = beside._loss if beside else Loss()
+        self._outage: Outage = beside._outage if beside else Outage("the database cannot be used", logger)
         self._pool = Pool(
             url,
             size=pool_size,
@@ -121,7 +125,8 @@ class Database(Querier):
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """Enter a connection of the pool; turn its errors into DATABASE_UNAVAILABLE, and let all others through."""
+        """Enter a connection of the pool; turn its errors and those of a foreign schema into ours, and let all others
+        through."""
         try:
             async with self._pool.connection() as driver:
                 try:
@@ -129,5 +134,9 @@ class Database(Querier):
                 except psycopg.errors.ReadOnlySqlTransaction:
                     driver.pgconn.finish()  # the next one may lead to the new primary
                     raise
+            self._outage.ended()
         except CONNECTION_ERRORS as error:
+            self._outage.failed(first_line(error, self._password))
             raise database_unavailable() from error
+        except SCHEMA_ERRORS as error:
+            raise schema_mismatch(self._application_name) from error

@@ -4,10 +4,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import MetaData, create_engine, make_url, pool, text
-from sqlalchemy.exc import OperationalError
+import psycopg
+from sqlalchemy import MetaData, create_engine, pool, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from servicekit.postgres.address import keywords, password
 from servicekit.postgres.pool import CONNECT_TIMEOUT
+from servicekit.telemetry.outages import first_line
+
+REPORT = "report"  # the attribute of Alembic's configuration that says what was done
 
 
 def config(url: str, scripts: Path) -> Any:
@@ -20,22 +25,30 @@ def config(url: str, scripts: Path) -> Any:
     return configuration
 
 
-def upgrade(url: str, scripts: Path) -> None:
-    """Bring the schema up to date. Many may call it at once: one does the work, the others wait for it."""
+def upgrade(url: str, scripts: Path) -> str:
+    """Bring the schema up to date; return what was done. Many may call it at once: one does the work, the others wait
+    for it."""
     from alembic import command
 
-    command.upgrade(config(url, scripts), "head")
+    configuration = config(url, scripts)
+    command.upgrade(configuration, "head")
+    return str(configuration.attributes[REPORT])
 
 
-def upgrade_or_exit(url: str, scripts: Path, *, variable: str) -> None:
-    """`upgrade` as a command. Raises SystemExit, naming the `variable` the URL is from, when there is no database."""
+def upgrade_or_exit(url: str, scripts: Path, *, variable: str) -> str:
+    """`upgrade` as a command. Raises SystemExit, naming the `variable` the URL is from, when that is impossible."""
+    from alembic.util.exc import CommandError
+
     try:
-        upgrade(url, scripts)
-    except OperationalError as error:
-        what = " ".join(str(error.orig).split())
-        if password := make_url(url).password:
-            what = what.replace(str(password), "***")
+        return upgrade(url, scripts)
+    except (OperationalError, ProgrammingError) as error:
+        what = first_line(error.orig or error, password(url))
         raise SystemExit(f"{variable}: the database cannot be brought up to date: {what}") from None
+    except CommandError as error:
+        what = first_line(error)
+        raise SystemExit(
+            f"{variable}: the schema there is of a newer release than this one; use that release's migrate: {what}"
+        ) from None
 
 
 def run_environment(metadata: MetaData) -> None:
@@ -44,12 +57,16 @@ def run_environment(metadata: MetaData) -> None:
 
     schema = metadata.schema
     assert schema, "the service's metadata names its schema"
+    url = context.config.attributes["url"]
     engine = create_engine(
-        make_url(context.config.attributes["url"]).set(drivername="postgresql+psycopg"),
+        "postgresql+psycopg://",
         poolclass=pool.NullPool,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT},
+        creator=lambda: psycopg.connect(**{**keywords(url), "connect_timeout": CONNECT_TIMEOUT}),
     )
     with engine.begin() as connection:
+        # The role's limits are for the service: an index of a large table takes its time, and so does waiting for it.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         # Held until the transaction ends; a second migrator waits here and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(schema)})
         exists = connection.scalar(text("SELECT to_regnamespace(:schema)"), {"schema": schema})
@@ -62,7 +79,11 @@ def run_environment(metadata: MetaData) -> None:
             include_schemas=True,
             include_name=lambda name, kind, _parents: kind != "schema" or name == schema,
         )
+        before = context.get_context().get_current_revision()
         context.run_migrations()
+        after = context.get_context().get_current_revision()
+        done = f"{before or 'nothing'} → {after}" if before != after else f"{after}, nothing to do"
+        context.config.attributes[REPORT] = f"schema {schema}: {done}"
     engine.dispose()
 
 

@@ -13,15 +13,17 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import make_url
+
+from servicekit.postgres.address import keywords
 
 CONNECT_TIMEOUT = 2  # seconds
+# PgBouncer's words, unless it has ignore_startup_parameters = options. The role has the settings then.
+REFUSAL = "unsupported startup parameter"
 ANSWER_TIMEOUT = 15.0  # seconds; long enough for the largest apply
 
 
-def psycopg_url(url: str) -> str:
-    """Return `url` without a driver's name, as psycopg takes it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+class NoFreeConnection(psycopg.OperationalError):
+    """All connections of a pool are in use, and none came back in time."""
 
 
 class BoundedConnection(psycopg.AsyncConnection[Any]):
@@ -48,14 +50,15 @@ class BoundedConnection(psycopg.AsyncConnection[Any]):
 async def connect(url: str, *, answer_timeout: float, application_name: str, options: str = "") -> BoundedConnection:
     """Return a connection whose server has `answer_timeout` seconds for each answer."""
     connection = await BoundedConnection.connect(
-        psycopg_url(url),
         autocommit=True,
-        connect_timeout=CONNECT_TIMEOUT,
-        application_name=application_name,
-        options=options,
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
+        **{
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            **keywords(url, options=options),
+            "connect_timeout": CONNECT_TIMEOUT,
+            "application_name": application_name,
+        },
     )
     connection.answer_timeout = answer_timeout
     connection.opened_at = time.monotonic()
@@ -72,7 +75,8 @@ class Loss:
 class Pool:
     """Up to `size` connections, opened when they are needed; the one used last is used first.
 
-    `options` go to the server as they are. Pools of one process and server share a `loss`.
+    `options` go to the server as they are, unless a pooler in between refuses them. Pools of one process and server
+    share a `loss`.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Pool:
             async with asyncio.timeout(self._timeout):
                 await self._free.acquire()
         except TimeoutError:
-            raise psycopg.OperationalError(f"no free connection within {self._timeout} s") from None
+            raise NoFreeConnection(f"no free connection within {self._timeout} s") from None
         try:
             connection = self._newest_idle() or await self._connect()
             try:
@@ -131,9 +135,19 @@ class Pool:
             self._idle.append(connection)
 
     async def _connect(self) -> BoundedConnection:
+        try:
+            return await self._connect_with(self._options)
+        except psycopg.OperationalError as error:
+            if not self._options or REFUSAL not in str(error):
+                raise
+            connection = await self._connect_with("")
+            self._options = ""  # from now on
+            return connection
+
+    async def _connect_with(self, options: str) -> BoundedConnection:
         return await connect(
             self._url,
             answer_timeout=self._answer_timeout,
             application_name=self._application_name,
-            options=self._options,
+            options=options,
         )

@@ -4,16 +4,23 @@ most starts."""
 import re
 from pathlib import Path
 
+from servicekit.postgres.address import keywords
+
 _REVISION = re.compile(r'^(revision|down_revision)\s*=\s*"(\w+)"', re.MULTILINE)
+
+
+def known(scripts: Path) -> list[str]:
+    """Return all revisions of the migration `scripts`; the last one is what they lead to. Raises ValueError when that
+    is not one."""
+    found = [dict(_REVISION.findall(file.read_text())) for file in sorted((scripts / "versions").glob("*.py"))]
+    followed = {revision.get("down_revision") for revision in found}
+    (head,) = [revision["revision"] for revision in found if revision["revision"] not in followed]
+    return [*(revision["revision"] for revision in found if revision["revision"] != head), head]
 
 
 def head(scripts: Path) -> str:
     """Return the revision that the migration `scripts` lead to. Raises ValueError when it is not one."""
-    found = [dict(_REVISION.findall(file.read_text())) for file in sorted((scripts / "versions").glob("*.py"))]
-    followed = {revision.get("down_revision") for revision in found}
-    heads: list[str] = [revision["revision"] for revision in found if revision["revision"] not in followed]
-    (only,) = heads
-    return only
+    return known(scripts)[-1]
 
 
 def is_current(url: str, scripts: Path, schema: str) -> bool:
@@ -21,7 +28,7 @@ def is_current(url: str, scripts: Path, schema: str) -> bool:
     import psycopg
     from psycopg import sql
 
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(**keywords(url)) as connection:
         table = sql.Identifier(schema, "alembic_version")
         if connection.execute("SELECT to_regclass(%s)", [f"{schema}.alembic_version"]).fetchone() == (None,):
             return False

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,10 @@ from servicekit.rpc.interceptors.token_expiry import TokenExpiry
 from servicekit.rpc.interceptors.unknown_methods import unknown_method
 from servicekit.rpc.interceptors.validation import Validation
 from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
+from servicekit.rpc.readiness import Check, Readiness, Refusal
 from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,8 @@ class Registration:
 
 
 class Server:
-    """A gRPC server of `registrations`. `permissions` say which role each method needs."""
+    """A gRPC server of `registrations`. `permissions` say which role each method needs; `check` says what keeps the
+    service from its work, for health checks and for calls; `parts` have health checks of their own and no more."""
 
     def __init__(
         self,
@@ -65,14 +68,21 @@ class Server:
         registrations: Sequence[Registration],
         permissions: Permissions,
         metrics: Metrics,
+        *,
+        check: Check | None = None,
+        parts: Mapping[str, Sequence[Outage]] | None = None,
     ) -> None:
         self._names = [registration.name for registration in registrations]
         self._draining = Draining()
+        self._readiness = (
+            Readiness(check, self._report, parts=parts or {}, on_part=self._report_part) if check else None
+        )
+        refusal = [Refusal(self._readiness)] if self._readiness else []
         outer = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
 
         services = InterceptedServices(
             outer,
-            [self._draining, TokenExpiry(), Decoding(), Authorization(permissions), Validation()],
+            [self._draining, TokenExpiry(), *refusal, Decoding(), Authorization(permissions), Validation()],
             admission=Admission(_authenticator(settings), settings.limits, metrics),
         )
         for registration in registrations:
@@ -100,16 +110,22 @@ class Server:
         self.address = f"{settings.listen.rpartition(':')[0]}:{self._port}"
 
     async def start(self) -> None:
-        """Accept calls, and report SERVING to health checks."""
+        """Accept calls, and report to health checks: SERVING while there is nothing that keeps us from our work."""
         freeze_gc()
+        if self._readiness:
+            await self._readiness.tick()
+        else:
+            await self._report(True)
         await self._server.start()
-        for name in ("", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._readiness:
+            await self._readiness.start()
         logger.info("serving at %s", self.address)
 
     async def drain(self) -> None:
         """Refuse new calls from now on, and report NOT_SERVING to health checks. Reflection and health go on."""
         self._draining.close()
+        if self._readiness:
+            await self._readiness.stop()
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
@@ -119,6 +135,15 @@ class Server:
         await asyncio.sleep(FLUSH_DELAY)
         shutdown_connections(self._port)
         await self._server.stop(None)
+
+    async def _report(self, is_ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *self._names):
+            await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)
+
+    async def _report_part(self, name: str, is_there: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(name, status.SERVING if is_there else status.NOT_SERVING)
 
     def _bind(self, settings: ServiceSettings) -> int:
         """Bind the server to `settings.listen`, and return the port. Raises SystemExit when that is impossible."""

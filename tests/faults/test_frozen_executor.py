@@ -17,7 +17,7 @@ from devstack.services import Service
 from devstack.stack import Stack, StackOptions
 from runs_service.executor_client import CANCEL_TIMEOUT, READ_TIMEOUTS
 from servicekit.failpoints import VARIABLE, FailPoint
-from servicekit.postgres.database import IDLE_TIMEOUT
+from servicekit.postgres.server_settings import IDLE_TIMEOUT
 from servicekit.rpc.channel import PING_INTERVAL, PING_TIMEOUT
 from tests.faults.sizes import FULL, size
 from tests.faults.test_kill_anywhere import AT_ONCE, BATCH, PRODUCTS, answers, asked, prepared, restart, suggestions

@@ -15,6 +15,7 @@ import redis
 from devstack.valkey import Valkey
 from servicekit.background.tasks import running
 from servicekit.broker import REASON_HEADER, Consumer, Publisher
+from servicekit.broker.address import BrokerAddress
 from servicekit.broker.link import CONTENT_TYPE, durable_queue
 from servicekit.broker.wrapping import KEPT, SIZE_HEADER
 from servicekit.telemetry.metrics import Metrics
@@ -126,7 +127,7 @@ async def test_an_entry_in_redis_that_is_no_message_is_put_aside(
         assert await consumed(valkey_server.url, queue, caplog) == [b"last"]
         ((_, headers),) = take_all(valkey_server.url, f"{queue}.dead")
         assert headers[REASON_HEADER]
-        assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+        assert client.hlen("q.unacked") == client.zcard("q.unacked_index") == 0
 
 
 async def test_what_kombu_writes_is_read(valkey_server: Valkey, queue: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,13 +167,13 @@ async def test_one_unacknowledged_entry_that_cannot_be_read_stops_no_consumer(
     publisher = Publisher(valkey_server.url, queue, Metrics(), SIGNER)
     with redis.Redis.from_url(valkey_server.url) as client:
         for tag in ("one", "two"):
-            client.hset("unacked", tag, "no JSON")
-            client.zadd("unacked_index", {tag: 0})
+            client.hset("q.unacked", tag, "no JSON")
+            client.zadd("q.unacked_index", {tag: 0})
         async with running(Consumer(valkey_server.url, queue, inbox.handle, Metrics(), SIGNER)):
-            await eventually(lambda: client.zcard("unacked_index") == 0, timeout=30)
+            await eventually(lambda: client.zcard("q.unacked_index") == 0, timeout=30)
             await publisher.publish(b"after")
             await eventually(lambda: inbox.bodies == [b"after"])
-        assert client.hlen("unacked") == 0
+        assert client.hlen("q.unacked") == 0
     await publisher.close()
     assert "failed" not in caplog.text
 
@@ -221,7 +222,7 @@ async def test_properties_that_cannot_be_read_are_put_aside(
     try:
         with kombu.Connection(amqp_url) as connection:
             channel = connection.channel()
-            durable_queue(amqp_url, queue)(channel).declare()
+            durable_queue(BrokerAddress.parse(amqp_url), queue)(channel).declare()
             message = RawProperties(body)
             message.raw = PROPERTIES[kind]
             channel.basic_publish_confirm(message, routing_key=queue)
@@ -240,7 +241,7 @@ async def test_an_encoding_that_its_sender_names_is_not_used(
     try:
         with kombu.Connection(amqp_url) as connection:
             channel = connection.channel()
-            durable_queue(amqp_url, queue)(channel).declare()
+            durable_queue(BrokerAddress.parse(amqp_url), queue)(channel).declare()
             for encoding in ("punycode", "idna", "utf-16", "unicode_escape"):
                 message = amqp.Message(
                     b"a" * 1_000_000,

@@ -287,6 +287,7 @@ async def test_a_notification_arrives_on_its_channel_only(
 async def test_a_listener_whose_connection_is_killed_listens_again_and_reports_a_gap(
     recorder: Recorder, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", "servicekit")
     for time in range(1, 4):
         assert kill_backends(runs_database_url, "listen-%") == 1
         await eventually(lambda expected=time: recorder.gaps == expected + 1)

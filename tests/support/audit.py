@@ -46,7 +46,7 @@ def broken_promises(stack: Stack, *, unacknowledged: int = 0) -> dict[str, int]:
             for queue in ("playbook-runs.jobs", "playbook-runs.events"):
                 if waiting := broker.llen(queue):
                     broken[queue] = int(waiting)
-            if (held := int(broker.hlen("unacked"))) > unacknowledged:
+            if (held := int(broker.hlen("playbook-runs.unacked"))) > unacknowledged:
                 broken["unacknowledged messages"] = held
     return broken
 

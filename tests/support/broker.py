@@ -7,6 +7,7 @@ from typing import Any
 import kombu
 
 from servicekit.broker import DeadLetter, MessageSigner
+from servicekit.broker.address import BrokerAddress
 from servicekit.broker.link import CONTENT_TYPE, durable_queue
 from servicekit.errors import database_unavailable
 
@@ -55,7 +56,7 @@ def publish_raw(
     # Without the broker's word for it, a message on the next connection may come before this one.
     options = {"confirm_publish": True} if url.startswith("amqp") else {}
     with kombu.Connection(url, transport_options=options) as connection:
-        durable_queue(url, queue)(connection.channel()).declare()
+        durable_queue(BrokerAddress.parse(url), queue)(connection.channel()).declare()
         connection.Producer().publish(
             body, routing_key=queue, headers=headers, content_type=content_type, content_encoding="binary", **more
         )
