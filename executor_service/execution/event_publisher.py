@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
 BATCH = 500  # events in one broker message
-FIRST_WORD = 0.01  # seconds
+START_EVENT_DELAY = 0.01  # seconds
 SWEEP_INTERVAL = 5.0  # seconds
 
 
@@ -45,9 +45,8 @@ class EventPublisher(Conflator[UUID, State]):
         self._reachable = True
 
     def report_soon(self, state: State) -> None:
-        """Tell of a change, unless there is a newer one to tell of within a moment: a short run starts and ends with
-        one word."""
-        self._soon[state.run_id] = asyncio.get_running_loop().call_later(FIRST_WORD, self.report, state)
+        """Pass on a change, unless a newer one follows within a moment: a short run is one event."""
+        self._soon[state.run_id] = asyncio.get_running_loop().call_later(START_EVENT_DELAY, self.report, state)
 
     def report(self, state: State) -> None:
         """Pass on a change that has been committed: to subscribers at once, to the broker with the next batch."""

@@ -101,7 +101,7 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_conne
     assert await backends() == before
 
 
-async def test_a_killed_connection_is_told_as_unavailable_and_replaced(
+async def test_a_killed_connection_is_reported_as_unavailable_and_replaced(
     runs_database: Database, runs_database_url: str
 ) -> None:
     await asyncio.gather(*(one(runs_database) for _ in range(5)))
@@ -144,7 +144,7 @@ async def test_a_connection_killed_within_a_transaction_leaves_nothing(
     assert (await runs_database.fetch_one("SELECT count(*) FROM counted"))[0] == 0
 
 
-async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(
+async def test_a_server_that_is_away_is_reported_at_once_and_used_again_when_it_is_back(
     tmp_path: Path, prepared: Prepared
 ) -> None:
     server = prepared.postgres(tmp_path)
@@ -163,7 +163,7 @@ async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_b
         await database.close()
 
 
-async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(
+async def test_a_frozen_server_is_reported_within_the_bound_and_used_again_when_it_goes_on(
     tmp_path: Path, prepared: Prepared
 ) -> None:
     loop = asyncio.get_running_loop()

@@ -156,7 +156,7 @@ async def test_a_request_that_is_too_long_is_halved(
 # Waiting
 
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
-TOLD: list[tuple[dict[str, str], object]] = [
+STATED: list[tuple[dict[str, str], object]] = [
     ({"x-ratelimit-reset-requests": "20s"}, None),
     ({"x-ratelimit-reset-requests": "20s", "x-ratelimit-reset-tokens": "120ms"}, None),
     (
@@ -182,8 +182,8 @@ TOLD: list[tuple[dict[str, str], object]] = [
 
 
 @pytest.mark.parametrize("status", [200, 429])
-@pytest.mark.parametrize(("headers", "body"), TOLD, ids=lambda value: str(value)[:60])
-async def test_a_rate_limit_is_waited_for_as_told(
+@pytest.mark.parametrize(("headers", "body"), STATED, ids=lambda value: str(value)[:60])
+async def test_a_rate_limit_is_waited_for_as_stated(
     server: OpenAIServer,
     provider: SuggestionProvider,
     waits: list[float],

@@ -304,7 +304,7 @@ def test_a_bad_value_is_told_in_our_words(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit):
         settings.load(ExecutorSettings)
-    told = capsys.readouterr().err
-    assert words in told
+    printed = capsys.readouterr().err
+    assert words in printed
     for pydantic in ("Value error", "Input should", "Field required", "after validation", "should have", "{"):
-        assert pydantic not in told.replace("{1,100}", "")
+        assert pydantic not in printed.replace("{1,100}", "")
