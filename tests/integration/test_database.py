@@ -180,7 +180,7 @@ async def test_a_frozen_server_is_reported_within_the_bound_and_used_again_when_
         await database.close()
 
 
-async def test_a_primary_that_takes_no_writes_any_more_is_told_as_unavailable_and_left(
+async def test_a_primary_that_takes_no_writes_any_more_is_reported_as_unavailable_and_left(
     runs_database: Database, runs_database_url: str
 ) -> None:
     async def write(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
@@ -423,7 +423,7 @@ def test_migrate_says_in_one_line_that_there_is_no_database(
 
 
 @SERVICES
-def test_whether_a_schema_is_current_is_told_without_alembic(
+def test_whether_a_schema_is_current_is_found_without_alembic(
     scripts: Path, schema: str, empty_database_url: str
 ) -> None:
     from alembic.script import ScriptDirectory

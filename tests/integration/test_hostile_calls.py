@@ -191,7 +191,7 @@ async def test_what_unfinished_requests_hold_is_bounded_and_given_back_when_they
             growth.sample()
             async with grpc.aio.insecure_channel(executor.target) as channel:
                 stub, project = CatalogServiceStub(channel), GetProjectRequest(project_id="none")
-                refusal_ = await refused(
+                error = await refused(
                     stub.GetProject(project, metadata=metadata("*", user="another"), timeout=DEADLINE)
                 )
                 assert error.reason == "PROJECT_NOT_FOUND", "another caller is served"

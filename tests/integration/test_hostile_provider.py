@@ -83,7 +83,7 @@ async def test_product_texts_go_to_no_address_that_was_not_set(
 
 
 @pytest.mark.parametrize("location", [None, "/v1/other", "", "http://[", "http://a b/", "//", "javascript:alert(1)"])
-async def test_a_redirect_to_nowhere_is_told_as_well(
+async def test_a_redirect_to_nowhere_is_reported_as_well(
     server: OpenAIServer, provider: SuggestionProvider, location: str | None
 ) -> None:
     server.behave(Behaviour(status=307, headers={} if location is None else {"location": location}))

@@ -69,7 +69,7 @@ COMPLAINTS: list[tuple[int, object, str, int]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "code", "requests"), COMPLAINTS, ids=lambda value: str(value)[:60])
-async def test_an_error_is_told_as_what_it_is_in_its_own_words(
+async def test_an_error_is_reported_as_what_it_is_in_its_own_words(
     server: OpenAIServer, provider: SuggestionProvider, status: int, body: object, code: str, requests: int
 ) -> None:
     server.behave(Behaviour(status=status, body=body))
@@ -109,7 +109,7 @@ MONEY: list[tuple[int, object]] = [
 
 
 @pytest.mark.parametrize(("status", "body"), MONEY, ids=lambda value: str(value)[:60])
-async def test_an_empty_account_is_asked_once_and_told_as_such(
+async def test_an_empty_account_is_asked_once_and_reported_as_such(
     server: OpenAIServer, provider: SuggestionProvider, status: int, body: object
 ) -> None:
     server.behave(Behaviour(status=status, body=body))

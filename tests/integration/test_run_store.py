@@ -91,7 +91,7 @@ async def test_one_key_twice_in_one_batch_makes_one_run(store: RunStore) -> None
     assert sorted((one.created, two.created)) == [False, True]
 
 
-async def test_another_request_under_a_key_is_told_apart(store: RunStore) -> None:
+async def test_another_request_under_a_key_is_distinguished(store: RunStore) -> None:
     run = await created(store, idempotency_key="k")
     (again,) = await store.runs.create([new_run(idempotency_key="k", playbook_id="missing_seo_description")])
     assert (again.run.id, again.created, again.same_request) == (run.id, False, False)

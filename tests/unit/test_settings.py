@@ -296,7 +296,7 @@ async def test_an_address_that_cannot_be_bound_is_explained(
         ("AUTH_MODE", "off", "AUTH_MODE: must be one of 'jwt' or 'disabled'"),
     ],
 )
-def test_a_bad_value_is_told_in_our_words(
+def test_a_bad_value_is_reported_in_our_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv("EXECUTOR_DATABASE_URL", "postgresql://u:p@localhost/d")
