@@ -44,7 +44,7 @@ _TEXT_LIMIT: Final = 2_000  # characters of an answer that is but a text
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """An error as a provider told it. `status` is what decides: of an HTTP 200 it is what the body says.
+    """An error as a provider stated it. `status` is what decides: of an HTTP 200 it is what the body says.
 
     `names` are its codes and types in small letters, `words` its own words, which nothing has been taken out of yet.
     """

@@ -136,7 +136,7 @@ class OpenAIProvider:
             raise reading.failure
 
     async def _complete(self, suggestion_field: str, products: Sequence[ProductBrief]) -> Mapping[str, Any]:
-        """Return the provider's completion. Raises AIError, also where an answer of status 200 tells of an error."""
+        """Return the provider's completion. Raises AIError, also where an answer of status 200 has an error in it."""
         system, user = system_message(suggestion_field), user_message(suggestion_field, products)
         body: dict[str, object] = {
             "model": self.model,

@@ -1,4 +1,4 @@
-"""What the model is told. Editing anything here changes PROMPT_VERSION by itself."""
+"""What the model is asked. Editing anything here changes PROMPT_VERSION by itself."""
 
 import hashlib
 import json

@@ -15,7 +15,7 @@ _PART = rf"(\d{{1,9}}(?:\.\d{{1,9}})?)\s?({_UNIT})"
 _DURATION = re.compile(rf"{_PART}(?:[\s,]{{0,2}}(?:and\s)?{_PART}){{0,3}}", re.IGNORECASE)
 _EACH_PART = re.compile(_PART, re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?")
-_TOLD = re.compile(
+_STATED = re.compile(
     rf"\b(?:try(?:\sagain)?|retry(?:ing)?|wait(?:ing)?|available|resets?|come\sback)(?:\s(?:again|your|this|the|request|at|"
     rf"least|another|about|approximately))*\s?(?:in|after|for)?:?\s(?={_PART})",
     re.IGNORECASE,
@@ -113,8 +113,8 @@ def _seconds(value: object) -> float | None:
 
 
 def _of_words(words: str) -> float | None:
-    told = _TOLD.search(words)
-    return _duration(words[told.end() :]) if told else None
+    stated = _STATED.search(words)
+    return _duration(words[stated.end() :]) if stated else None
 
 
 def _moment(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""The leases under which this process works: held, renewed, revoked, handed back."""
+"""The leases under which this process works: kept, renewed, revoked, handed back."""
 
 import asyncio
 import contextlib
@@ -58,10 +58,10 @@ class Leases:
         """The tasks under way, each with its lease."""
         return {held.task: lease for lease, held in self._held.items()}
 
-    # Holding
+    # Keeping
 
     def add(self, execution: Execution, task: asyncio.Task[None]) -> None:
-        """Hold the lease of an execution that was claimed just now, until its task is done."""
+        """Keep the lease of an execution that was claimed just now, until its task is done."""
         self._held[execution.lease] = _Held(execution, task, time.monotonic() + self.seconds)
         # Not at the end of the task's own code: a task that is cancelled before its first step never gets there.
         task.add_done_callback(lambda _: self._held.pop(execution.lease))
@@ -95,7 +95,7 @@ class Leases:
                 held.valid_until = until
 
     def revoke(self, run_id: UUID) -> None:
-        """Stop the work on an execution that somebody ended."""
+        """Stop the work on an execution that was ended from outside."""
         for lease in self:
             if lease.run_id == run_id:
                 self._revoke(lease)

@@ -122,7 +122,7 @@ def _is_flag_part(character: str) -> bool:
 
 
 def _are_of_one_syllable(before: str, after: str) -> bool:
-    """Tell it of Hangul written in letters."""
+    """The same for Hangul written in letters."""
     leads, ends = "\u1100" <= before <= "\u115f", "\u11a8" <= after <= "\u11ff"
     vowel = "\u1160" <= after <= "\u11a7"
     if leads:

@@ -57,7 +57,7 @@ def rules_from_options(
 ) -> PlaybookRules | None:
     """Return the rules that the options state, enabled; None when they state none. Raises CommandError."""
     if replace and not find:
-        raise CommandError("--replace needs --find: what is to be replaced?")
+        raise CommandError("--replace needs --find: which text shall it replace?")
     stated = PlaybookRules(prefix=prefix, suffix=suffix, max_length=max_length, forbidden_phrases=forbid or ())
     if find:
         stated.find_replace.find, stated.find_replace.replace = find, replace

@@ -42,7 +42,7 @@ class Key:
     key_id: str | None = None  # None: for tokens with any `kid`, and with none
 
     def verifies(self, signed: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is a signature of `signed` by this key."""
+        """Return whether `signature` is a signature of `signed` by this key."""
         good: bool = jwt.get_algorithm_by_name(self.algorithm).verify(signed, self.material, signature)
         return good
 

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class Breath:
-    """Tells a long loop when to let other tasks run: whenever it has taken STINT.
+    """Says when a long loop should let other tasks run: whenever it has taken STINT.
 
     `if breath.is_due(): await breath.taken()`, for loops that are short nearly always; `breathing` for the others.
     """

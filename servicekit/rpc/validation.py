@@ -103,7 +103,7 @@ def _is_identifier(field: FieldDescriptor) -> bool:
 
 
 def _is_plain(message: Message) -> bool:
-    """Tell whether no list of a message is too long and all its texts are printable."""
+    """Return whether no list of a message is too long and all its texts are printable."""
     fields = _fields(message.DESCRIPTOR)
     for name, limit in fields.bounded_lists:
         if len(getattr(message, name)) > limit:

@@ -46,7 +46,7 @@ def printable_json(document: str) -> str:
 
 
 def has_control_characters(text: str) -> bool:
-    """Tell whether `text` has a character that a terminal obeys or that ends a line."""
+    """Return whether `text` has a character that a terminal obeys or that ends a line."""
     return not text.isprintable() and _CONTROLS.search(text) is not None
 
 

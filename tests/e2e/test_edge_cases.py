@@ -82,7 +82,7 @@ async def test_EC_002_two_hundred_callers_with_one_key_get_one_run(shop: Shop) -
     assert len(listed.runs) == 1
 
 
-async def test_EC_002_a_different_request_under_the_key_is_told_whose_it_is(shop: Shop) -> None:
+async def test_EC_002_a_different_request_under_the_key_learns_whose_it_is(shop: Shop) -> None:
     await shop.stock(1)
 
     async def call(number: int) -> pb.CreateRunResponse | grpc.aio.AioRpcError:

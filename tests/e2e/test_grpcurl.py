@@ -138,8 +138,8 @@ def test_GRP_001_the_services_own_rpcs(shop: Shop, token: str) -> None:
     apply = {"project_id": shop.project, "playbook_id": TITLES, "scope_id": "s", "rules_hash": "r"}
     run = grpcurl(shop.stack.runs_target, f"{RUNS}/ApplyPlaybook", token=token, data=apply).json["run"]
     job = {name: run[name] for name in ("project_id", "playbook_id", "run_type")} | {"run_id": run["id"]}
-    told = grpcurl(shop.stack.executor_target, f"{EXECUTOR}/CancelRuns", token=service, data={"jobs": [job]})
-    assert told.json["events"][0]["status"] == run["status"] == "STALE"
+    cancelled_reply = grpcurl(shop.stack.executor_target, f"{EXECUTOR}/CancelRuns", token=service, data={"jobs": [job]})
+    assert cancelled_reply.json["events"][0]["status"] == run["status"] == "STALE"
     refused = grpcurl(
         shop.stack.executor_target, f"{EXECUTOR}/ExecuteRun", token=service, data={"job": {"run_id": "x"}}
     )

@@ -111,10 +111,10 @@ async def test_a_run_is_finished_by_another_executor_while_one_stands_still(
     assert time.monotonic() - back < patience * LOADED
     assert (run.status, run.attempt) == (Run.SUCCEEDED, 2)
     finished = traces(shop)
-    told = len(frozen.log.read_text())
+    log_length = len(frozen.log.read_text())
 
     frozen.send_signal(signal.SIGCONT)
-    await eventually(lambda: gave_up(frozen, run, since=told), timeout=20)
+    await eventually(lambda: gave_up(frozen, run, since=log_length), timeout=20)
     assert traces(shop) == finished
     # Asked for again is what was in flight, about to be sent, or answered and not stored yet. Nothing else is.
     times_asked = asked(shop, openai)

@@ -1,4 +1,4 @@
-"""A service is told to stop: nobody is cut off, nothing is lost, and it ends in time with exit code 0."""
+"""A service gets a signal to stop: nobody is cut off, nothing is lost, and it ends in time with exit code 0."""
 
 import asyncio
 import signal
@@ -38,7 +38,7 @@ from tests.support.stopping import (
 )
 from tests.support.waiting import eventually
 
-GRACE = 5.0  # seconds; what executors give running work if not told otherwise
+GRACE = 5.0  # seconds; what executors give running work by default
 NO_GRACE = 0.3
 LEASE = 30.0  # seconds; longer than anything here may take
 CALLERS = 64
@@ -149,7 +149,7 @@ async def test_new_calls_are_refused_while_those_under_way_are_answered(kind: st
     await restarted(service)
 
 
-async def test_a_call_that_outlasts_the_grace_time_is_told_to_come_again(hasty_shop: Shop) -> None:
+async def test_a_call_that_outlasts_the_grace_time_gets_a_retry_delay(hasty_shop: Shop) -> None:
     """And not that it was cancelled: it was not, by anybody who would know."""
     shop, service = hasty_shop, hasty_shop.stack.executors[0]
     async with grpc.aio.insecure_channel(service.target, options=BARE) as channel:
@@ -171,7 +171,7 @@ async def test_under_load_no_call_fails_but_with_unavailable(kind: str, shop: Sh
     """Also those that arrive in the very moment in which the server goes."""
     service = replica(shop, kind)
     codes: Counter[str] = Counter()
-    told: set[float | None] = set()
+    delays: set[float | None] = set()
     created: list[str] = []
 
     async def call(channel: grpc.aio.Channel, number: int) -> None:
@@ -191,7 +191,7 @@ async def test_under_load_no_call_fails_but_with_unavailable(kind: str, shop: Sh
                 codes["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 codes[error.code().name] += 1
-                told.add(retry_seconds(error))
+                delays.add(retry_seconds(error))
                 if "failed to connect" in (error.details() or ""):
                     return
                 await asyncio.sleep(0.001)
@@ -205,7 +205,7 @@ async def test_under_load_no_call_fails_but_with_unavailable(kind: str, shop: Sh
             await asyncio.gather(*callers)
         print(f"{kind}: {seconds:.2f} s, {dict(codes)}")
         assert set(codes) == {"OK", "UNAVAILABLE"}, codes
-        assert told <= {1.0, None}  # None: the connection ended
+        assert delays <= {1.0, None}  # None: the connection ended
         await restarted(service)
     for run_id in created:
         assert (await shop.get(run_id, replica=1)).id == run_id
@@ -234,9 +234,9 @@ async def test_watchers_end_with_a_time_to_come_again_and_resume_elsewhere(shop:
     await eventually(lambda: len(seen) == len(resuming) and all(len(changes) > 2 for changes in seen))
 
     tell_to_stop(first)
-    with pytest.raises(grpc.aio.AioRpcError) as told:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await plain
-    assert_shutting_down(told.value)
+    assert_shutting_down(caught.value)
     await ended(first, grace=0)
     await restarted(first)
     await stopped(second, grace=0)
@@ -376,15 +376,15 @@ async def test_it_ends_in_time_while_a_store_is_away(
         took = await asyncio.gather(stopped(runs, grace=RUNS_GRACE), stopped(executor, grace=grace))
         print(f"{store} {away.__name__}: runs_service {took[0]:.1f} s, executor_service {took[1]:.1f} s")
         await asyncio.gather(*reading)
-        with pytest.raises(grpc.aio.AioRpcError) as told:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
             await watching
-        assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     for service in (runs, executor):
         await restarted(service)
     await eventually(lambda: attempt(shop.get(run.id)))
     run = await shop.ended(run)
     assert run.status == Run.SUCCEEDED
-    # A killed broker forgets what it was told within its last second: the job and its first event may be in hand still.
+    # A killed broker loses what it got within its last second: the job and its first event may be in hand still.
     await audit(shop.stack, unacknowledged=2 if (store, away) == ("valkey", killed) else 0)
 
 

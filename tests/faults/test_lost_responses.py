@@ -63,9 +63,9 @@ async def test_a_key_makes_one_run_however_many_answers_are_lost(start_stack: Ca
     # A client that asks on at once may do so over the connection that is just being closed, and loses that call too.
     assert cuts <= lost < 0.4 * calls
     assert sum(map(len, answers.values())) == calls - lost
-    for key, told in answers.items():
-        assert len({run_id for run_id, _ in told}) == 1, f"{key} made more than one run: {told}"
-        assert sum(created for _, created in told) <= 1, f"{key} was created more than once: {told}"
-    assert len({told[0][0] for told in answers.values()}) == len(answers) == KEYS
+    for key, given_answers in answers.items():
+        assert len({run_id for run_id, _ in given_answers}) == 1, f"{key} made more than one run: {given_answers}"
+        assert sum(created for _, created in given_answers) <= 1, f"{key} was created more than once: {given_answers}"
+    assert len({given_answers[0][0] for given_answers in answers.values()}) == len(answers) == KEYS
     assert await audit(shop.stack, timeout=60) == KEYS + 1
     print(f"{calls} calls, {lost} answers lost, {KEYS} keys, {KEYS} runs")

@@ -135,10 +135,10 @@ async def test_hints_come_again_after_only_the_listeners_were_killed(shop: Shop)
         load.stop()
         await creating
         await load.all_ended()
-    told = [delivery for delivery in load.deliveries if delivery.received > back]
-    print(f"\n{len(told)} changes; p95 {load.event_seconds(0.95, since=back) * 1000:.0f} ms, p99"
+    late_changes = [delivery for delivery in load.deliveries if delivery.received > back]
+    print(f"\n{len(late_changes)} changes; p95 {load.event_seconds(0.95, since=back) * 1000:.0f} ms, p99"
           f" {load.event_seconds(0.99, since=back) * 1000:.0f} ms after the listeners were replaced")  # fmt: skip
-    assert len(told) > RATE * BEFORE
+    assert len(late_changes) > RATE * BEFORE
     assert load.event_seconds(0.95, since=back) < min(SOON * overbooked(), SOON_ENOUGH)
     assert await audit(stack) == others + load.started
 
@@ -184,7 +184,7 @@ async def test_while_postgres_is_down_calls_are_refused_at_once_and_open_streams
     await breaking.start(stack.postgres)
     await asyncio.gather(*streams)
     for runs in seen:
-        assert [told.sequence for told in runs] == list(range(1, len(runs) + 1))
+        assert [change.sequence for change in runs] == list(range(1, len(runs) + 1))
         assert runs[-1].status == Run.SUCCEEDED
     await eventually(lambda: len(breaking.backends(stack, [breaking.LISTENERS]) - listening) == len(stack.runs))
     await audit(stack)

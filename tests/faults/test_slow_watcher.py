@@ -43,7 +43,7 @@ MOVES = 0.10  # of the others' p99
 # executor's first ones, that it has begun, and its last.
 FIRST, LEAP = 1_000, 1_000_000
 # A connection of its own, of which no stream takes more than HTTP/2's 64 kB ahead of its reader. On a fast network gRPC
-# lets that grow to some 4 MB, and whoever does not read is noticed only after so much.
+# lets that grow to some 4 MB, and a watcher that does not read is noticed only after so much.
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0))
 
 
@@ -87,14 +87,14 @@ class Load:
         for step in range(count):
             await asyncio.sleep(began + step / PACE - time.monotonic())
             self.sequence += 1
-            told = event(
+            late = event(
                 self._run.id,
                 FIRST + self.sequence,
                 Run.RUNNING,
                 completed=self.sequence,
                 project_id=self._run.project_id,
             )
-            await self._publisher.publish(RunEventBatch(events=[told]).SerializeToString())
+            await self._publisher.publish(RunEventBatch(events=[late]).SerializeToString())
             self.memory = max(self.memory, self._server.memory_info().rss)
         await eventually(lambda: all(reader.position == self.sequence for reader in self._readers), timeout=60)
         delays = sorted(delay for reader in self._readers for delay in reader.delays)
@@ -106,7 +106,7 @@ class Load:
 
 
 async def running(shop: Shop, openai: OpenAIServer) -> Run:
-    """Return a run that an executor has begun and, as far as the executor knows, has told much of."""
+    """Return a run that an executor has begun and, as far as the executor knows, has published many events of."""
     openai.behave(Behaviour(delay_seconds=3600))
     await shop.stock(1)
     run = (await shop.create(Run.PREVIEW_GENERATE, meta=RunMeta(rules=RULES, deadline_seconds=3600))).run
@@ -114,7 +114,7 @@ async def running(shop: Shop, openai: OpenAIServer) -> Run:
 
     async def begun() -> bool:
         run.CopyFrom(await shop.get(run.id))
-        return run.progress.total == 1  # it knows what is to be done, and tells nothing more until it is
+        return run.progress.total == 1  # it knows what it has to do, and reports nothing more until it is
 
     await eventually(begun, timeout=30)
     with psycopg.connect(shop.stack.postgres.url(database="playbook_runs")) as database:
@@ -164,8 +164,8 @@ async def test_one_that_never_reads_slows_nobody(start_stack: Callable[..., Any]
         seen: list[int] = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await take(slow, seen)
-        told = refusal(caught.value)
-        assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW")
+        error = refusal(caught.value)
+        assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW")
         assert 0 < len(seen) < EVENTS
         request.after_sequence = seen[-1]
         await take(stub.WatchRun(request, metadata=metadata), seen, until=load.sequence)

@@ -86,7 +86,7 @@ class Callers:
         self._calls: list[Callable[[dict[str, Any]], Awaitable[Any]]] = [
             lambda auth: service.GetRun(pb.GetRunRequest(**run), **auth),
             lambda auth: service.ListRuns(pb.ListRunsRequest(**project), **auth),
-            lambda auth: service.CancelRun(pb.CancelRunRequest(**run), **auth),  # has ended: is told so
+            lambda auth: service.CancelRun(pb.CancelRunRequest(**run), **auth),  # has ended already
             lambda auth: service.PreviewPlaybook(pb.PreviewPlaybookRequest(**playbook), **auth),
             lambda auth: catalogs.GetProject(catalog.GetProjectRequest(**project), **auth),
             lambda auth: catalogs.ListProducts(catalog.ListProductsRequest(**project), **auth),

@@ -159,7 +159,7 @@ async def test_each_watcher_sees_each_change_once_and_in_order(
     ends = [end for watcher in watchers for end in watcher.ends.values()]
     assert {end.status for end in ends} == {Run.SUCCEEDED}
 
-    # The faults were there: streams were cut that had told something, and went on with more.
+    # The faults were there: streams were cut that had delivered something, and went on with more.
     cuts = sum(stream.error is not None and bool(stream.messages) for streams in watched.values() for stream in streams)
     resumed = sum(sum(bool(stream.messages) for stream in streams) > 1 for streams in watched.values())
     assert resumed > RUNS / 2
@@ -172,6 +172,6 @@ async def test_each_watcher_sees_each_change_once_and_in_order(
     assert await audit(stack, timeout=60) == RUNS
     print(
         f"{WATCHERS} watchers, {RUNS} runs, {sum(map(len, happened.values()))} changes; {cuts} streams cut that had "
-        f"told something, {resumed} runs told over several; {sum(proxy.cuts for proxy in proxies)} connections cut; "
+        f"delivered something, {resumed} runs over several; {sum(proxy.cuts for proxy in proxies)} connections cut; "
         f"{hit_by_kills} watched when runs_service was killed"
     )

@@ -180,7 +180,7 @@ async def ticking(during: Awaitable[object]) -> float:
     return longest
 
 
-async def test_a_killed_broker_is_told_within_the_bound_and_both_ends_come_back(own: Valkey) -> None:
+async def test_a_killed_broker_is_noticed_within_the_bound_and_both_ends_come_back(own: Valkey) -> None:
     metrics = Metrics()
     publisher = Publisher(own.url, "q", metrics, SIGNER)
     inbox = Inbox()
@@ -234,7 +234,7 @@ async def test_messages_arrive_after_their_queue_was_deleted(link: Link, url: st
     inbox = Inbox()
     async with running(consumer(inbox, renewal=0.5)):
         for body in (b"before", b"after", b"again"):
-            await publisher.publish(body)  # declares the queue anew, before its consumer has heard that it was gone
+            await publisher.publish(body)  # declares the queue anew, before its consumer has noticed that it was gone
             await eventually(lambda body=body: inbox.bodies[-1:] == [body])  # type: ignore[misc]
             await asyncio.to_thread(delete_queues, url, queue)
     assert inbox.bodies == [b"before", b"after", b"again"]
@@ -290,12 +290,12 @@ async def test_a_consumer_whose_thread_breaks_off_begins_again(
     await publisher.publish(b"one")
     async with running(consumer(inbox)):
         await eventually(lambda: inbox.bodies == [b"one"])
-    (told,) = [record for record in caplog.records if "broke off" in record.message]
+    (record_of_break,) = [record for record in caplog.records if "broke off" in record.message]
     assert "odd, while closing" in caplog.text
-    assert told.levelname == "WARNING"
+    assert record_of_break.levelname == "WARNING"
 
 
-async def test_a_second_outage_is_told_like_the_first(own: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_second_outage_is_logged_like_the_first(own: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     consumer = Consumer(own.url, "q", Inbox().handle, Metrics(), SIGNER)
 
     def warnings() -> int:

@@ -72,7 +72,7 @@ async def test_a_forged_message_is_put_aside(
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=repr)
-async def test_a_version_that_is_none_is_refused_whoever_signed_it(
+async def test_a_version_that_is_none_is_refused_with_any_signature(
     url: str, queue: str, version: Any, letters: Any
 ) -> None:
     publish_raw(url, queue, FORGED, SIGNER.headers(queue, version, FORGED))

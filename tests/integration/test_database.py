@@ -101,7 +101,7 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_conne
     assert await backends() == before
 
 
-async def test_a_killed_connection_is_told_as_unavailable_and_replaced(
+async def test_a_killed_connection_is_reported_as_unavailable_and_replaced(
     runs_database: Database, runs_database_url: str
 ) -> None:
     await asyncio.gather(*(one(runs_database) for _ in range(5)))
@@ -144,7 +144,7 @@ async def test_a_connection_killed_within_a_transaction_leaves_nothing(
     assert (await runs_database.fetch_one("SELECT count(*) FROM counted"))[0] == 0
 
 
-async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_back(
+async def test_a_server_that_is_away_is_reported_at_once_and_used_again_when_it_is_back(
     tmp_path: Path, prepared: Prepared
 ) -> None:
     server = prepared.postgres(tmp_path)
@@ -163,7 +163,7 @@ async def test_a_server_that_is_away_is_told_at_once_and_used_again_when_it_is_b
         await database.close()
 
 
-async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_goes_on(
+async def test_a_frozen_server_is_reported_within_the_bound_and_used_again_when_it_goes_on(
     tmp_path: Path, prepared: Prepared
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -180,7 +180,7 @@ async def test_a_frozen_server_is_told_within_the_bound_and_used_again_when_it_g
         await database.close()
 
 
-async def test_a_primary_that_takes_no_writes_any_more_is_told_as_unavailable_and_left(
+async def test_a_primary_that_takes_no_writes_any_more_is_reported_as_unavailable_and_left(
     runs_database: Database, runs_database_url: str
 ) -> None:
     async def write(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
@@ -424,7 +424,7 @@ def test_migrate_says_in_one_line_that_there_is_no_database(
 
 
 @SERVICES
-def test_whether_a_schema_is_current_is_told_without_alembic(
+def test_whether_a_schema_is_current_is_found_without_alembic(
     scripts: Path, schema: str, empty_database_url: str
 ) -> None:
     from alembic.script import ScriptDirectory

@@ -221,7 +221,7 @@ with postgres, valkey:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 class TestKilledParent:
-    def test_takes_its_processes_along_and_whoever_follows_waits_for_them(self, tmp_path: Path) -> None:
+    def test_takes_its_processes_along_and_the_next_one_waits_for_them(self, tmp_path: Path) -> None:
         for _ in range(2):  # the second round starts on what the first one left
             with subprocess.Popen(
                 [sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True

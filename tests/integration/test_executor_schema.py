@@ -57,7 +57,7 @@ def test_what_earlier_runs_did_survives_the_move_into_blocks_and_back(postgres_s
     assert items() == before
     with psycopg.connect(url) as connection:  # as executors of the version before do it
         connection.execute("""
-            WITH updated AS (SELECT 'p-' || n AS id FROM generate_series(1, 3) AS n), told AS (
+            WITH updated AS (SELECT 'p-' || n AS id FROM generate_series(1, 3) AS n), noted AS (
               INSERT INTO executor.run_items (run_id, product_id, status, message)
               SELECT CAST(md5('4') AS uuid), id, 'UPDATED', '' FROM updated
             ) SELECT count(*) FROM updated""")

@@ -191,11 +191,13 @@ async def test_what_unfinished_requests_hold_is_bounded_and_given_back_when_they
             growth.sample()
             async with grpc.aio.insecure_channel(executor.target) as channel:
                 stub, project = CatalogServiceStub(channel), GetProjectRequest(project_id="none")
-                told = await refused(stub.GetProject(project, metadata=metadata("*", user="another"), timeout=DEADLINE))
-                assert told.reason == "PROJECT_NOT_FOUND", "another caller is served"
-                told = await refused(stub.GetProject(project, metadata=metadata("*", user="slow"), timeout=DEADLINE))
-                assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
-                assert told.metadata["limit"] == "receiving"
+                error = await refused(
+                    stub.GetProject(project, metadata=metadata("*", user="another"), timeout=DEADLINE)
+                )
+                assert error.reason == "PROJECT_NOT_FOUND", "another caller is served"
+                error = await refused(stub.GetProject(project, metadata=metadata("*", user="slow"), timeout=DEADLINE))
+                assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+                assert error.metadata["limit"] == "receiving"
 
                 async def served() -> bool:
                     call = stub.GetProject(project, metadata=metadata("*", user="slow"), timeout=DEADLINE)
@@ -236,9 +238,9 @@ async def test_connections_and_calls_under_way_are_bounded(
                 get = CatalogServiceStub(channel).GetProject(
                     GetProjectRequest(project_id="p"), metadata=metadata(), timeout=DEADLINE
                 )
-                told = await refused(get)
-        assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
-        assert told.metadata == {"limit": "calls"}
+                error = await refused(get)
+        assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+        assert error.metadata == {"limit": "calls"}
         assert await counted(service, "calls") == 1
 
 
@@ -249,8 +251,8 @@ async def test_a_project_of_others_is_denied_before_the_request_is_looked_at(run
     hostile = request(project_id="another", meta=RunMeta(rules=PlaybookRules(forbidden_phrases=[""] * 60_000)))
     async with grpc.aio.insecure_channel(runs.target) as channel:
         call = RunsServiceStub(channel).CreateRun(hostile, metadata=metadata("p"), timeout=DEADLINE)
-        told = await refused(call)
-    assert (told.code, told.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
+        error = await refused(call)
+    assert (error.code, error.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
 
 
 async def test_of_many_violations_the_first_twenty_are_listed(executor: ServiceProcess) -> None:
@@ -258,24 +260,24 @@ async def test_of_many_violations_the_first_twenty_are_listed(executor: ServiceP
     for _ in range(1_000):
         products.products.add()
     async with grpc.aio.insecure_channel(executor.target) as channel:
-        told = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=metadata(), timeout=DEADLINE))
-        assert (told.code, told.reason, len(told.fields)) == (INVALID, "VALIDATION_FAILED", 20)
-        assert "and more" in told.message
+        error = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=metadata(), timeout=DEADLINE))
+        assert (error.code, error.reason, len(error.fields)) == (INVALID, "VALIDATION_FAILED", 20)
+        assert "and more" in error.message
         for _ in range(9_000):
             products.products.add()
-        told = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=metadata(), timeout=DEADLINE))
-        assert told.fields == {"products": "must have at most 1,000 items"}
+        error = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=metadata(), timeout=DEADLINE))
+        assert error.fields == {"products": "must have at most 1,000 items"}
         others = metadata("another", "VIEWER")
-        told = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=others, timeout=DEADLINE))
-        assert (told.code, told.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
+        error = await refused(CatalogServiceStub(channel).PutProducts(products, metadata=others, timeout=DEADLINE))
+        assert (error.code, error.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
 
 
 async def test_a_refusal_that_quotes_a_huge_request_arrives(runs: ServiceProcess) -> None:
     async with grpc.aio.insecure_channel(runs.target) as channel:
         huge = ListRunsRequest(project_id="x" * 100_000)
-        told = await refused(RunsServiceStub(channel).ListRuns(huge, metadata=metadata(), timeout=DEADLINE))
-    assert (told.code, told.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
-    assert len(told.message) < 2_000
+        error = await refused(RunsServiceStub(channel).ListRuns(huge, metadata=metadata(), timeout=DEADLINE))
+    assert (error.code, error.reason) == (DENIED, "PROJECT_ACCESS_DENIED")
+    assert len(error.message) < 2_000
 
 
 # F4: streams that are opened and reset
@@ -308,8 +310,8 @@ async def test_of_two_tokens_none_counts_and_a_long_one_does(runs: ServiceProces
     async with grpc.aio.insecure_channel(runs.target) as channel:
         stub, page = RunsServiceStub(channel), ListRunsRequest(project_id="p")
         two = (*metadata("another"), *metadata("p"))
-        told = await refused(stub.ListRuns(page, metadata=two, timeout=DEADLINE))
-        assert (told.code, told.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        error = await refused(stub.ListRuns(page, metadata=two, timeout=DEADLINE))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
         many = hs256(projects={f"shop-{n}-of-a-large-group": "OWNER" for n in range(500)} | {"p": "OWNER"})
         assert 20_000 < len(many) < 32_000
         await stub.ListRuns(page, metadata=(("authorization", f"Bearer {many}"),), timeout=DEADLINE)
@@ -336,8 +338,8 @@ async def test_garbage_to_open_services_is_bad_input(runs: ServiceProcess, metho
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 async for _ in call:
                     pass
-            told = refusal(caught.value)
-            assert (told.code, told.reason) == (INVALID, "VALIDATION_FAILED"), body
+            error = refusal(caught.value)
+            assert (error.code, error.reason) == (INVALID, "VALIDATION_FAILED"), body
     assert runs.tracebacks == 0
 
 

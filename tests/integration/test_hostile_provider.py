@@ -83,7 +83,7 @@ async def test_product_texts_go_to_no_address_that_was_not_set(
 
 
 @pytest.mark.parametrize("location", [None, "/v1/other", "", "http://[", "http://a b/", "//", "javascript:alert(1)"])
-async def test_a_redirect_to_nowhere_is_told_as_well(
+async def test_a_redirect_to_nowhere_is_reported_as_well(
     server: OpenAIServer, provider: SuggestionProvider, location: str | None
 ) -> None:
     server.behave(Behaviour(status=307, headers={} if location is None else {"location": location}))
@@ -194,7 +194,7 @@ ECHOES: list[dict[str, Any]] = [
 ]
 
 
-def told(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
+def everything_shown(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
     """All that a person or the log gets to see."""
     records = [record.getMessage() for record in caplog.records]
     return "\n".join([*traceback.format_exception(error), repr(error), *records]).casefold()
@@ -208,7 +208,7 @@ async def test_what_it_was_sent_is_not_repeated(
     server.behave(Behaviour(**echo))
     error = await failure(provider)
     assert f"HTTP {echo['status']}" in str(error)
-    assert [marker for marker in MARKERS if marker in told(error, caplog)] == []
+    assert [marker for marker in MARKERS if marker in everything_shown(error, caplog)] == []
 
 
 async def test_an_answer_that_breaks_the_protocol_is_not_repeated_either(
@@ -225,7 +225,7 @@ async def test_an_answer_that_breaks_the_protocol_is_not_repeated_either(
     error = await failure(build(base_url=f"http://127.0.0.1:{port}/v1"))
     broken.close()
     assert "could not be reached (illegal header line" in str(error)
-    assert [marker for marker in MARKERS if marker in told(error, caplog)] == []
+    assert [marker for marker in MARKERS if marker in everything_shown(error, caplog)] == []
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ async def test_an_answer_that_breaks_the_protocol_is_not_repeated_either(
         "This model's maximum context length is 8192 tokens, and you requested 9000",
     ],
 )
-async def test_what_helps_is_told(server: OpenAIServer, provider: SuggestionProvider, message: str) -> None:
+async def test_what_helps_is_shown(server: OpenAIServer, provider: SuggestionProvider, message: str) -> None:
     server.behave(Behaviour(status=404, error_message=message))
     assert f"(HTTP 404: {message})" in str(await failure(provider))
 

@@ -199,16 +199,16 @@ async def test_neither_log_nor_run_repeats_texts_prompt_or_key(
         {"status": 307, "headers": {"location": "https://other.example/QX7731?title=Velvet"}},
         {"status": 500, "error_message": "$user", "times": 2},  # and then a good answer
     ]
-    told = []
+    shown = []
     for answer in answers:
         openai.behave(Behaviour(**answer))
         event = await executor.run()
-        told.append(f"{event.error_code} {event.error_message}")
+        shown.append(f"{event.error_code} {event.error_message}")
     assert event.status == Run.SUCCEEDED, event
     logged = executor.log()
     lines = [json.loads(line) for line in logged.splitlines()]
     assert sum("AI request failed" in line["message"] for line in lines) == 2
     assert not any("exception" in line for line in lines)
-    for text in (logged, *told, json.dumps(lines, ensure_ascii=False)):
+    for text in (logged, *shown, json.dumps(lines, ensure_ascii=False)):
         assert [marker for marker in markers if marker in text.casefold()] == []
-    assert "HTTP 307 to https://other.example)" in told[3]
+    assert "HTTP 307 to https://other.example)" in shown[3]

@@ -88,7 +88,7 @@ async def test_a_later_run_asks_for_it_again_and_succeeds_whatever_comes(shop: B
     assert not any(item.no_suggestion_reason for item in (await shop.latest_draft()).items)
 
 
-async def test_each_reason_is_told(shop: Bench, openai: OpenAIServer) -> None:
+async def test_each_reason_is_shown(shop: Bench, openai: OpenAIServer) -> None:
     await shop.stock(4)
     openai.behave(
         Behaviour(answer="content_filter", product_ids=["Thing 0"]),

@@ -69,7 +69,7 @@ COMPLAINTS: list[tuple[int, object, str, int]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "code", "requests"), COMPLAINTS, ids=lambda value: str(value)[:60])
-async def test_an_error_is_told_as_what_it_is_in_its_own_words(
+async def test_an_error_is_reported_as_what_it_is_in_its_own_words(
     server: OpenAIServer, provider: SuggestionProvider, status: int, body: object, code: str, requests: int
 ) -> None:
     server.behave(Behaviour(status=status, body=body))
@@ -109,7 +109,7 @@ MONEY: list[tuple[int, object]] = [
 
 
 @pytest.mark.parametrize(("status", "body"), MONEY, ids=lambda value: str(value)[:60])
-async def test_an_empty_account_is_asked_once_and_told_as_such(
+async def test_an_empty_account_is_asked_once_and_reported_as_such(
     server: OpenAIServer, provider: SuggestionProvider, status: int, body: object
 ) -> None:
     server.behave(Behaviour(status=status, body=body))
@@ -156,7 +156,7 @@ async def test_a_request_that_is_too_long_is_halved(
 # Waiting
 
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
-TOLD: list[tuple[dict[str, str], object]] = [
+STATED: list[tuple[dict[str, str], object]] = [
     ({"x-ratelimit-reset-requests": "20s"}, None),
     ({"x-ratelimit-reset-requests": "20s", "x-ratelimit-reset-tokens": "120ms"}, None),
     (
@@ -182,8 +182,8 @@ TOLD: list[tuple[dict[str, str], object]] = [
 
 
 @pytest.mark.parametrize("status", [200, 429])
-@pytest.mark.parametrize(("headers", "body"), TOLD, ids=lambda value: str(value)[:60])
-async def test_a_rate_limit_is_waited_for_as_told(
+@pytest.mark.parametrize(("headers", "body"), STATED, ids=lambda value: str(value)[:60])
+async def test_a_rate_limit_is_waited_for_as_stated(
     server: OpenAIServer,
     provider: SuggestionProvider,
     waits: list[float],

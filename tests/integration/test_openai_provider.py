@@ -362,7 +362,7 @@ async def test_closing_twice_is_harmless(server: OpenAIServer, build: Build) -> 
 # Secrets
 
 
-def told(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
+def everything_shown(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
     """All that a person or a log gets to see of a failure."""
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("executor_service")]
     return "\n".join([*traceback.format_exception(error), repr(error), *ours])
@@ -377,7 +377,7 @@ async def test_a_refusal_that_echoes_the_key_does_not_spread_it(
     with pytest.raises(AIError, match=r"\(HTTP 401: Incorrect API key provided: \*\*\*\)") as caught:
         await provider.suggest(titles("a"))
     assert len(running_server.stats().rejected) == 1
-    assert key not in told(caught.value, caplog) + repr(provider) + repr(vars(provider))
+    assert key not in everything_shown(caught.value, caplog) + repr(provider) + repr(vars(provider))
 
 
 async def test_a_fault_that_echoes_the_key_does_not_spread_it(
@@ -387,7 +387,7 @@ async def test_a_fault_that_echoes_the_key_does_not_spread_it(
     with pytest.raises(AIError, match=r"\(HTTP 500: Bearer \*\*\* is too much\)") as caught:
         await provider.suggest(titles("a"))
     assert "attempt 3 of 4" in caplog.text
-    assert server.api_key not in told(caught.value, caplog)
+    assert server.api_key not in everything_shown(caught.value, caplog)
 
 
 async def test_the_clients_own_debug_log_keeps_the_key_out(

@@ -91,7 +91,7 @@ async def test_one_key_twice_in_one_batch_makes_one_run(store: RunStore) -> None
     assert sorted((one.created, two.created)) == [False, True]
 
 
-async def test_another_request_under_a_key_is_told_apart(store: RunStore) -> None:
+async def test_another_request_under_a_key_is_distinguished(store: RunStore) -> None:
     run = await created(store, idempotency_key="k")
     (again,) = await store.runs.create([new_run(idempotency_key="k", playbook_id="missing_seo_description")])
     assert (again.run.id, again.created, again.same_request) == (run.id, False, False)
@@ -146,12 +146,12 @@ async def test_concurrent_appliers_leave_a_history_without_gaps(
     store: RunStore, other: RunStore, runs_database: Database
 ) -> None:
     ids = [(await created(store, idempotency_key=str(n))).id for n in range(5)]
-    told = [event(run_id, number, Run.RUNNING, completed=number) for run_id in ids for number in range(1, 21)]
-    told += [event(run_id, 21, Run.SUCCEEDED, completed=100) for run_id in ids]
+    events = [event(run_id, number, Run.RUNNING, completed=number) for run_id in ids for number in range(1, 21)]
+    events += [event(run_id, 21, Run.SUCCEEDED, completed=100) for run_id in ids]
     chance = random.Random(7)
-    told = [copy for one in told for copy in [one] * chance.choice([1, 2])]
-    chance.shuffle(told)
-    batches = [told[n : n + 6] for n in range(0, len(told), 6)]
+    events = [copy for one in events for copy in [one] * chance.choice([1, 2])]
+    chance.shuffle(events)
+    batches = [events[n : n + 6] for n in range(0, len(events), 6)]
     async with asyncio.timeout(20):
         await asyncio.gather(*((store, other)[n % 2].history.apply_events(b, NOW) for n, b in enumerate(batches)))
     history = await store.history.after(dict.fromkeys(ids, 0), limit=1000)
@@ -354,10 +354,10 @@ async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> Non
 # Delivering
 
 
-async def test_a_run_is_in_the_outbox_until_it_is_dispatched_or_heard_of(store: RunStore) -> None:
-    marked, heard, left = [await created(store, idempotency_key=str(n)) for n in range(3)]
+async def test_a_run_is_in_the_outbox_until_it_is_dispatched_or_has_an_event(store: RunStore) -> None:
+    marked, reported, left = [await created(store, idempotency_key=str(n)) for n in range(3)]
     await store.outbox.mark_dispatched({marked.id: 0.0})
-    await tell(store, event(heard.id, 1, Run.QUEUED))
+    await tell(store, event(reported.id, 1, Run.QUEUED))
     waiting = await store.outbox.undispatched(older_than=timedelta(0), limit=10)
     assert [(item.run.id, item.request_id) for item in waiting] == [(left.id, "r")]
     assert await store.outbox.undispatched(older_than=timedelta(days=36500), limit=10) == []

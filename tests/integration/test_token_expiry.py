@@ -25,7 +25,7 @@ SETTINGS = ExecutorSettings(
 
 
 class Streams:
-    """Sends one message at once, and another one when told to."""
+    """Sends one message at once, and another one on demand."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()

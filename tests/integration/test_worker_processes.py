@@ -58,7 +58,7 @@ def workers(process: Forked) -> list[psutil.Process]:
 
 
 def serving(environment: dict[str, str], process: Forked) -> bool:
-    """Tell whether every worker listens, and whoever gets the connection answers."""
+    """Return whether every worker listens, and the one that gets the connection answers."""
     listening = sum(
         any(connection.status == psutil.CONN_LISTEN for connection in worker.net_connections("tcp"))
         for worker in workers(process)

@@ -72,7 +72,7 @@ async def soak(stack: Stack, ai: OpenAIServer, seconds: float, seed: int) -> Out
         settled = time.monotonic()
         runs = await audit(stack, timeout=120, unacknowledged=HELD)
         assert runs == prepared + load.started == prepared + len(load.ends), (
-            f"{runs} runs are stored: {prepared} from before, {load.started} asked for, {len(load.ends)} seen to end"
+            f"{runs} runs are stored: {prepared} from before, {load.started} asked for, {len(load.ends)} seen ending"
         )
         for service in (*stack.runs, *stack.executors):
             memory[service.name].end = resident(service.pid)

@@ -81,7 +81,7 @@ def table(seen: Outcome) -> str:
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} processors, {seconds:.0f} s, {seen.rate} runs asked for a"
         f" second, {seen.watchers} watchers, 2 runs_service, 2 executors, seed {seen.seed}:",
         "",
-        f"- runs: {load.started} asked for, {len(load.acknowledged)} acknowledged, {len(load.ends)} seen to end"
+        f"- runs: {load.started} asked for, {len(load.acknowledged)} acknowledged, {len(load.ends)} seen ending"
         f" ({', '.join(ends)})",
         f"- throughput: {load.ends_a_second(seen.began, seen.stopped):.1f} ends a second; in the slowest"
         f" {WINDOW:.0f} s {min(windows):.1f}, in the fastest {max(windows):.1f}; the last run ended"

@@ -35,7 +35,7 @@ def upload(target: str, method: str, streams: int, body: bytes, *fields: tuple[s
         print("sending", flush=True)
         sent = connection.upload(bodies, patience=LISTEN)
         print("sent", flush=True)
-        sys.stdin.readline()  # and hold the connection until we are told to let it go
+        sys.stdin.readline()  # and hold the connection until a line says to close it
         connection.listen(LISTEN)
         return {"sent": sent, "answered": connection.seen[HEADERS], "reset": connection.seen[RST_STREAM]}
 

@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 PROMISES = {
     "active runs": "SELECT count(*) FROM runs.runs WHERE status IN ('QUEUED', 'RUNNING')",
     "undispatched runs": "SELECT count(*) FROM runs.runs WHERE dispatched_at IS NULL",
-    "stops not told": "SELECT count(*) FROM runs.runs WHERE stop_pending",
+    "stops not delivered": "SELECT count(*) FROM runs.runs WHERE stop_pending",
     "inbox": "SELECT count(*) FROM executor.executions WHERE status IN ('QUEUED', 'RUNNING')",
     "outbox": "SELECT count(*) FROM executor.executions WHERE published_number < event_number",
     "quota still reserved": "SELECT count(*) FROM executor.executions WHERE ai_reserved <> 0",

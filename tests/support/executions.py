@@ -32,7 +32,7 @@ def traces(shop: Shop) -> Traces:
         return rows(shop.stack, query, shop.project)
 
     return Traces(
-        # What was told to whom may still change.
+        # What was published may still change.
         of("""SELECT run_id, status, attempt, event_number, crashes, lease_owner, result, ai_reserved, error_code
               FROM executor.executions WHERE project_id = %s ORDER BY run_id"""),
         of("SELECT d::text FROM executor.drafts d WHERE project_id = %s ORDER BY id"),

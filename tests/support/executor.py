@@ -1,4 +1,4 @@
-"""The executor's parts over a database of their own, with a clock and a provider that do as they are told."""
+"""The executor's parts over a database of their own, with a clock and a provider that tests control."""
 
 import asyncio
 from collections import Counter
@@ -58,7 +58,7 @@ class FakeClock:
 
 
 class ScriptedProvider:
-    """Writes "<title> by AI", counts what it is asked, and fails or waits when told to."""
+    """Writes "<title> by AI", counts what it is asked, and fails or waits on demand."""
 
     model = "scripted"
     prompt_version = "1"

@@ -114,7 +114,7 @@ def serve(requests: socket.socket, defaults: Mapping[str, str]) -> None:
 
     `defaults` are the variables that a command sets for itself when it is loaded.
     """
-    running: dict[int, tuple[int, int]] = {}  # by a pipe that ends with it: a process, and who is told about it
+    running: dict[int, tuple[int, int]] = {}  # by a pipe that ends with it: a process, and where its end is reported
     with selectors.DefaultSelector() as selector:
         selector.register(requests, selectors.EVENT_READ)
         while True:

@@ -58,7 +58,7 @@ def zipped(size: int) -> bytes:
 
 
 class Connection:
-    """A connection to HOST:PORT that gives the server all the window it may want, and reads when it is told to."""
+    """A connection to HOST:PORT that gives the server all the window it may want, and reads on demand."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")

@@ -76,7 +76,7 @@ class Load:
 
     Takes what to ask for; how many `watchers` there are, and how many of them look at the same run; the addresses
     to create at, one channel each, and to watch at, both those of the stack's replicas if left out; `options` of the
-    channels; whether a failed call is made again (`retries`); and who wants to be told of each end.
+    channels; whether a failed call is made again (`retries`); and what is called at each end.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Load:
                     sequences.append(response.run.sequence)
                     self._delivered(response.run, began)
             # Ordered, unique, reliable: what the history promises, over however many connections.
-            assert sequences == list(range(1, len(sequences) + 1)), f"run {run.id} was told as {sequences}"
+            assert sequences == list(range(1, len(sequences) + 1)), f"run {run.id} was delivered as {sequences}"
 
     def _delivered(self, run: Run, watching_since: float) -> None:
         now = time.monotonic()

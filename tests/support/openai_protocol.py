@@ -187,8 +187,8 @@ def completion_of(behaviour: Behaviour, asked: Asked) -> tuple[dict[str, Any], l
 
 def error_message(behaviour: Behaviour, asked: Asked, otherwise: str) -> str:
     titles = " / ".join(product["title"] for product in asked.products)
-    told = Template(behaviour.error_message or otherwise)
-    return told.safe_substitute(system=asked.system, user=asked.user, titles=titles)
+    message = Template(behaviour.error_message or otherwise)
+    return message.safe_substitute(system=asked.system, user=asked.user, titles=titles)
 
 
 def error_body(message: str, code: str | None = None) -> dict[str, Any]:

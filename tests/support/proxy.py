@@ -71,7 +71,7 @@ class Proxy:
     def silent(self) -> Iterator[None]:
         """Within the block the network is a black hole: connections stay, new ones are accepted, nothing gets through.
 
-        Nobody is ever told: those connections stay silent after the block, when new ones work again.
+        No peer notices: those connections stay silent after the block, when new ones work again.
         """
         self._silent = True
         for link in self._open:

@@ -30,7 +30,7 @@ async def stopped(service: Service, *, grace: float) -> float:
 
 
 async def ended(service: Service, *, grace: float) -> None:
-    """Wait until a service that was told to stop has ended, within its grace time and with exit code 0."""
+    """Wait until a service that got a signal to stop has ended, within its grace time and with exit code 0."""
     await eventually(lambda: service.died, timeout=grace + LAST_STEPS * LOADED)
     notice = service.death_notice()
     assert "ended with exit code 0;" in notice, notice
@@ -55,6 +55,6 @@ def retry_seconds(error: grpc.aio.AioRpcError) -> float | None:
 
 
 def assert_shutting_down(error: grpc.aio.AioRpcError) -> None:
-    told = refusal(error)
-    assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"), error
+    found = refusal(error)
+    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"), error
     assert retry_seconds(error) == 1.0

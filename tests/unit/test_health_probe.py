@@ -49,7 +49,7 @@ def test_one_that_is_not_there() -> None:
     assert "Connection refused" in line
 
 
-def test_a_server_that_speaks_tls_is_told_from_one_that_is_not_there(target: str) -> None:
+def test_a_server_that_speaks_tls_is_distinguished_from_one_that_is_not_there(target: str) -> None:
     why = why_not_serving(target, credentials=grpc.ssl_channel_credentials())
     assert why is not None
     assert "handshake" in why.lower() or "ssl" in why.lower()

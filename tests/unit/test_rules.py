@@ -74,7 +74,7 @@ class TestRUL_001_Transforms:
     ) -> None:
         assert replaced(text, find, replace) == expected
 
-    def test_find_and_replace_minds_case_when_told_to(self) -> None:
+    def test_find_and_replace_minds_case_on_demand(self) -> None:
         assert replaced("Mug mug MUG", "mug", "cup", case_sensitive=True) == "Mug cup MUG"
 
     def test_an_empty_find_replaces_nothing(self) -> None:
@@ -101,7 +101,7 @@ class TestRUL_001_Transforms:
         assert ruled("山小屋マグ🏔️", max_length=max_length) == RuledText(expected, warnings)
 
     @pytest.mark.parametrize("phrase", ["best price", "BEST PRICE", "st pr"])
-    def test_forbidden_phrases_are_told_once_and_stay(self, phrase: str) -> None:
+    def test_forbidden_phrases_are_reported_once_and_stay(self, phrase: str) -> None:
         assert ruled("Best Price, best price!", forbidden_phrases=("nowhere", phrase, "best")) == RuledText(
             "Best Price, best price!", ("forbidden_phrase_detected",)
         )
@@ -146,7 +146,7 @@ class TestRUL_001_Properties:
         assert apply(disabled, text, field_limit=FIELD_LIMIT) == RuledText(text)
 
     @given(rule_sets, texts)
-    def test_max_length_is_never_exceeded_and_a_cut_is_always_told(self, rules: Rules, text: str) -> None:
+    def test_max_length_is_never_exceeded_and_a_cut_is_always_reported(self, rules: Rules, text: str) -> None:
         uncut = apply(Rules.from_json({**rules.normalized(), "maxLength": 0}), text, field_limit=FIELD_LIMIT)
         cut = apply(rules, text, field_limit=FIELD_LIMIT)
         assert uncut.text.startswith(cut.text)

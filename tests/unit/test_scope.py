@@ -58,7 +58,7 @@ class TestPlaybook:
         assert playbook("missing_seo_description").field == "seo_description"
 
     @pytest.mark.parametrize("unknown", ["", "seo_title", "MISSING_SEO_TITLE"])
-    def test_an_unknown_id_is_told_with_the_known_ones(self, unknown: str) -> None:
+    def test_an_unknown_id_is_reported_with_the_known_ones(self, unknown: str) -> None:
         with pytest.raises(UnknownPlaybookError, match="missing_seo_title or missing_seo_description"):
             playbook(unknown)
 

@@ -315,7 +315,7 @@ async def test_an_address_that_cannot_be_bound_is_explained(
         ("AUTH_MODE", "off", "AUTH_MODE: must be one of 'jwt' or 'disabled'"),
     ],
 )
-def test_a_bad_value_is_told_in_our_words(
+def test_a_bad_value_is_reported_in_our_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv("EXECUTOR_DATABASE_URL", "postgresql://u:p@localhost/d")
@@ -323,7 +323,7 @@ def test_a_bad_value_is_told_in_our_words(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit):
         settings.load(ExecutorSettings)
-    told = capsys.readouterr().err
-    assert words in told
+    printed = capsys.readouterr().err
+    assert words in printed
     for pydantic in ("Value error", "Input should", "Field required", "after validation", "should have", "{"):
-        assert pydantic not in told.replace("{1,100}", "")
+        assert pydantic not in printed.replace("{1,100}", "")

@@ -75,7 +75,7 @@ async def test_services_with_one_certificate_need_no_authority(tls: Callable[...
         assert await answers(address, RunsSettings(**OTHERS, **shared))
 
 
-async def test_a_service_without_a_certificate_trusts_whom_it_is_told(tls: Callable[..., dict[str, Path]]) -> None:
+async def test_a_service_without_a_certificate_trusts_the_configured_ones(tls: Callable[..., dict[str, Path]]) -> None:
     of_executor = tls("executor", "tls_ca_file")
     async with executor(**of_executor) as address:
         assert await answers(address, RunsSettings(**OTHERS, tls_ca_file=of_executor["tls_ca_file"]))

@@ -94,7 +94,7 @@ def test_unknown_fields_are_found_at_every_depth() -> None:
     assert fields(repeated) == ["products[0].#127"]
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_everything_that_is_wrong_is_reported_at_once() -> None:
     assert sorted(fields(request(project_id="", playbook_id="x", run_type=Run.APPLY))) == [
         "playbook_id",
         "project_id",
@@ -103,7 +103,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     ]
 
 
-def test_one_character_is_told_of_as_one() -> None:
+def test_one_character_is_reported_as_one() -> None:
     assert violations_of(GetRunRequest(run_id=str(uuid.uuid4()))) == [
         Violation("project_id", "must be at least 1 character")
     ]
