@@ -417,7 +417,9 @@ class TestCLI_001_Refusals:
 
     def test_bad_values_are_named(self, cli: Cli) -> None:
         create = ("create", "--playbook", "missing_seo_title", "--type")
-        (cli.folder / "long.csv").write_text(f"Handle,Title\ntent,Tent\nlamp,{'x' * 1001}\n")
+        (cli.folder / "long.csv").write_text(
+            f"Handle,Title,Body (HTML),SEO Title,SEO Description\n{'x' * 256},Lamp,,,\n"
+        )
         size, scope, run_id, unknown, rules, replacement, run_type, product = cli.together(
             [*create, "PREVIEW_GENERATE", "--sample-size", "51"],
             [*create, "APPLY"],
@@ -435,7 +437,7 @@ class TestCLI_001_Refusals:
         refused(rules, "--rules-json", "maxLength")
         refused(replacement, "--find")
         assert run_type.returncode == 2
-        refused(product, "products['lamp'].title", "1000")
+        refused(product, "handle", "255 characters")
 
     def test_a_project_that_is_not_there_is_named_with_a_command(self, cli: Cli) -> None:
         estimate, draft, which, both = cli.together(

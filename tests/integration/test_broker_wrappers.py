@@ -127,7 +127,7 @@ async def test_an_entry_in_redis_that_is_no_message_is_put_aside(
         assert await consumed(valkey_server.url, queue, caplog) == [b"last"]
         ((_, headers),) = take_all(valkey_server.url, f"{queue}.dead")
         assert headers[REASON_HEADER]
-        assert client.hlen("q.unacked") == client.zcard("q.unacked_index") == 0
+        assert client.hlen(f"{queue}.unacked") == client.zcard(f"{queue}.unacked_index") == 0
 
 
 async def test_what_kombu_writes_is_read(valkey_server: Valkey, queue: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,13 +167,13 @@ async def test_one_unacknowledged_entry_that_cannot_be_read_stops_no_consumer(
     publisher = Publisher(valkey_server.url, queue, Metrics(), SIGNER)
     with redis.Redis.from_url(valkey_server.url) as client:
         for tag in ("one", "two"):
-            client.hset("q.unacked", tag, "no JSON")
-            client.zadd("q.unacked_index", {tag: 0})
+            client.hset(f"{queue}.unacked", tag, "no JSON")
+            client.zadd(f"{queue}.unacked_index", {tag: 0})
         async with running(Consumer(valkey_server.url, queue, inbox.handle, Metrics(), SIGNER)):
-            await eventually(lambda: client.zcard("q.unacked_index") == 0, timeout=30)
+            await eventually(lambda: client.zcard(f"{queue}.unacked_index") == 0, timeout=30)
             await publisher.publish(b"after")
             await eventually(lambda: inbox.bodies == [b"after"])
-        assert client.hlen("q.unacked") == 0
+        assert client.hlen(f"{queue}.unacked") == 0
     await publisher.close()
     assert "failed" not in caplog.text
 
