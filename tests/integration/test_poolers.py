@@ -183,12 +183,12 @@ async def test_the_documented_configuration_of_pgbouncer_works(runs_database_url
 
             await eventually(answers)
             assert await missing(database) == []
-            heard: list[str] = []
-            listener = Listener(f"{url}_listen", "changes", on_notification=heard.append, on_gap=lambda: None)
+            received: list[str] = []
+            listener = Listener(f"{url}_listen", "changes", on_notification=received.append, on_gap=lambda: None)
             async with running(listener):
                 await eventually(lambda: listener._outage.reason == "")
                 await database.execute("SELECT pg_notify('changes', 'word')")
-                await eventually(lambda: heard == ["word"])
+                await eventually(lambda: received == ["word"])
     finally:
         process.kill()
         process.wait()
