@@ -6,6 +6,8 @@ googleapis-common-protos, and buf/validate is the descriptor that protovalidate 
     python tools/gen.py            write gen/
     python tools/gen.py --check    exit 1 when gen/ is not what protos/ generate
     python tools/gen.py --image F  write the descriptors of protos/ and their imports into F, for buf
+
+gen/playbook-runs.binpb is the descriptor set for other languages: every proto, its imports, and their comments.
 """
 
 import argparse
@@ -23,7 +25,8 @@ from grpc_tools import protoc
 from protovalidate._gen.buf.validate import validate_pb  # private, so protovalidate is pinned
 
 ROOT = Path(__file__).resolve().parent.parent
-GENERATED = ("playbooks", "buf")  # what in gen/ is generated; gen/pyproject.toml is kept by hand
+GENERATED = ("playbooks", "buf")  # the generated folders of gen/; gen/pyproject.toml is kept by hand
+DESCRIPTORS = "playbook-runs.binpb"
 
 
 def run_protoc(*options: str, extra: tuple[str, ...] = ()) -> None:
@@ -60,6 +63,11 @@ def generate(target: Path) -> None:
             (target / package / "py.typed").touch()
 
 
+def write_descriptors(target: Path) -> None:
+    """Write the descriptors of every proto and of what it imports, with comments, into the file `target`."""
+    run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}")
+
+
 def differences(left: Path, right: Path) -> list[str]:
     """Relative paths of the files that differ between two folders, or are in one only."""
     names = {p.relative_to(base) for base in (left, right) for p in base.rglob("*") if p.is_file()}
@@ -80,19 +88,24 @@ def main() -> int:
     parser.add_argument("--image", metavar="FILE", help="write a descriptor set for buf instead")
     arguments = parser.parse_args()
     if arguments.image:
-        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
+        write_descriptors(Path(arguments.image))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)
         generate(fresh)
+        write_descriptors(fresh / DESCRIPTORS)
         if arguments.check:
             drift = [f"gen/{top}/{name}" for top in GENERATED for name in differences(fresh / top, ROOT / "gen" / top)]
+            kept = ROOT / "gen" / DESCRIPTORS
+            if not kept.is_file() or not filecmp.cmp(fresh / DESCRIPTORS, kept, shallow=False):
+                drift.append(f"gen/{DESCRIPTORS}")
             if drift:
                 print("gen/ is not what protos/ generate. Run: make gen\n  " + "\n  ".join(drift), file=sys.stderr)
             return 1 if drift else 0
         for top in GENERATED:
             shutil.rmtree(ROOT / "gen" / top, ignore_errors=True)
             shutil.copytree(fresh / top, ROOT / "gen" / top)
+        shutil.copy(fresh / DESCRIPTORS, ROOT / "gen" / DESCRIPTORS)
     return 0
 
 

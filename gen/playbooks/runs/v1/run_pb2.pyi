@@ -151,7 +151,12 @@ class Run(_message.Message):
     draft_id: _builtins.str
     """The draft the run wrote or applied; empty while there is none."""
     error_code: _builtins.str
-    """Set when FAILED or STALE: one of the documented codes, UPPER_SNAKE_CASE."""
+    """Set when FAILED or STALE: why.
+      STALE   PLAYBOOK_SCOPE_INVALID, PLAYBOOK_RULES_CHANGED, PLAYBOOK_DRAFT_NOT_FOUND, PLAYBOOK_DRAFT_EXPIRED
+      FAILED  PROJECT_NOT_FOUND, PLAN_NOT_ELIGIBLE, AI_DAILY_LIMIT_REACHED, AI_AUTHENTICATION_FAILED, AI_RATE_LIMITED,
+              AI_TIMEOUT, AI_PROVIDER_ERROR, AI_INVALID_RESPONSE, MAX_ATTEMPTS_EXCEEDED, RUN_DEADLINE_EXCEEDED,
+              INTERNAL_ERROR
+    """
     error_message: _builtins.str
     """Set with error_code, for a person: what happened, with the values, and what to do next."""
     attempt: _builtins.int

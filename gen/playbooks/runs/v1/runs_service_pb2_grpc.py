@@ -38,7 +38,20 @@ class RunsServiceStub:
     TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
     Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
-    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
+    the fields. Its reason is one of these, by status code; UNAVAILABLE and RESOURCE_EXHAUSTED may be sent again, after the
+    google.rpc.RetryInfo where there is one:
+    INVALID_ARGUMENT    VALIDATION_FAILED, PAGE_TOKEN_INVALID
+    UNAUTHENTICATED     TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID
+    PERMISSION_DENIED   PROJECT_ACCESS_DENIED, ROLE_TOO_LOW
+    NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
+    ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
+    FAILED_PRECONDITION RUN_NOT_RETRYABLE
+    OUT_OF_RANGE        SEQUENCE_EXPIRED
+    RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
+    UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
+    UNIMPLEMENTED       METHOD_UNKNOWN
+    INTERNAL            INTERNAL_ERROR
+    Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     def __init__(self, channel):
@@ -102,7 +115,20 @@ class RunsServiceServicer:
     TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
     Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
-    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
+    the fields. Its reason is one of these, by status code; UNAVAILABLE and RESOURCE_EXHAUSTED may be sent again, after the
+    google.rpc.RetryInfo where there is one:
+    INVALID_ARGUMENT    VALIDATION_FAILED, PAGE_TOKEN_INVALID
+    UNAUTHENTICATED     TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID
+    PERMISSION_DENIED   PROJECT_ACCESS_DENIED, ROLE_TOO_LOW
+    NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
+    ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
+    FAILED_PRECONDITION RUN_NOT_RETRYABLE
+    OUT_OF_RANGE        SEQUENCE_EXPIRED
+    RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
+    UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
+    UNIMPLEMENTED       METHOD_UNKNOWN
+    INTERNAL            INTERNAL_ERROR
+    Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     def CreateRun(self, request, context):
@@ -239,7 +265,20 @@ class RunsService:
     TOKEN_INVALID; a call that it does not allow PERMISSION_DENIED / PROJECT_ACCESS_DENIED or ROLE_TOO_LOW.
 
     Every error has a google.rpc.ErrorInfo of the domain "playbook-runs", and for bad input a google.rpc.BadRequest with
-    the fields. Every answer has an `x-request-id`, which is the request's when that has one.
+    the fields. Its reason is one of these, by status code; UNAVAILABLE and RESOURCE_EXHAUSTED may be sent again, after the
+    google.rpc.RetryInfo where there is one:
+    INVALID_ARGUMENT    VALIDATION_FAILED, PAGE_TOKEN_INVALID
+    UNAUTHENTICATED     TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID
+    PERMISSION_DENIED   PROJECT_ACCESS_DENIED, ROLE_TOO_LOW
+    NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
+    ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
+    FAILED_PRECONDITION RUN_NOT_RETRYABLE
+    OUT_OF_RANGE        SEQUENCE_EXPIRED
+    RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
+    UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
+    UNIMPLEMENTED       METHOD_UNKNOWN
+    INTERNAL            INTERNAL_ERROR
+    Every answer has an `x-request-id`, which is the request's when that has one.
     """
 
     @staticmethod
