@@ -14,7 +14,7 @@ from servicekit.rpc.server import Server
 from servicekit.telemetry.metrics import Metrics
 from tests.faults.sizes import size
 
-SECONDS = size(full=200, bounded=24)  # four pings of ours, and two of a caller that pings every 10 s
+SECONDS = size(full=200, bounded=20)  # four pings of ours, and two of a caller that pings every 10 s
 SETTINGS = ExecutorSettings(
     database_url="postgresql://h/d", auth_jwt_secret="a secret of the services: 32 or more", listen=f"{HOST}:0"
 )
