@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
@@ -17,6 +19,7 @@ from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.ids import uuid7
+from servicekit.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,27 @@ CREATE_BATCH = 200  # runs inserted together
 RETRYABLE = (Run.FAILED, Run.STALE, Run.CANCELLED)
 
 Admitted = tuple[Run, bool]  # a run, and whether it is new
+
+
+class RunWanted(NamedTuple):
+    """A run that a caller asks for: with a request, or, under its key or `key`, with the run that it retries.
+
+    Plain data: the batch makes the runs of all its callers in one go, which takes half the time.
+    """
+
+    source: CreateRunRequest | NewRun
+    user_id: str
+    request_id: str
+    key: str | None = None
+
+    def make(self, now: datetime) -> NewRun:
+        """Return the run, created at `now`."""
+        run_id, user_id, request_id = uuid7(), self.user_id, self.request_id
+        if isinstance(self.source, NewRun):
+            return messages.retry(
+                self.source, key=self.key, run_id=run_id, user_id=user_id, request_id=request_id, now=now
+            )
+        return messages.new_run(self.source, run_id=run_id, user_id=user_id, request_id=request_id, now=now)
 
 
 class Runs:
@@ -37,16 +61,14 @@ class Runs:
         self._dispatcher = dispatcher
         self._canceller = canceller
         self._clock = clock
-        self.creations: Batcher[NewRun, Admitted] = Batcher(self._create_many, limit=CREATE_BATCH)
+        self.creations: Batcher[RunWanted, Admitted] = Batcher(self._create_many, limit=CREATE_BATCH)
 
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
         """Return the run that `request` asks for, and whether it is new.
 
         Raises ServiceError (IDEMPOTENCY_KEY_REUSED) when its key stands for a different request.
         """
-        return await self._admit(
-            messages.new_run(request, run_id=uuid7(), user_id=user_id, request_id=request_id, now=self._clock.now())
-        )
+        return await self._admit(RunWanted(request, user_id, request_id))
 
     async def retry(self, project_id: str, run_id: str, *, key: str | None, user_id: str, request_id: str) -> Admitted:
         """Return a run that asks for the same as an ended one did, and whether it is new.
@@ -64,11 +86,7 @@ class Runs:
                 f"run {run_id} is {status}; only runs that FAILED, are STALE or were CANCELLED can be retried",
                 metadata={"run_id": run_id, "status": status},
             )
-        return await self._admit(
-            messages.retry(
-                original, key=key, run_id=uuid7(), user_id=user_id, request_id=request_id, now=self._clock.now()
-            )
-        )
+        return await self._admit(RunWanted(original, user_id, request_id, key))
 
     async def cancel(self, project_id: str, run_id: str, *, request_id: str) -> Run:
         """Cancel a run and return it as it is then. Raises ServiceError (RUN_NOT_FOUND)."""
@@ -78,21 +96,24 @@ class Runs:
         await self._canceller.cancel(Dispatchable(run, request_id))
         return await self._queries.get(project_id, run_id)
 
-    async def _admit(self, new: NewRun) -> Admitted:
-        run, created = await self.creations.submit(new)
+    async def _admit(self, wanted: RunWanted) -> Admitted:
+        run, created = await self.creations.submit(wanted)
         if created and self._dispatcher.waits_for_end:
             await self._dispatcher.handed_over(run.id)
             # Inline, the run has moved on meanwhile; the reply says how it stands now.
             run = await self._queries.get(run.project_id, run.id)
         return run, created
 
-    async def _create_many(self, wanted: Sequence[NewRun]) -> list[Admitted | ServiceError]:
-        results = list(zip(wanted, await self._store.runs.create(wanted), strict=True))
+    async def _create_many(self, wanted: Sequence[RunWanted]) -> list[Admitted | ServiceError]:
+        now = self._clock.now()
+        made = [one.make(now) for one in wanted]
+        results = list(zip(made, await self._store.runs.create(made), strict=True))
         reached(FailPoint.RUNS_AFTER_COMMIT)
         self._dispatcher.dispatch(
             [Dispatchable(stored.run, new.request_id) for new, stored in results if stored.created]
         )
-        return [_outcome(new, stored) for new, stored in results]
+        with logs.joined():
+            return [_outcome(new, stored) for new, stored in results]
 
 
 def _outcome(new: NewRun, stored: Stored) -> Admitted | ServiceError:

@@ -6,10 +6,11 @@ Every run logs several lines, so a record is formatted in one step.
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TextIO
 
 from servicekit.telemetry.printable import CONTINUED, printable, printable_json, printable_lines
 
@@ -68,9 +69,45 @@ class _Console(_Formatter):
         return f"{line}\n{CONTINUED}{printable_lines(trace)}" if trace else line
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes each line at once, or at the end of the `joined` block that it is logged in."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = _joined.get()
+        if lines is None:
+            super().emit(record)
+        else:
+            lines.setdefault(self, []).append(self.format(record))
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Write `lines` with one call."""
+        with self.lock or nullcontext():
+            self.stream.write("".join(f"{line}\n" for line in lines))
+            self.flush()
+
+
+_joined: ContextVar[dict[_Handler, list[str]] | None] = ContextVar("joined", default=None)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Write the lines that are logged within the block together, at its end. The block must not await.
+
+    Each write lets other threads have the interpreter, and getting it back takes longer than formatting the line.
+    """
+    lines: dict[_Handler, list[str]] = {}
+    token = _joined.set(lines)
+    try:
+        yield
+    finally:
+        _joined.reset(token)
+        for handler, texts in lines.items():
+            handler.write(texts)
+
+
 def configure(*, service: str, format: str, level: str) -> None:
     """Send every log line of this process to standard error, as "json" or "console", from `level` on."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Console(service) if format == "console" else _Json(service))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Our formats show neither the place in the code nor thread and process, so logging need not look them up.
