@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 EVENTS_QUEUE = "events"  # after BROKER_QUEUE_PREFIX
 BATCH = 500  # events in one broker message
+START_EVENT_DELAY = 0.01  # seconds
 SWEEP_INTERVAL = 5.0  # seconds
 
 
@@ -40,10 +41,17 @@ class EventPublisher(Conflator[UUID, State]):
         self.marks: OutboxMarks[UUID, State] = OutboxMarks(self._mark)
         self._publisher = publisher
         self._subscribers: defaultdict[UUID, set[asyncio.Queue[State]]] = defaultdict(set)
+        self._soon: dict[UUID, asyncio.TimerHandle] = {}
         self._reachable = True
+
+    def report_soon(self, state: State) -> None:
+        """Pass on a change, unless a newer one follows within a moment: a short run is one event."""
+        self._soon[state.run_id] = asyncio.get_running_loop().call_later(START_EVENT_DELAY, self.report, state)
 
     def report(self, state: State) -> None:
         """Pass on a change that has been committed: to subscribers at once, to the broker with the next batch."""
+        if soon := self._soon.pop(state.run_id, None):
+            soon.cancel()
         for queue in self._subscribers.get(state.run_id, ()):
             queue.put_nowait(state)
         waiting = self.waiting(state.run_id)

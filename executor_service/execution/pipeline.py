@@ -86,7 +86,7 @@ class Pipeline:
         logs.bind(request_id=job.request_id, run_id=str(job.run_id), project_id=job.project_id)
         if execution.crashes < MAX_CRASHES:
             logger.info("[AutomationPlaybookRunProcessor] Processing run %s", job.run_id)
-            self._publisher.report(execution.state)
+            self._publisher.report_soon(execution.state)
         return job
 
     @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from servicekit.broker import DeadLetter
 from servicekit.broker.batches import BatchReader, flaw_of
 from servicekit.clock import Clock
 from servicekit.failpoints import FailPoint, reached
+from servicekit.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,10 @@ class EventApplier:
             events = [event for event in events if _has_valid_times(event)]
         changed, foreign = await self._store.history.apply_events(events, self._clock.now())
         self._announce(changed)
-        for run in changed:
-            if transitions.is_terminal(run.status):
-                logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})
+        with logs.joined():
+            for run in changed:
+                if transitions.is_terminal(run.status):
+                    logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})
         return odd + [(event, FOREIGN) for event in foreign]
 
 
