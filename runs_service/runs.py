@@ -104,16 +104,25 @@ class Runs:
             run = await self._queries.get(run.project_id, run.id)
         return run, created
 
-    async def _create_many(self, wanted: Sequence[RunWanted]) -> list[Admitted | ServiceError]:
+    async def _create_many(self, wanted: Sequence[RunWanted]) -> list[Admitted | Exception]:
         now = self._clock.now()
-        made = [one.make(now) for one in wanted]
-        results = list(zip(made, await self._store.runs.create(made), strict=True))
+        made = [_made(one, now) for one in wanted]
+        new_runs = [new for new in made if isinstance(new, NewRun)]
+        results = list(zip(new_runs, await self._store.runs.create(new_runs), strict=True))
         reached(FailPoint.RUNS_AFTER_COMMIT)
         self._dispatcher.dispatch(
             [Dispatchable(stored.run, new.request_id) for new, stored in results if stored.created]
         )
         with logs.joined():
-            return [_outcome(new, stored) for new, stored in results]
+            outcomes = iter([_outcome(new, stored) for new, stored in results])
+        return [next(outcomes) if isinstance(new, NewRun) else new for new in made]
+
+
+def _made(wanted: RunWanted, now: datetime) -> NewRun | Exception:
+    try:
+        return wanted.make(now)
+    except Exception as error:  # raised to the one caller who asked for it, not to the whole batch
+        return error
 
 
 def _outcome(new: NewRun, stored: Stored) -> Admitted | ServiceError:
