@@ -27,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## all tests but the fault suite (3 minutes on two cores)
+test: setup ## all tests but the fault suite (5 minutes on two cores)
 	$(BIN)/pytest -q -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest -q -m alone
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from runs_client.client import RunsClient
 from runs_client.executor import ExecutorClient
@@ -18,6 +18,7 @@ DEFAULT_TARGETS = {"runs": "127.0.0.1:50051", "executor": "127.0.0.1:50052"}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 ServiceName = Literal["runs", "executor"]
+Client = TypeVar("Client", RunsClient, ExecutorClient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +46,15 @@ class ServiceOptions:
 
     def runs(self, project: str) -> RunsClient:
         """Return a client of runs_service. Raises CommandError as `endpoint` does."""
-        there = self.endpoint("runs", project)
-        return RunsClient(
-            there.target,
-            token=there.token,
-            ca_file=there.ca_file,
-            cert_file=there.cert_file,
-            key_file=there.key_file,
-            http_proxy=_asks_for_proxy(),
-        )
+        return self._client(RunsClient, "runs", project)
 
     def executor(self, project: str) -> ExecutorClient:
         """Return a client of executor_service. Raises CommandError as `endpoint` does."""
-        there = self.endpoint("executor", project)
-        return ExecutorClient(
+        return self._client(ExecutorClient, "executor", project)
+
+    def _client(self, kind: type[Client], service: ServiceName, project: str) -> Client:
+        there = self.endpoint(service, project)
+        return kind(
             there.target,
             token=there.token,
             ca_file=there.ca_file,

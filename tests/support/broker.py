@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import kombu
+from amqp.exceptions import InternalError
 
 from servicekit.broker import DeadLetter, MessageSigner
 from servicekit.broker.address import BrokerAddress
 from servicekit.broker.link import CONTENT_TYPE, durable_queue
 from servicekit.errors import database_unavailable
 
+TRIES = 5
 SIGNER = MessageSigner(["the secret of a test, of 32 characters"])
 
 
@@ -65,16 +67,28 @@ def publish_raw(
 def take_all(url: str, queue: str) -> list[tuple[bytes, dict[str, object]]]:
     """Return body and headers of every message in a queue, and take them out of it."""
     found: list[tuple[bytes, dict[str, object]]] = []
-    with kombu.Connection(url, connect_timeout=2) as connection:
-        channel = connection.channel()
+    tries = 0
+    while True:
+        tries += 1
         try:
-            while (message := channel.basic_get(queue)) is not None:
-                body = message.body
-                found.append((body.encode() if isinstance(body, str) else bytes(body), dict(message.headers)))
-                channel.basic_ack(message.delivery_tag)
-        except connection.channel_errors:  # RabbitMQ: there is no such queue
-            return found
-    return found
+            with kombu.Connection(url, connect_timeout=2) as connection:
+                _take_into(found, connection, queue)
+                return found
+        except InternalError as error:
+            # A loaded RabbitMQ may lose sight of a new queue's process; the next connection finds it.
+            if "noproc" not in str(error) or tries == TRIES:
+                raise
+
+
+def _take_into(found: list[tuple[bytes, dict[str, object]]], connection: kombu.Connection, queue: str) -> None:
+    channel = connection.channel()
+    try:
+        while (message := channel.basic_get(queue)) is not None:
+            body = message.body
+            found.append((body.encode() if isinstance(body, str) else bytes(body), dict(message.headers)))
+            channel.basic_ack(message.delivery_tag)
+    except connection.channel_errors:  # RabbitMQ: there is no such queue
+        return
 
 
 def delete_queues(url: str, *names: str) -> None:
