@@ -73,20 +73,24 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes each line at once, or at the end of the `joined` block that it is logged in."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        lines = _joined.get()
-        if lines is None:
+        held = _held.get()
+        if held is None:
             super().emit(record)
         else:
-            lines.setdefault(self, []).append(self.format(record))
+            held.setdefault(self, []).append(record)
 
-    def write(self, lines: Sequence[str]) -> None:
-        """Write `lines` with one call."""
-        with self.lock or nullcontext():
-            self.stream.write("".join(f"{line}\n" for line in lines))
-            self.flush()
+    def emit_all(self, records: Sequence[logging.LogRecord]) -> None:
+        """Write the lines of `records` with one call. Like `emit` it never raises: whoever logs has done its work."""
+        try:
+            text = "".join(f"{self.format(record)}{self.terminator}" for record in records)
+            with self.lock or nullcontext():
+                self.stream.write(text)
+                self.flush()
+        except Exception:
+            self.handleError(records[0])
 
 
-_joined: ContextVar[dict[_Handler, list[str]] | None] = ContextVar("joined", default=None)
+_held: ContextVar[dict[_Handler, list[logging.LogRecord]] | None] = ContextVar("held", default=None)
 
 
 @contextmanager
@@ -95,14 +99,14 @@ def joined() -> Iterator[None]:
 
     Each write lets other threads have the interpreter, and getting it back takes longer than formatting the line.
     """
-    lines: dict[_Handler, list[str]] = {}
-    token = _joined.set(lines)
+    held: dict[_Handler, list[logging.LogRecord]] = {}
+    token = _held.set(held)
     try:
         yield
     finally:
-        _joined.reset(token)
-        for handler, texts in lines.items():
-            handler.write(texts)
+        _held.reset(token)
+        for handler, records in held.items():
+            handler.emit_all(records)
 
 
 def configure(*, service: str, format: str, level: str) -> None:

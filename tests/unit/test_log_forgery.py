@@ -1,8 +1,10 @@
 """PRT-002: no text from outside makes a log line of its own, or reaches the terminal that shows the log."""
 
+import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -98,3 +100,14 @@ def test_joined_lines_are_written_at_the_end_of_the_block_in_order(capsys: pytes
         log_both()
     logging.getLogger("t").info("after")
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["one", "two", "after"]
+
+
+def test_joined_lines_that_cannot_be_written_fail_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", closed)
+    logs.configure(service="s", format="json", level="INFO")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", said := io.StringIO())
+    with logs.joined():
+        logging.getLogger("t").info("one")
+    assert "Logging error" in said.getvalue()
