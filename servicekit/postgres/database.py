@@ -109,12 +109,6 @@ class Database(Querier):
         async with self._connection() as driver, driver.transaction():
             yield Connection(driver)
 
-    @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[Connection]:
-        """Enter a connection on which every statement is its own transaction: one round trip each."""
-        async with self._connection() as driver:
-            yield Connection(driver)
-
     async def close(self) -> None:
         """Close all connections."""
         await self._pool.close()

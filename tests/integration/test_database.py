@@ -220,8 +220,7 @@ async def test_more_callers_than_connections_take_turns(runs_database: Database)
 
 async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Database, runs_database_url: str) -> None:
     async def sleep() -> None:
-        async with runs_database.autocommit() as connection:
-            await connection.execute("SELECT pg_sleep(60)")
+        await runs_database.execute("SELECT pg_sleep(60)")
 
     tasks = [asyncio.create_task(sleep()) for _ in range(5)]  # all there are
 
@@ -240,8 +239,7 @@ async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Datab
 
 async def test_what_customers_sent_is_in_no_error_message(runs_database: Database) -> None:
     with pytest.raises(Exception, match="invalid input syntax") as failure:
-        async with runs_database.autocommit() as connection:
-            await connection.execute("SELECT CAST(%(a)s AS int), CAST(%(b)s AS text)", {"a": "x", "b": "of a customer"})
+        await runs_database.execute("SELECT CAST(%(a)s AS int), CAST(%(b)s AS text)", {"a": "x", "b": "of a customer"})
     assert "of a customer" not in str(failure.value)
 
 

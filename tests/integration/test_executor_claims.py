@@ -207,11 +207,11 @@ async def test_a_heartbeat_renews_leases_and_learns_of_lost_ones(bench: Bench, o
 async def test_a_heartbeat_does_not_wait_for_a_run_that_is_being_written(bench: Bench) -> None:
     await bench.inbox.accept([job(), job()])
     written, idle = await claim(bench)
-    async with bench.database.transaction() as writing, bench.database.autocommit() as connection:
+    async with bench.database.transaction() as writing:
         await Claims(writing).lock(written.lease)
         async with asyncio.timeout(2):
             run_ids = [written.lease.run_id, idle.lease.run_id]
-            ours = await Claims(connection).renew(run_ids, owner="one", lease_seconds=100)
+            ours = await Claims(bench.database).renew(run_ids, owner="one", lease_seconds=100)
     assert ours == {(written.lease.run_id, 1), (idle.lease.run_id, 1)}
 
 
