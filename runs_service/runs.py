@@ -24,6 +24,7 @@ from servicekit.telemetry import logs
 logger = logging.getLogger(__name__)
 
 CREATE_BATCH = 200  # runs inserted together
+MAX_LINGER = 0.05  # seconds that a batch waits for a crowd of callers to come back; half of P1's batches would be small
 RETRYABLE = (Run.FAILED, Run.STALE, Run.CANCELLED)
 
 Admitted = tuple[Run, bool]  # a run, and whether it is new
@@ -61,7 +62,9 @@ class Runs:
         self._dispatcher = dispatcher
         self._canceller = canceller
         self._clock = clock
-        self.creations: Batcher[RunWanted, Admitted] = Batcher(self._create_many, limit=CREATE_BATCH)
+        self.creations: Batcher[RunWanted, Admitted] = Batcher(
+            self._create_many, limit=CREATE_BATCH, max_linger=MAX_LINGER
+        )
 
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
         """Return the run that `request` asks for, and whether it is new.

@@ -2,10 +2,14 @@
 
 A batch lingers for a few turns of the event loop, as long as they bring more items. A lone item loses 30 microseconds.
 A busy loop, where items keep arriving, makes few and large batches.
+
+Where many callers each make one call after another, a batch answers a crowd of them at once, and they come back within
+milliseconds. `max_linger` waits for them: without it the first to come back are a batch of their own.
 """
 
 import asyncio
 import logging
+import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -17,6 +21,9 @@ from servicekit.background.tasks import Worker
 logger = logging.getLogger(__name__)
 
 LINGER_TURNS = 4  # of the event loop without another item: from a call's arrival to its handler takes fewer
+CROWD = 16  # items of a batch that are expected to come back together
+LOOK = 0.001  # seconds between two looks at how many have come back; epoll waits in whole milliseconds
+MAX_IDLE = 0.002  # seconds without anything to do after which a crowd is not waited for any more
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,6 +36,9 @@ class Batcher(Worker, Generic[Item, Result]):
 
     An exception that `handle` raises fails its whole batch; one that it returns fails one item. The `size` of a
     batch's items (None: each has 1) is at most `limit`, or there is only one of them.
+
+    After a batch of CROWD items or more, the next one waits for as many, while they keep this thread busy and for at
+    most `max_linger` seconds (0: never).
     """
 
     def __init__(
@@ -37,11 +47,14 @@ class Batcher(Worker, Generic[Item, Result]):
         *,
         limit: int,
         size: Callable[[Item], int] | None = None,
+        max_linger: float = 0.0,
     ) -> None:
         super().__init__()
         self._handle = handle
         self._limit = limit
         self._size = size
+        self._max_linger = max_linger
+        self._last = 0  # items of the last batch
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
 
@@ -56,12 +69,24 @@ class Batcher(Worker, Generic[Item, Result]):
         """Handle batches until cancelled."""
         while True:
             await self._arrived.wait()
+            if self._max_linger and self._last >= CROWD:
+                await self._linger_for_crowd()
             await _linger(self._waiting, self._limit)
             batch = self._take()
+            self._last = len(batch)
             if not self._waiting:
                 self._arrived.clear()
             if batch:
                 await self._process(batch)
+
+    async def _linger_for_crowd(self) -> None:
+        """Return when as many items wait as were handled last, this thread is idle, or time is up."""
+        started, worked = time.monotonic(), time.thread_time()
+        waited = idle = 0.0
+        while len(self._waiting) < self._last and idle < MAX_IDLE and waited < self._max_linger:
+            await asyncio.sleep(LOOK)
+            waited = time.monotonic() - started
+            idle = waited - (time.thread_time() - worked)
 
     async def stop(self) -> None:
         """End the run and cancel the items that wait."""
