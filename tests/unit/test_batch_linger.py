@@ -24,7 +24,7 @@ class Sizes:
 @asynccontextmanager
 async def busy_thread() -> AsyncIterator[None]:
     async def spin() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - it is here to keep the thread busy
             await asyncio.sleep(0)
 
     spinning = asyncio.create_task(spin())
