@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from playbooks.runs.v1 import run_pb2 as playbooks_dot_runs_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$playbooks/runs/v1/runs_service.proto\x12\x11playbooks.runs.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bplaybooks/runs/v1/run.proto\"\xcc\x05\n\x10\x43reateRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12\x39\n\x08run_type\x18\x03 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.TypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x08scope_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nrules_hash\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12(\n\x0fidempotency_key\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00\x88\x01\x01\x12(\n\x04meta\x18\x07 \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta:\xf4\x02\xbaH\xf0\x02\x1a\xb2\x01\n\x1escope_id.required_for_run_type\x12]scope_id is required for DRAFT_GENERATE and APPLY: take it from a preview or EstimatePlaybook\x1a\x31this.scope_id != \'\' || !(this.run_type in [2, 3])\x1a\xb8\x01\n rules_hash.required_for_run_type\x12_rules_hash is required for DRAFT_GENERATE and APPLY: take it from a preview or EstimatePlaybook\x1a\x33this.rules_hash != \'\' || !(this.run_type in [2, 3])B\x12\n\x10_idempotency_key\"I\n\x11\x43reateRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"I\n\rGetRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"5\n\x0eGetRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\"\xda\x02\n\x0fListRunsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12H\n\x0bplaybook_id\x18\x02 \x01(\tB3\xbaH0r.R\x00R\x11missing_seo_titleR\x17missing_seo_description\x12\x37\n\x08run_type\x18\x03 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.TypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x08scope_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x37\n\x06status\x18\x05 \x01(\x0e\x32\x1d.playbooks.runs.v1.Run.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x05limit\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\x06offset\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"Q\n\x10ListRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.playbooks.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x0fWatchRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xb7\x01\n\x10WatchRunResponse\x12\x36\n\x04kind\x18\x01 \x01(\x0e\x32(.playbooks.runs.v1.WatchRunResponse.Kind\x12#\n\x03run\x18\x02 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\"F\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\x0b\n\x07UPDATED\x10\x02\x12\r\n\tHEARTBEAT\x10\x03\"L\n\x10\x43\x61ncelRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"8\n\x11\x43\x61ncelRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\"\x89\x01\n\x0fRetryRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\x0fidempotency_key\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00\x88\x01\x01\x42\x12\n\x10_idempotency_key\"H\n\x10RetryRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\xaa\x01\n\x16PreviewPlaybookRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12(\n\x04meta\x18\x03 \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\"g\n\x17PreviewPlaybookResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12\'\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x18.playbooks.runs.v1.Draft\"\xba\x01\n\x14\x41pplyPlaybookRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12\x1b\n\x08scope_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\nrules_hash\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"g\n\x15\x41pplyPlaybookResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.playbooks.runs.v1.RunItem2\xc7\n\n\x0bRunsService\x12\xa5\x01\n\tCreateRun\x12#.playbooks.runs.v1.CreateRunRequest\x1a$.playbooks.runs.v1.CreateRunResponse\"M\x82\xd3\xe4\x93\x02G\"B/api/projects/{project_id}/automation-playbooks/{playbook_id}/runs:\x01*\x12\x94\x01\n\x06GetRun\x12 .playbooks.runs.v1.GetRunRequest\x1a!.playbooks.runs.v1.GetRunResponse\"E\x82\xd3\xe4\x93\x02?\x12=/api/projects/{project_id}/automation-playbooks/runs/{run_id}\x12\x91\x01\n\x08ListRuns\x12\".playbooks.runs.v1.ListRunsRequest\x1a#.playbooks.runs.v1.ListRunsResponse\"<\x82\xd3\xe4\x93\x02\x36\x12\x34/api/projects/{project_id}/automation-playbooks/runs\x12\xa2\x01\n\x08WatchRun\x12\".playbooks.runs.v1.WatchRunRequest\x1a#.playbooks.runs.v1.WatchRunResponse\"K\x82\xd3\xe4\x93\x02\x45\x12\x43/api/projects/{project_id}/automation-playbooks/runs/{run_id}:watch0\x01\x12\xa7\x01\n\tCancelRun\x12#.playbooks.runs.v1.CancelRunRequest\x1a$.playbooks.runs.v1.CancelRunResponse\"O\x82\xd3\xe4\x93\x02I\"D/api/projects/{project_id}/automation-playbooks/runs/{run_id}:cancel:\x01*\x12\xa3\x01\n\x08RetryRun\x12\".playbooks.runs.v1.RetryRunRequest\x1a#.playbooks.runs.v1.RetryRunResponse\"N\x82\xd3\xe4\x93\x02H\"C/api/projects/{project_id}/automation-playbooks/runs/{run_id}:retry:\x01*\x12\xba\x01\n\x0fPreviewPlaybook\x12).playbooks.runs.v1.PreviewPlaybookRequest\x1a*.playbooks.runs.v1.PreviewPlaybookResponse\"P\x82\xd3\xe4\x93\x02J\"E/api/projects/{project_id}/automation-playbooks/{playbook_id}/preview:\x01*\x12\xb2\x01\n\rApplyPlaybook\x12\'.playbooks.runs.v1.ApplyPlaybookRequest\x1a(.playbooks.runs.v1.ApplyPlaybookResponse\"N\x82\xd3\xe4\x93\x02H\"C/api/projects/{project_id}/automation-playbooks/{playbook_id}/apply:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$playbooks/runs/v1/runs_service.proto\x12\x11playbooks.runs.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bplaybooks/runs/v1/run.proto\"\xa4\x06\n\x10\x43reateRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12\x39\n\x08run_type\x18\x03 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.TypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x08scope_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nrules_hash\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12(\n\x0fidempotency_key\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00\x88\x01\x01\x12(\n\x04meta\x18\x07 \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\x12G\n\nrequest_id\x18\x08 \x01(\tB.\xbaH+r)Z$00000000-0000-0000-0000-000000000000\xb0\x01\x01H\x01\x88\x01\x01:\xf4\x02\xbaH\xf0\x02\x1a\xb2\x01\n\x1escope_id.required_for_run_type\x12]scope_id is required for DRAFT_GENERATE and APPLY: take it from a preview or EstimatePlaybook\x1a\x31this.scope_id != \'\' || !(this.run_type in [2, 3])\x1a\xb8\x01\n rules_hash.required_for_run_type\x12_rules_hash is required for DRAFT_GENERATE and APPLY: take it from a preview or EstimatePlaybook\x1a\x33this.rules_hash != \'\' || !(this.run_type in [2, 3])B\x12\n\x10_idempotency_keyB\r\n\x0b_request_id\"I\n\x11\x43reateRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"I\n\rGetRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"5\n\x0eGetRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\"\xda\x02\n\x0fListRunsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12H\n\x0bplaybook_id\x18\x02 \x01(\tB3\xbaH0r.R\x00R\x11missing_seo_titleR\x17missing_seo_description\x12\x37\n\x08run_type\x18\x03 \x01(\x0e\x32\x1b.playbooks.runs.v1.Run.TypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x08scope_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x37\n\x06status\x18\x05 \x01(\x0e\x32\x1d.playbooks.runs.v1.Run.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x05limit\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\x06offset\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"Q\n\x10ListRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.playbooks.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x0fWatchRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xb7\x01\n\x10WatchRunResponse\x12\x36\n\x04kind\x18\x01 \x01(\x0e\x32(.playbooks.runs.v1.WatchRunResponse.Kind\x12#\n\x03run\x18\x02 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\"F\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\x0b\n\x07UPDATED\x10\x02\x12\r\n\tHEARTBEAT\x10\x03\"L\n\x10\x43\x61ncelRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"8\n\x11\x43\x61ncelRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\"\x89\x01\n\x0fRetryRunRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\x0fidempotency_key\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00\x88\x01\x01\x42\x12\n\x10_idempotency_key\"H\n\x10RetryRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\x82\x02\n\x16PreviewPlaybookRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12(\n\x04meta\x18\x03 \x01(\x0b\x32\x1a.playbooks.runs.v1.RunMeta\x12G\n\nrequest_id\x18\x04 \x01(\tB.\xbaH+r)Z$00000000-0000-0000-0000-000000000000\xb0\x01\x01H\x00\x88\x01\x01\x42\r\n\x0b_request_id\"g\n\x17PreviewPlaybookResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12\'\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x18.playbooks.runs.v1.Draft\"\x92\x02\n\x14\x41pplyPlaybookRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12\x1b\n\x08scope_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\nrules_hash\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12G\n\nrequest_id\x18\x05 \x01(\tB.\xbaH+r)Z$00000000-0000-0000-0000-000000000000\xb0\x01\x01H\x00\x88\x01\x01\x42\r\n\x0b_request_id\"g\n\x15\x41pplyPlaybookResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.playbooks.runs.v1.Run\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.playbooks.runs.v1.RunItem2\xc7\n\n\x0bRunsService\x12\xa5\x01\n\tCreateRun\x12#.playbooks.runs.v1.CreateRunRequest\x1a$.playbooks.runs.v1.CreateRunResponse\"M\x82\xd3\xe4\x93\x02G\"B/api/projects/{project_id}/automation-playbooks/{playbook_id}/runs:\x01*\x12\x94\x01\n\x06GetRun\x12 .playbooks.runs.v1.GetRunRequest\x1a!.playbooks.runs.v1.GetRunResponse\"E\x82\xd3\xe4\x93\x02?\x12=/api/projects/{project_id}/automation-playbooks/runs/{run_id}\x12\x91\x01\n\x08ListRuns\x12\".playbooks.runs.v1.ListRunsRequest\x1a#.playbooks.runs.v1.ListRunsResponse\"<\x82\xd3\xe4\x93\x02\x36\x12\x34/api/projects/{project_id}/automation-playbooks/runs\x12\xa2\x01\n\x08WatchRun\x12\".playbooks.runs.v1.WatchRunRequest\x1a#.playbooks.runs.v1.WatchRunResponse\"K\x82\xd3\xe4\x93\x02\x45\x12\x43/api/projects/{project_id}/automation-playbooks/runs/{run_id}:watch0\x01\x12\xa7\x01\n\tCancelRun\x12#.playbooks.runs.v1.CancelRunRequest\x1a$.playbooks.runs.v1.CancelRunResponse\"O\x82\xd3\xe4\x93\x02I\"D/api/projects/{project_id}/automation-playbooks/runs/{run_id}:cancel:\x01*\x12\xa3\x01\n\x08RetryRun\x12\".playbooks.runs.v1.RetryRunRequest\x1a#.playbooks.runs.v1.RetryRunResponse\"N\x82\xd3\xe4\x93\x02H\"C/api/projects/{project_id}/automation-playbooks/runs/{run_id}:retry:\x01*\x12\xba\x01\n\x0fPreviewPlaybook\x12).playbooks.runs.v1.PreviewPlaybookRequest\x1a*.playbooks.runs.v1.PreviewPlaybookResponse\"P\x82\xd3\xe4\x93\x02J\"E/api/projects/{project_id}/automation-playbooks/{playbook_id}/preview:\x01*\x12\xb2\x01\n\rApplyPlaybook\x12\'.playbooks.runs.v1.ApplyPlaybookRequest\x1a(.playbooks.runs.v1.ApplyPlaybookResponse\"N\x82\xd3\xe4\x93\x02H\"C/api/projects/{project_id}/automation-playbooks/{playbook_id}/apply:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATERUNREQUEST'].fields_by_name['rules_hash']._serialized_options = b'\272H\004r\002\030@'
   _globals['_CREATERUNREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
   _globals['_CREATERUNREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_CREATERUNREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATERUNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H+r)Z$00000000-0000-0000-0000-000000000000\260\001\001'
   _globals['_CREATERUNREQUEST']._loaded_options = None
   _globals['_CREATERUNREQUEST']._serialized_options = b'\272H\360\002\032\262\001\n\036scope_id.required_for_run_type\022]scope_id is required for DRAFT_GENERATE and APPLY: take it from a preview or EstimatePlaybook\0321this.scope_id != \'\' || !(this.run_type in [2, 3])\032\270\001\n rules_hash.required_for_run_type\022_rules_hash is required for DRAFT_GENERATE and APPLY: take it from a preview or EstimatePlaybook\0323this.rules_hash != \'\' || !(this.run_type in [2, 3])'
   _globals['_GETRUNREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -88,6 +90,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREVIEWPLAYBOOKREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_PREVIEWPLAYBOOKREQUEST'].fields_by_name['playbook_id']._loaded_options = None
   _globals['_PREVIEWPLAYBOOKREQUEST'].fields_by_name['playbook_id']._serialized_options = b'\272H.r,R\021missing_seo_titleR\027missing_seo_description'
+  _globals['_PREVIEWPLAYBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_PREVIEWPLAYBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H+r)Z$00000000-0000-0000-0000-000000000000\260\001\001'
   _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['project_id']._loaded_options = None
   _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['playbook_id']._loaded_options = None
@@ -96,6 +100,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['scope_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['rules_hash']._loaded_options = None
   _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['rules_hash']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_APPLYPLAYBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H+r)Z$00000000-0000-0000-0000-000000000000\260\001\001'
   _globals['_RUNSSERVICE'].methods_by_name['CreateRun']._loaded_options = None
   _globals['_RUNSSERVICE'].methods_by_name['CreateRun']._serialized_options = b'\202\323\344\223\002G\"B/api/projects/{project_id}/automation-playbooks/{playbook_id}/runs:\001*'
   _globals['_RUNSSERVICE'].methods_by_name['GetRun']._loaded_options = None
@@ -113,39 +119,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSSERVICE'].methods_by_name['ApplyPlaybook']._loaded_options = None
   _globals['_RUNSSERVICE'].methods_by_name['ApplyPlaybook']._serialized_options = b'\202\323\344\223\002H\"C/api/projects/{project_id}/automation-playbooks/{playbook_id}/apply:\001*'
   _globals['_CREATERUNREQUEST']._serialized_start=148
-  _globals['_CREATERUNREQUEST']._serialized_end=864
-  _globals['_CREATERUNRESPONSE']._serialized_start=866
-  _globals['_CREATERUNRESPONSE']._serialized_end=939
-  _globals['_GETRUNREQUEST']._serialized_start=941
-  _globals['_GETRUNREQUEST']._serialized_end=1014
-  _globals['_GETRUNRESPONSE']._serialized_start=1016
-  _globals['_GETRUNRESPONSE']._serialized_end=1069
-  _globals['_LISTRUNSREQUEST']._serialized_start=1072
-  _globals['_LISTRUNSREQUEST']._serialized_end=1418
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1420
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1501
-  _globals['_WATCHRUNREQUEST']._serialized_start=1504
-  _globals['_WATCHRUNREQUEST']._serialized_end=1636
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1639
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1822
-  _globals['_WATCHRUNRESPONSE_KIND']._serialized_start=1752
-  _globals['_WATCHRUNRESPONSE_KIND']._serialized_end=1822
-  _globals['_CANCELRUNREQUEST']._serialized_start=1824
-  _globals['_CANCELRUNREQUEST']._serialized_end=1900
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1902
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1958
-  _globals['_RETRYRUNREQUEST']._serialized_start=1961
-  _globals['_RETRYRUNREQUEST']._serialized_end=2098
-  _globals['_RETRYRUNRESPONSE']._serialized_start=2100
-  _globals['_RETRYRUNRESPONSE']._serialized_end=2172
-  _globals['_PREVIEWPLAYBOOKREQUEST']._serialized_start=2175
-  _globals['_PREVIEWPLAYBOOKREQUEST']._serialized_end=2345
-  _globals['_PREVIEWPLAYBOOKRESPONSE']._serialized_start=2347
-  _globals['_PREVIEWPLAYBOOKRESPONSE']._serialized_end=2450
-  _globals['_APPLYPLAYBOOKREQUEST']._serialized_start=2453
-  _globals['_APPLYPLAYBOOKREQUEST']._serialized_end=2639
-  _globals['_APPLYPLAYBOOKRESPONSE']._serialized_start=2641
-  _globals['_APPLYPLAYBOOKRESPONSE']._serialized_end=2744
-  _globals['_RUNSSERVICE']._serialized_start=2747
-  _globals['_RUNSSERVICE']._serialized_end=4098
+  _globals['_CREATERUNREQUEST']._serialized_end=952
+  _globals['_CREATERUNRESPONSE']._serialized_start=954
+  _globals['_CREATERUNRESPONSE']._serialized_end=1027
+  _globals['_GETRUNREQUEST']._serialized_start=1029
+  _globals['_GETRUNREQUEST']._serialized_end=1102
+  _globals['_GETRUNRESPONSE']._serialized_start=1104
+  _globals['_GETRUNRESPONSE']._serialized_end=1157
+  _globals['_LISTRUNSREQUEST']._serialized_start=1160
+  _globals['_LISTRUNSREQUEST']._serialized_end=1506
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1508
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1589
+  _globals['_WATCHRUNREQUEST']._serialized_start=1592
+  _globals['_WATCHRUNREQUEST']._serialized_end=1724
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1727
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1910
+  _globals['_WATCHRUNRESPONSE_KIND']._serialized_start=1840
+  _globals['_WATCHRUNRESPONSE_KIND']._serialized_end=1910
+  _globals['_CANCELRUNREQUEST']._serialized_start=1912
+  _globals['_CANCELRUNREQUEST']._serialized_end=1988
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1990
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2046
+  _globals['_RETRYRUNREQUEST']._serialized_start=2049
+  _globals['_RETRYRUNREQUEST']._serialized_end=2186
+  _globals['_RETRYRUNRESPONSE']._serialized_start=2188
+  _globals['_RETRYRUNRESPONSE']._serialized_end=2260
+  _globals['_PREVIEWPLAYBOOKREQUEST']._serialized_start=2263
+  _globals['_PREVIEWPLAYBOOKREQUEST']._serialized_end=2521
+  _globals['_PREVIEWPLAYBOOKRESPONSE']._serialized_start=2523
+  _globals['_PREVIEWPLAYBOOKRESPONSE']._serialized_end=2626
+  _globals['_APPLYPLAYBOOKREQUEST']._serialized_start=2629
+  _globals['_APPLYPLAYBOOKREQUEST']._serialized_end=2903
+  _globals['_APPLYPLAYBOOKRESPONSE']._serialized_start=2905
+  _globals['_APPLYPLAYBOOKRESPONSE']._serialized_end=3008
+  _globals['_RUNSSERVICE']._serialized_start=3011
+  _globals['_RUNSSERVICE']._serialized_end=4362
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class CreateRunRequest(_message.Message):
     RULES_HASH_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     META_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project (shop)."""
     playbook_id: _builtins.str
@@ -45,6 +46,11 @@ class CreateRunRequest(_message.Message):
     """Required for DRAFT_GENERATE and APPLY; 16 hex digits. The run becomes STALE when it is not current."""
     idempotency_key: _builtins.str
     """1 to 255 characters; left out: derived from the request."""
+    request_id: _builtins.str
+    """A UUID that names this call (AIP-155): made once for it, and sent with each attempt at it. The same one gets the
+    run that it led to, whatever became of that run, and `created` as the first time; with other values it is refused.
+    Each project has its own. Not the nil UUID.
+    """
     @_builtins.property
     def meta(self) -> _run_pb2.RunMeta:
         """Options and rules."""
@@ -59,14 +65,20 @@ class CreateRunRequest(_message.Message):
         rules_hash: _builtins.str = ...,
         idempotency_key: _builtins.str | None = ...,
         meta: _run_pb2.RunMeta | None = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "idempotency_key", b"idempotency_key", "meta", b"meta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_request_id", b"_request_id", "idempotency_key", b"idempotency_key", "meta", b"meta", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "idempotency_key", b"idempotency_key", "meta", b"meta", "playbook_id", b"playbook_id", "project_id", b"project_id", "rules_hash", b"rules_hash", "run_type", b"run_type", "scope_id", b"scope_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_request_id", b"_request_id", "idempotency_key", b"idempotency_key", "meta", b"meta", "playbook_id", b"playbook_id", "project_id", b"project_id", "request_id", b"request_id", "rules_hash", b"rules_hash", "run_type", b"run_type", "scope_id", b"scope_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
 Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
 
@@ -79,7 +91,7 @@ class CreateRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when an earlier request created it."""
+    """False when an earlier request created it. A repeated request_id gets what the first attempt got."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run."""
@@ -375,7 +387,9 @@ class RetryRunRequest(_message.Message):
     run_id: _builtins.str
     """UUID of the run to repeat."""
     idempotency_key: _builtins.str
-    """1 to 255 characters; left out: that of the run to repeat."""
+    """The key of the new run: 1 to 255 characters; left out: that of the run to repeat. Once the run has its retry, that
+    one is returned whatever stands here.
+    """
     def __init__(
         self,
         *,
@@ -402,7 +416,9 @@ class RetryRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when an earlier request created it: the same retry, or a CreateRun with the same content."""
+    """False when an earlier request created it: the same retry, or a CreateRun with the same content, which then counts
+    as the retry.
+    """
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run."""
@@ -430,10 +446,13 @@ class PreviewPlaybookRequest(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PLAYBOOK_ID_FIELD_NUMBER: _builtins.int
     META_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project (shop)."""
     playbook_id: _builtins.str
     """missing_seo_title or missing_seo_description."""
+    request_id: _builtins.str
+    """A UUID that names this call (AIP-155), as in CreateRunRequest."""
     @_builtins.property
     def meta(self) -> _run_pb2.RunMeta:
         """Options and rules."""
@@ -444,12 +463,15 @@ class PreviewPlaybookRequest(_message.Message):
         project_id: _builtins.str = ...,
         playbook_id: _builtins.str = ...,
         meta: _run_pb2.RunMeta | None = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "meta", b"meta", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "playbook_id", b"playbook_id", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "meta", b"meta", "playbook_id", b"playbook_id", "project_id", b"project_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
 Global___PreviewPlaybookRequest: _TypeAlias = PreviewPlaybookRequest  # noqa: Y015
 
@@ -493,6 +515,7 @@ class ApplyPlaybookRequest(_message.Message):
     PLAYBOOK_ID_FIELD_NUMBER: _builtins.int
     SCOPE_ID_FIELD_NUMBER: _builtins.int
     RULES_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project (shop)."""
     playbook_id: _builtins.str
@@ -501,6 +524,8 @@ class ApplyPlaybookRequest(_message.Message):
     """16 hex digits that name the set of affected products."""
     rules_hash: _builtins.str
     """16 hex digits that name the rules."""
+    request_id: _builtins.str
+    """A UUID that names this call (AIP-155), as in CreateRunRequest."""
     def __init__(
         self,
         *,
@@ -508,12 +533,15 @@ class ApplyPlaybookRequest(_message.Message):
         playbook_id: _builtins.str = ...,
         scope_id: _builtins.str = ...,
         rules_hash: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["playbook_id", b"playbook_id", "project_id", b"project_id", "rules_hash", b"rules_hash", "scope_id", b"scope_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "playbook_id", b"playbook_id", "project_id", b"project_id", "request_id", b"request_id", "rules_hash", b"rules_hash", "scope_id", b"scope_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
 Global___ApplyPlaybookRequest: _TypeAlias = ApplyPlaybookRequest  # noqa: Y015
 

@@ -133,10 +133,13 @@ class RunsServiceServicer:
 
     def CreateRun(self, request, context):
         """Accepts a run and returns at once (without a broker: when the run has ended). The same request
-        again returns the same run, with created = false.
+        again returns the same run, with created = false, while its key is held: by a run that is QUEUED, RUNNING or
+        SUCCEEDED. Without scope_id and idempotency_key only QUEUED and RUNNING count: a preview that has ended makes way
+        for a new one. So whoever repeats a call whose answer was lost sends a request_id: with it the same call gets the
+        same answer, whatever became of the run.
 
-        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
-        metadata run_id is that one's run.
+        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
+        belongs to a different request; metadata run_id is that one's run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,9 +180,13 @@ class RunsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryRun(self, request, context):
-        """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
-        returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
-        ended, or SUCCEEDED.
+        """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. A run has at most one
+        retry: the same call again returns it, with created = false, whatever became of it and under whichever key. Who
+        wants another one retries the newest of the chain.
+
+        Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not ended, or SUCCEEDED.
+        ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key of a first retry belongs to a different request; metadata run_id
+        is that one's run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,7 +194,11 @@ class RunsServiceServicer:
 
     def PreviewPlaybook(self, request, context):
         """The older synchronous preview: creates a PREVIEW_GENERATE run and waits for its end, up to the
-        caller's deadline; the run goes on after it. Role: EDITOR.
+        caller's deadline; the run goes on after it. The same request again makes a new preview once the first has ended;
+        with the same request_id it returns the first.
+
+        Role: EDITOR. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+        run_id is that one's run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,7 +206,11 @@ class RunsServiceServicer:
 
     def ApplyPlaybook(self, request, context):
         """The older synchronous apply: creates an APPLY run and waits for its end, up to the caller's deadline;
-        the run goes on after it. Role: OWNER.
+        the run goes on after it. The same request again makes a new apply once the first has ended without success; with
+        the same request_id it returns the first.
+
+        Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+        run_id is that one's run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

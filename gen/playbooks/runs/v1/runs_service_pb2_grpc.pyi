@@ -61,10 +61,13 @@ class RunsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RunsServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CreateRunRequest, _runs_service_pb2.CreateRunResponse]
     """Accepts a run and returns at once (without a broker: when the run has ended). The same request
-    again returns the same run, with created = false.
+    again returns the same run, with created = false, while its key is held: by a run that is QUEUED, RUNNING or
+    SUCCEEDED. Without scope_id and idempotency_key only QUEUED and RUNNING count: a preview that has ended makes way
+    for a new one. So whoever repeats a call whose answer was lost sends a request_id: with it the same call gets the
+    same answer, whatever became of the run.
 
-    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
-    metadata run_id is that one's run.
+    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
+    belongs to a different request; metadata run_id is that one's run.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]
     """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
@@ -83,17 +86,29 @@ class RunsServiceStub:
     and sent again.
     """
     RetryRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.RetryRunRequest, _runs_service_pb2.RetryRunResponse]
-    """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
-    returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
-    ended, or SUCCEEDED.
+    """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. A run has at most one
+    retry: the same call again returns it, with created = false, whatever became of it and under whichever key. Who
+    wants another one retries the newest of the chain.
+
+    Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not ended, or SUCCEEDED.
+    ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key of a first retry belongs to a different request; metadata run_id
+    is that one's run.
     """
     PreviewPlaybook: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.PreviewPlaybookRequest, _runs_service_pb2.PreviewPlaybookResponse]
     """The older synchronous preview: creates a PREVIEW_GENERATE run and waits for its end, up to the
-    caller's deadline; the run goes on after it. Role: EDITOR.
+    caller's deadline; the run goes on after it. The same request again makes a new preview once the first has ended;
+    with the same request_id it returns the first.
+
+    Role: EDITOR. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+    run_id is that one's run.
     """
     ApplyPlaybook: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.ApplyPlaybookRequest, _runs_service_pb2.ApplyPlaybookResponse]
     """The older synchronous apply: creates an APPLY run and waits for its end, up to the caller's deadline;
-    the run goes on after it. Role: OWNER.
+    the run goes on after it. The same request again makes a new apply once the first has ended without success; with
+    the same request_id it returns the first.
+
+    Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+    run_id is that one's run.
     """
 
 @_typing.type_check_only
@@ -129,10 +144,13 @@ class RunsServiceAsyncStub(RunsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CreateRunRequest, _runs_service_pb2.CreateRunResponse]  # type: ignore[assignment]
     """Accepts a run and returns at once (without a broker: when the run has ended). The same request
-    again returns the same run, with created = false.
+    again returns the same run, with created = false, while its key is held: by a run that is QUEUED, RUNNING or
+    SUCCEEDED. Without scope_id and idempotency_key only QUEUED and RUNNING count: a preview that has ended makes way
+    for a new one. So whoever repeats a call whose answer was lost sends a request_id: with it the same call gets the
+    same answer, whatever became of the run.
 
-    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
-    metadata run_id is that one's run.
+    Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
+    belongs to a different request; metadata run_id is that one's run.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
@@ -151,17 +169,29 @@ class RunsServiceAsyncStub(RunsServiceStub):
     and sent again.
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.RetryRunRequest, _runs_service_pb2.RetryRunResponse]  # type: ignore[assignment]
-    """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
-    returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
-    ended, or SUCCEEDED.
+    """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. A run has at most one
+    retry: the same call again returns it, with created = false, whatever became of it and under whichever key. Who
+    wants another one retries the newest of the chain.
+
+    Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not ended, or SUCCEEDED.
+    ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key of a first retry belongs to a different request; metadata run_id
+    is that one's run.
     """
     PreviewPlaybook: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.PreviewPlaybookRequest, _runs_service_pb2.PreviewPlaybookResponse]  # type: ignore[assignment]
     """The older synchronous preview: creates a PREVIEW_GENERATE run and waits for its end, up to the
-    caller's deadline; the run goes on after it. Role: EDITOR.
+    caller's deadline; the run goes on after it. The same request again makes a new preview once the first has ended;
+    with the same request_id it returns the first.
+
+    Role: EDITOR. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+    run_id is that one's run.
     """
     ApplyPlaybook: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.ApplyPlaybookRequest, _runs_service_pb2.ApplyPlaybookResponse]  # type: ignore[assignment]
     """The older synchronous apply: creates an APPLY run and waits for its end, up to the caller's deadline;
-    the run goes on after it. Role: OWNER.
+    the run goes on after it. The same request again makes a new apply once the first has ended without success; with
+    the same request_id it returns the first.
+
+    Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+    run_id is that one's run.
     """
 
 class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -200,10 +230,13 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.CreateRunResponse, _abc.Awaitable[_runs_service_pb2.CreateRunResponse]]:
         """Accepts a run and returns at once (without a broker: when the run has ended). The same request
-        again returns the same run, with created = false.
+        again returns the same run, with created = false, while its key is held: by a run that is QUEUED, RUNNING or
+        SUCCEEDED. Without scope_id and idempotency_key only QUEUED and RUNNING count: a preview that has ended makes way
+        for a new one. So whoever repeats a call whose answer was lost sends a request_id: with it the same call gets the
+        same answer, whatever became of the run.
 
-        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key belongs to a different request;
-        metadata run_id is that one's run.
+        Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
+        belongs to a different request; metadata run_id is that one's run.
         """
 
     @_abc_1.abstractmethod
@@ -252,9 +285,13 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_service_pb2.RetryRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.RetryRunResponse, _abc.Awaitable[_runs_service_pb2.RetryRunResponse]]:
-        """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. The same request again
-        returns the same run. Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not
-        ended, or SUCCEEDED.
+        """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. A run has at most one
+        retry: the same call again returns it, with created = false, whatever became of it and under whichever key. Who
+        wants another one retries the newest of the chain.
+
+        Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not ended, or SUCCEEDED.
+        ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key of a first retry belongs to a different request; metadata run_id
+        is that one's run.
         """
 
     @_abc_1.abstractmethod
@@ -264,7 +301,11 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.PreviewPlaybookResponse, _abc.Awaitable[_runs_service_pb2.PreviewPlaybookResponse]]:
         """The older synchronous preview: creates a PREVIEW_GENERATE run and waits for its end, up to the
-        caller's deadline; the run goes on after it. Role: EDITOR.
+        caller's deadline; the run goes on after it. The same request again makes a new preview once the first has ended;
+        with the same request_id it returns the first.
+
+        Role: EDITOR. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+        run_id is that one's run.
         """
 
     @_abc_1.abstractmethod
@@ -274,7 +315,11 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.ApplyPlaybookResponse, _abc.Awaitable[_runs_service_pb2.ApplyPlaybookResponse]]:
         """The older synchronous apply: creates an APPLY run and waits for its end, up to the caller's deadline;
-        the run goes on after it. Role: OWNER.
+        the run goes on after it. The same request again makes a new apply once the first has ended without success; with
+        the same request_id it returns the first.
+
+        Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
+        run_id is that one's run.
         """
 
 def add_RunsServiceServicer_to_server(servicer: RunsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
