@@ -1,6 +1,7 @@
 """RunsService, as a program uses it: create runs, look at them, watch them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from uuid import uuid4
 
 import grpc
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
@@ -32,6 +33,10 @@ class RunsClient(ServiceClient):
 
     Its other arguments, and the reasons that any call may fail with, are those of ServiceClient. A call has a
     `timeout` in seconds; a run has `deadline_seconds`, and goes on when the call that made it has timed out.
+
+    Calls that were cut off are repeated for a while. Those that make a run carry a `request_id`, so that they make one,
+    whatever became of it meanwhile. A caller that repeats such a call by itself gives the same `request_id` (a UUID)
+    each time; left out, each call has one of its own.
     """
 
     def _make_stubs(self, channel: grpc.aio.Channel) -> None:
@@ -49,11 +54,13 @@ class RunsClient(ServiceClient):
         sample_size: int | None = None,
         rules: PlaybookRules | None = None,
         deadline_seconds: int | None = None,
+        request_id: str | None = None,
         timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109  # gRPC's, as in every method here
     ) -> CreateRunResponse:
         """Create a run, or find the one that this request has made; return it with `created`.
 
-        Raises ServiceCallError: IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the key names another request's run.
+        Raises ServiceCallError: IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the key or the request_id names another
+        request's run.
         """
         request = CreateRunRequest(
             project_id=project_id,
@@ -63,6 +70,7 @@ class RunsClient(ServiceClient):
             rules_hash=rules_hash,
             idempotency_key=idempotency_key,
             meta=RunMeta(sample_size=sample_size, rules=rules, deadline_seconds=deadline_seconds),
+            request_id=request_id or str(uuid4()),
         )
         return await self._connection.unary(self._stub.CreateRun, request, timeout=timeout)
 
@@ -89,6 +97,8 @@ class RunsClient(ServiceClient):
         timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109
     ) -> RetryRunResponse:
         """Create a run with the request of one that FAILED, is STALE or was CANCELLED, or find the one made before.
+
+        A run has one retry at most, whatever its key; that one may be retried in turn.
 
         Raises ServiceCallError: RUN_NOT_FOUND; RUN_NOT_RETRYABLE for a run in another state; IDEMPOTENCY_KEY_REUSED
         (metadata `run_id`) when the key names another request's run.
@@ -140,7 +150,8 @@ class RunsClient(ServiceClient):
 
         With `after_sequence` the changes after that one, without a snapshot first; when these are no longer kept
         (SEQUENCE_EXPIRED) it goes on from a snapshot. A connection without a message for `idle_timeout` seconds is
-        replaced. A caller that stops before the end does so under contextlib.aclosing, which ends the call.
+        replaced, and so is one whose token has expired, when the client's function has another one. A caller that stops
+        before the end does so under contextlib.aclosing, which ends the call.
 
         Raises ServiceCallError: RUN_NOT_FOUND; WATCHER_TOO_SLOW, SHUTTING_DOWN and lost connections only when the
         service did not answer for `give_up_after` seconds.
@@ -162,15 +173,20 @@ class RunsClient(ServiceClient):
         *,
         sample_size: int | None = None,
         rules: PlaybookRules | None = None,
+        request_id: str | None = None,
         timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109
     ) -> PreviewPlaybookResponse:
         """Make a preview and wait for its end, `timeout` seconds at most.
 
         Raises ServiceCallError: EXECUTOR_UNAVAILABLE and DRAFT_NOT_FOUND when the preview has ended and its draft
-        cannot be read.
+        cannot be read; IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the request_id names another request's run.
         """
-        meta = RunMeta(sample_size=sample_size, rules=rules)
-        request = PreviewPlaybookRequest(project_id=project_id, playbook_id=playbook_id, meta=meta)
+        request = PreviewPlaybookRequest(
+            project_id=project_id,
+            playbook_id=playbook_id,
+            meta=RunMeta(sample_size=sample_size, rules=rules),
+            request_id=request_id or str(uuid4()),
+        )
         return await self._connection.unary(self._stub.PreviewPlaybook, request, timeout=timeout)
 
     async def apply(
@@ -180,14 +196,19 @@ class RunsClient(ServiceClient):
         *,
         scope_id: str,
         rules_hash: str,
+        request_id: str | None = None,
         timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109
     ) -> ApplyPlaybookResponse:
         """Apply a draft and wait for the end, `timeout` seconds at most.
 
         Raises ServiceCallError: EXECUTOR_UNAVAILABLE and RUN_NOT_FOUND when the apply has ended and its items cannot
-        be read.
+        be read; IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the request_id names another request's run.
         """
         request = ApplyPlaybookRequest(
-            project_id=project_id, playbook_id=playbook_id, scope_id=scope_id, rules_hash=rules_hash
+            project_id=project_id,
+            playbook_id=playbook_id,
+            scope_id=scope_id,
+            rules_hash=rules_hash,
+            request_id=request_id or str(uuid4()),
         )
         return await self._connection.unary(self._stub.ApplyPlaybook, request, timeout=timeout)

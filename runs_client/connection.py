@@ -1,6 +1,8 @@
 """One channel to one service, and what all calls over it share."""
 
+import inspect
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,15 +10,18 @@ import grpc
 
 from runs_client.errors import ServiceCallError
 
+# A JWT, or a function that returns one, which may be a coroutine function; "": none.
+Token = str | Callable[[], str | Awaitable[str]]
+Metadata = tuple[tuple[str, str], ...]
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT = 30.0  # seconds, of a call that does not wait for a run
 
-# Calls that may be sent twice without harm. CreateRun is one of them: its key makes the second return the first one's
-# run, and so does RetryRun's. A preview that is created again after its end costs nothing more. WatchRun resumes by
-# itself.
+# Calls that may be sent twice without harm. Those that make a run carry a request_id, which makes the second return the
+# first one's run; a run has one retry. WatchRun resumes by itself.
 _RETRIED = {
     "playbooks.runs.v1.RunsService": (
         *("CreateRun", "GetRun", "ListRuns", "CancelRun", "RetryRun"),
@@ -69,7 +74,8 @@ _OPTIONS = (
 class Connection:
     """A channel to `target` (HOST:PORT); make it in a running event loop, and `close` it.
 
-    `token` is the JWT to send with each call, "" for none. `ca_file` has the PEM certificates to trust and turns TLS
+    `token` is the JWT to send with each call, or a function that returns it, which is asked before each call; "" for
+    none. `ca_file` has the PEM certificates to trust and turns TLS
     on; `cert_file` and `key_file`, which go together and turn it on too, are the client's own certificate for a service
     that wants one. `timeout` is in seconds. With `http_proxy` calls go through the proxy of the environment, which is
     meant for the Web, and which gRPC would use for loopback too. Raises ServiceCallError for a token that no call can
@@ -80,16 +86,17 @@ class Connection:
         self,
         target: str,
         *,
-        token: str = "",
+        token: Token = "",
         ca_file: Path | None = None,
         cert_file: Path | None = None,
         key_file: Path | None = None,
         timeout: float = TIMEOUT,
         http_proxy: bool = False,
     ) -> None:
-        _require_sendable(token, target)
+        if isinstance(token, str):
+            _require_sendable(token, target)
         self.target = target
-        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._token = token
         self._timeout = timeout
         options = (*_OPTIONS, ("grpc.enable_http_proxy", int(http_proxy)))
         if bool(cert_file) != bool(key_file):
@@ -104,6 +111,17 @@ class Connection:
         else:
             self.channel = grpc.aio.insecure_channel(target, options=options)
 
+    async def metadata(self) -> Metadata:
+        """Return what to send with a call made now.
+
+        Raises ServiceCallError for a token that no call can carry, and what the function that returns tokens raises.
+        """
+        token = self._token if isinstance(self._token, str) else self._token()
+        if inspect.isawaitable(token):
+            token = await token
+        _require_sendable(token, self.target)
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
     async def close(self) -> None:
         """Close the channel and end its calls."""
         await self.channel.close()
@@ -116,8 +134,9 @@ class Connection:
         timeout: float | None = None,  # noqa: ASYNC109  # gRPC's, which the server gets too
     ) -> Response:
         """Make one call; raise ServiceCallError when it fails or takes longer than `timeout` seconds."""
+        metadata = await self.metadata()
         try:
-            return await method(request, metadata=self.metadata, timeout=timeout or self._timeout)
+            return await method(request, metadata=metadata, timeout=timeout or self._timeout)
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self.target) from error
 

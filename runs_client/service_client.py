@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from runs_client.connection import TIMEOUT, Connection
+from runs_client.connection import TIMEOUT, Connection, Token
 from runs_client.errors import ServiceCallError
 
 HEALTH_TIMEOUT = 3.0  # seconds
@@ -18,9 +18,10 @@ HEALTH_TIMEOUT = 3.0  # seconds
 class ServiceClient(ABC):
     """A client of one service at `target` (HOST:PORT); use it with `async with`, in a running event loop.
 
-    `token` is the JWT to send with each call; `ca_file` has the PEM certificates to trust and turns TLS on; `cert_file`
-    and `key_file` are the client's own certificate under mutual TLS; `timeout` is that of a call, in seconds;
-    `http_proxy` sends calls through the environment's proxy.
+    `token` is the JWT to send with each call, or a function (a coroutine function, too) that returns it: it is asked
+    before each call, so it should keep a token until shortly before that expires. `ca_file` has the PEM certificates to
+    trust and turns TLS on; `cert_file` and `key_file` are the client's own certificate under mutual TLS; `timeout` is
+    that of a call, in seconds; `http_proxy` sends calls through the environment's proxy.
 
     A method whose call fails raises ServiceCallError. Its docstring names the reasons that are its own; any call may
     fail with VALIDATION_FAILED, TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID, PROJECT_ACCESS_DENIED, ROLE_TOO_LOW,
@@ -32,7 +33,7 @@ class ServiceClient(ABC):
         self,
         target: str,
         *,
-        token: str = "",
+        token: Token = "",
         ca_file: Path | None = None,
         cert_file: Path | None = None,
         key_file: Path | None = None,

@@ -10,7 +10,7 @@ import grpc
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import GetRunRequest, WatchRunRequest, WatchRunResponse
 
-from runs_client.connection import Connection
+from runs_client.connection import Connection, Metadata
 from runs_client.errors import ServiceCallError
 
 if TYPE_CHECKING:
@@ -53,14 +53,16 @@ class RunWatch:
         self._position = after_sequence  # the sequence of the last change seen; None: start with a snapshot
         self._idle_timeout = idle_timeout
         self._give_up_after = give_up_after
+        self._metadata: Metadata = ()  # what the last stream was opened with
         self._last_answer_at = 0.0
         self._delay = FIRST_DELAY
 
     async def responses(self) -> AsyncGenerator[WatchRunResponse, None]:
         """Yield what WatchRun sends, each change once and in order, up to the run's end.
 
-        After an absence longer than changes are kept, it goes on from a new SNAPSHOT. Raises ServiceCallError when
-        the service refuses, or when it could not be reached for `give_up_after` seconds.
+        After an absence longer than changes are kept, it goes on from a new SNAPSHOT; when its token expires, with the
+        next one that the connection's function has. Raises ServiceCallError when the service refuses, or when it could
+        not be reached for `give_up_after` seconds.
         """
         self._last_answer_at = asyncio.get_running_loop().time()
         while True:
@@ -77,7 +79,7 @@ class RunWatch:
                 if error.reason == "SEQUENCE_EXPIRED" and self._position is not None:
                     self._position = None
                     continue
-                if not _is_transient(error):
+                if not (_is_transient(error) or await self._has_new_token(error)):
                     raise
                 failure = error
             await self._pause(failure)
@@ -85,7 +87,8 @@ class RunWatch:
     async def _one_stream(self) -> AsyncGenerator[WatchRunResponse, None]:
         """Yield the messages of one call, until it ends or is cut."""
         request = WatchRunRequest(project_id=self._project_id, run_id=self._run_id, after_sequence=self._position)
-        call = self._stub.WatchRun(request, metadata=self._connection.metadata)
+        self._metadata = await self._connection.metadata()
+        call = self._stub.WatchRun(request, metadata=self._metadata)
         try:
             while True:
                 async with asyncio.timeout(self._idle_timeout):
@@ -116,6 +119,10 @@ class RunWatch:
         request = GetRunRequest(project_id=self._project_id, run_id=self._run_id)
         run = (await self._connection.unary(self._stub.GetRun, request)).run
         return is_terminal(run) and run.sequence <= self._position
+
+    async def _has_new_token(self, error: ServiceCallError) -> bool:
+        """Whether the token has expired and there is another one."""
+        return error.reason == "TOKEN_EXPIRED" and await self._connection.metadata() != self._metadata
 
     async def _pause(self, failure: ServiceCallError) -> None:
         """Wait before the next connection, longer each time; raise `failure` when the service is away for too long."""

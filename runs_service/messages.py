@@ -14,11 +14,31 @@ DEFAULT_MODE = "enforce"
 JOB_BYTES = 8_000  # of a job that counts as one; rules can make it ten times as large
 
 
+class Call(NamedTuple):
+    """A call that may arrive more than once and leads to one run, whatever becomes of that run."""
+
+    name: str  # unique in its project
+    meaning: bytes  # equal when the same is said again
+    # Whether a repeat hears `created` as the first one did; else it hears that the run was there.
+    echoes_created: bool
+
+    @classmethod
+    def create(cls, request_id: str, *, fingerprint: bytes, dedup_key: str) -> "Call":
+        """Return the call that its caller named: its key is part of what it says."""
+        meaning = hashlib.sha256(fingerprint + dedup_key.encode()).digest()
+        return cls(f"request:{request_id.lower()}", meaning, echoes_created=True)
+
+    @classmethod
+    def retry(cls, original: "NewRun") -> "Call":
+        """Return the call for the one retry of a run: whatever its key, it says the same."""
+        return cls(f"retry:{original.run.id}", original.fingerprint, echoes_created=False)
+
+
 class NewRun(NamedTuple):
     """A run that is asked for, before the database has decided whether it is new."""
 
     run: Run
-    request_id: str
+    request_id: str  # of the logs, `x-request-id`; the request's own `request_id` names a Call
     # The request's meaning: equal for requests that ask for the same.
     fingerprint: bytes
     # What is unique among a project's runs. Given and derived keys never meet.
@@ -26,6 +46,8 @@ class NewRun(NamedTuple):
     # Whether a SUCCEEDED run makes way for a new one under the same key.
     frees_on_success: bool
     created_at: datetime
+    # What a repeat of the call is known by; None: by its key alone.
+    call: Call | None = None
 
     @property
     def has_own_key(self) -> bool:
@@ -42,6 +64,10 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
     """Return the QUEUED run that `request` asks for."""
     fingerprint = hashlib.sha256(canonical(request).SerializeToString(deterministic=True)).digest()
     own_key = request.HasField("idempotency_key")
+    dedup_key = f"key:{request.idempotency_key}" if own_key else f"derived:{fingerprint.hex()}"
+    call = None
+    if request.HasField("request_id"):
+        call = Call.create(request.request_id, fingerprint=fingerprint, dedup_key=dedup_key)
     run = Run(
         id=run_id,
         project_id=request.project_id,
@@ -64,9 +90,10 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
         run=run,
         request_id=request_id,
         fingerprint=fingerprint,
-        dedup_key=f"key:{request.idempotency_key}" if own_key else f"derived:{fingerprint.hex()}",
+        dedup_key=dedup_key,
         frees_on_success=not own_key and not request.scope_id,
         created_at=now,
+        call=call,
     )
 
 
@@ -87,14 +114,16 @@ def retry(original: NewRun, *, key: str | None, run_id: str, user_id: str, reque
         dedup_key=f"key:{key}" if key else original.dedup_key,
         frees_on_success=original.frees_on_success and not key,
         created_at=now,
+        call=Call.retry(original),
     )
 
 
 def canonical(request: CreateRunRequest) -> CreateRunRequest:
-    """Return the request without its key and with every default written out: equal meaning, equal bytes."""
+    """Return the request without its names and with every default written out: equal meaning, equal bytes."""
     plain = CreateRunRequest()
     plain.CopyFrom(request)
     plain.ClearField("idempotency_key")
+    plain.ClearField("request_id")
     meta = RunMeta(deadline_seconds=request.meta.deadline_seconds or DEFAULT_DEADLINE)
     is_preview = request.run_type == Run.PREVIEW_GENERATE
     if is_preview:

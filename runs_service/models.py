@@ -55,6 +55,24 @@ runs = sa.Table(
     sa.Index("runs_silent", "reconcile_at", postgresql_where=sa.text(ACTIVE)),
 )
 
+# Calls that may be repeated, and the run that each led to. A call is forgotten with its run.
+calls = sa.Table(
+    "calls",
+    metadata,
+    sa.Column("project_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),  # messages.Call.name
+    # Deferred: a call is claimed before its run is inserted, in the same transaction.
+    sa.Column(
+        "run_id",
+        UUID,
+        sa.ForeignKey("runs.runs.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
+        nullable=False,
+    ),
+    sa.Column("meaning", BYTEA, nullable=False),
+    sa.Column("created", sa.Boolean, nullable=False),  # what a repeat is told
+    sa.Index("calls_by_run", "run_id"),  # for whoever deletes runs
+)
+
 run_events = sa.Table(
     "run_events",
     metadata,

@@ -67,14 +67,14 @@ class Runs:
         )
 
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
-        """Return the run that `request` asks for, and whether it is new.
+        """Return the run that `request` asks for, and whether it is new; to a repeated `request_id` as the first time.
 
-        Raises ServiceError (IDEMPOTENCY_KEY_REUSED) when its key stands for a different request.
+        Raises ServiceError (IDEMPOTENCY_KEY_REUSED) when its key, or its request_id, stands for a different request.
         """
         return await self._admit(RunWanted(request, user_id, request_id))
 
     async def retry(self, project_id: str, run_id: str, *, key: str | None, user_id: str, request_id: str) -> Admitted:
-        """Return a run that asks for the same as an ended one did, and whether it is new.
+        """Return the run that asks for the same as an ended one did, and whether it is new: there is one at most.
 
         Raises ServiceError (RUN_NOT_FOUND, RUN_NOT_RETRYABLE, IDEMPOTENCY_KEY_REUSED).
         """
@@ -111,10 +111,10 @@ class Runs:
         now = self._clock.now()
         made = [_made(one, now) for one in wanted]
         new_runs = [new for new in made if isinstance(new, NewRun)]
-        results = list(zip(new_runs, await self._store.runs.create(new_runs), strict=True))
+        results = list(zip(new_runs, await self._store.create(new_runs), strict=True))
         reached(FailPoint.RUNS_AFTER_COMMIT)
         self._dispatcher.dispatch(
-            [Dispatchable(stored.run, new.request_id) for new, stored in results if stored.created]
+            [Dispatchable(stored.run, new.request_id) for new, stored in results if stored.is_new]
         )
         with logs.joined():
             outcomes = iter([_outcome(new, stored) for new, stored in results])
@@ -131,6 +131,13 @@ def _made(wanted: RunWanted, now: datetime) -> NewRun | Exception:
 def _outcome(new: NewRun, stored: Stored) -> Admitted | ServiceError:
     """Return what the caller gets, and log it."""
     run = stored.run
+    if stored.is_repeat and not stored.same_request:
+        return ServiceError(
+            Reason.IDEMPOTENCY_KEY_REUSED,
+            f"request_id belongs to a call with other values, which led to run {run.id}; make a new request_id for a "
+            "new call, or send the same values to get that run",
+            metadata={"run_id": run.id},
+        )
     if not stored.created and new.has_own_key and not stored.same_request:
         return ServiceError(
             Reason.IDEMPOTENCY_KEY_REUSED,
@@ -140,7 +147,7 @@ def _outcome(new: NewRun, stored: Stored) -> Admitted | ServiceError:
         )
     logger.info(
         "[AutomationPlaybookRunsService] Created run %s"
-        if stored.created
+        if stored.is_new
         else "[AutomationPlaybookRunsService] Returning existing run %s",
         run.id,
         extra={"request_id": new.request_id, "run_id": run.id},

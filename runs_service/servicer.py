@@ -87,6 +87,7 @@ class RunsServicer(RunsServiceServicer):
                 playbook_id=request.playbook_id,
                 run_type=Run.PREVIEW_GENERATE,
                 meta=request.meta,
+                request_id=request.request_id if request.HasField("request_id") else None,
             )
         )
         run = await self._streams.wait_for_end(run)
@@ -101,6 +102,7 @@ class RunsServicer(RunsServiceServicer):
                 run_type=Run.APPLY,
                 scope_id=request.scope_id,
                 rules_hash=request.rules_hash,
+                request_id=request.request_id if request.HasField("request_id") else None,
             )
         )
         run = await self._streams.wait_for_end(run)

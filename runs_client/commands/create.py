@@ -12,6 +12,7 @@ from runs_client.commands.options import (
     KeyOption,
     PlaybookOption,
     ProjectOption,
+    RequestIdOption,
     RunType,
     WatchOption,
     without_controls,
@@ -47,6 +48,7 @@ def create(
         str, typer.Option(metavar="HASH", help="From a preview, as the scope id.", callback=without_controls)
     ] = "",
     key: KeyOption = None,
+    request_id: RequestIdOption = None,
     sample_size: Annotated[
         int | None,
         typer.Option(min=1, max=INT32_MAX, metavar="N", help="Products a preview looks at, 1 to 50. [default: 3]"),
@@ -69,8 +71,12 @@ def create(
 ) -> None:
     """Create a run: a preview of a few suggestions, a draft of all of them, or an apply that writes them.
 
-    The same request again finds the run it made. Rules are stated for a preview; a draft and an apply name the
-    preview's scope id and rules hash. A preview that is watched ends with its suggestions, before and after.
+    The same request again finds the run it made, until that one has failed; a preview without a key that has ended
+    makes way for a new one. With the same --request-id it always finds the run that the first one led to: for scripts
+    that repeat a command whose answer was lost.
+
+    Rules are stated for a preview; a draft and an apply name the preview's scope id and rules hash. A preview that is
+    watched ends with its suggestions, before and after.
 
     Example: playbook-runs create --project shop-1 --playbook missing_seo_title --type PREVIEW_GENERATE
     --max-length 60 --watch
@@ -98,6 +104,7 @@ def create(
                 sample_size=sample_size,
                 rules=rules,
                 deadline_seconds=deadline_seconds,
+                request_id=request_id,
             )
             if not watch_it:
                 print_created(await call, as_json=as_json)

@@ -36,6 +36,15 @@ KeyOption = Annotated[
     str | None,
     typer.Option("--key", help="Idempotency key. [default: derived from the request]", callback=named_or_left_out),
 ]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        metavar="UUID",
+        help="Names this call, for repeats of it. [default: a new one]",
+        callback=named_or_left_out,
+    ),
+]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Stay and watch; exit code 1 unless it succeeds.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 

@@ -26,7 +26,10 @@ def retry(
     watch_it: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for the same again: for runs that FAILED, are STALE or were CANCELLED. Asking twice makes one new run.
+    """Ask for the same again: for runs that FAILED, are STALE or were CANCELLED.
+
+    A run has one retry at most: asking twice finds it, whatever became of it and whatever the key. For another one,
+    retry the newest.
 
     Example: playbook-runs retry 0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e --project shop-1 --watch
     """

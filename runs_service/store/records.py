@@ -13,6 +13,12 @@ class Stored(NamedTuple):
     run: Run
     created: bool
     same_request: bool
+    is_repeat: bool = False  # an earlier attempt at the same call led to it; `created` is what that one got
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run was stored just now, and nobody has been told of it yet."""
+        return self.created and not self.is_repeat
 
 
 class Dispatchable(NamedTuple):

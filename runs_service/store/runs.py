@@ -1,7 +1,7 @@
 # ruff: noqa: S608 - statements are put together from constants only
 """Runs as they are now."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from runs_service.messages import NewRun
 from runs_service.models import HOLDS_KEY, PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.store.records import Filters, Stored
 from runs_service.store.version_cache import Version, VersionCache
-from servicekit.postgres.database import Database
+from servicekit.postgres.database import Database, Querier
 
 CREATE_ROUNDS = 10  # how often a key may be freed and taken again while we look
 
@@ -40,12 +40,12 @@ class Runs:
             )
             if not pending:
                 break
-            inserted = await self._insert([wanted[i] for i in pending])
-            self._versions.put(Version(wanted[i].run, 0) for i in pending if wanted[i].run.id in inserted)
+            inserted = await self.insert(self._database, [wanted[i] for i in pending])
+            self.remember(wanted[i] for i in pending if wanted[i].run.id in inserted)
             taken = [i for i in pending if wanted[i].run.id not in inserted]
             outcomes |= {i: Stored(wanted[i].run, True, True) for i in pending if i not in taken}
             if taken:
-                held = await self._holding_key([wanted[i] for i in taken])
+                held = await self.holding_key(self._database, [wanted[i] for i in taken])
                 outcomes |= {i: held[wanted[i].run.id] for i in taken if wanted[i].run.id in held}
         return [outcomes[i] for i in range(len(wanted))]
 
@@ -69,7 +69,8 @@ class Runs:
     )
     SELECT id FROM inserted"""
 
-    async def _insert(self, wanted: Sequence[NewRun]) -> set[str]:
+    async def insert(self, querier: Querier, wanted: Sequence[NewRun]) -> set[str]:
+        """Insert those of `wanted`, sorted by project and key, whose key is free; return their ids."""
         parameters = {
             "ids": [w.run.id for w in wanted],
             "projects": [w.run.project_id for w in wanted],
@@ -85,7 +86,11 @@ class Runs:
             "deadlines": [w.deadline for w in wanted],
             "reconcile_after": self._reconcile_after,
         }
-        return {str(row.id) for row in await self._database.fetch_all(self._INSERT, parameters)}
+        return {str(row.id) for row in await querier.fetch_all(self._INSERT, parameters)}
+
+    def remember(self, committed: Iterable[NewRun]) -> None:
+        """Take note of runs that were inserted: their first change needs not read them."""
+        self._versions.put(Version(new.run, 0) for new in committed)
 
     _HOLDING_KEY = f"""
     SELECT wanted.id AS wanted_id, runs.run, runs.fingerprint
@@ -94,14 +99,14 @@ class Runs:
     JOIN runs.runs ON runs.project_id = wanted.project_id AND runs.dedup_key = wanted.dedup_key
     WHERE {HOLDS_KEY}"""
 
-    async def _holding_key(self, wanted: Sequence[NewRun]) -> dict[str, Stored]:
+    async def holding_key(self, querier: Querier, wanted: Sequence[NewRun]) -> dict[str, Stored]:
         """Return the runs that hold the keys of `wanted`, by the ids of these."""
         parameters = {
             "ids": [w.run.id for w in wanted],
             "projects": [w.run.project_id for w in wanted],
             "keys": [w.dedup_key for w in wanted],
         }
-        holding = {str(row.wanted_id): row for row in await self._database.fetch_all(self._HOLDING_KEY, parameters)}
+        holding = {str(row.wanted_id): row for row in await querier.fetch_all(self._HOLDING_KEY, parameters)}
         return {
             w.run.id: Stored(Run.FromString(row.run), False, bytes(row.fingerprint) == w.fingerprint)
             for w in wanted

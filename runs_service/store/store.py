@@ -1,9 +1,13 @@
 """The store as a whole."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
+from runs_service.messages import NewRun
+from runs_service.store.calls import Calls
 from runs_service.store.history import History
 from runs_service.store.outbox import Outbox
+from runs_service.store.records import Stored
 from runs_service.store.runs import Runs
 from runs_service.store.stops import Stops
 from runs_service.store.version_cache import VersionCache
@@ -19,6 +23,20 @@ class RunStore:
     def __init__(self, database: Database, *, reconcile_after: timedelta) -> None:
         versions = VersionCache()
         self.runs = Runs(database, versions, reconcile_after=reconcile_after)
+        self.calls = Calls(database, self.runs)
         self.history = History(database, versions, reconcile_after=reconcile_after)
         self.outbox = Outbox(database, reconcile_after=reconcile_after)
         self.stops = Stops(database)
+
+    async def create(self, wanted: Sequence[NewRun]) -> list[Stored]:
+        """Insert those of `wanted` that are new, and return, in order, the run that each of them led to.
+
+        Those without a call are one statement, however many they are, as long as their keys are free.
+        """
+        named = [new for new in wanted if new.call]
+        if not named:
+            return await self.runs.create(wanted)
+        plain = [new for new in wanted if not new.call]
+        outcomes = iter(await self.runs.create(plain) if plain else [])
+        outcomes_of_calls = iter(await self.calls.create(named))
+        return [next(outcomes_of_calls if new.call else outcomes) for new in wanted]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -28,6 +29,7 @@ from servicekit import errors
 
 Context = grpc.aio.ServicerContext
 Stream = Callable[[pb.WatchRunRequest, Context], Awaitable[None]]
+MakesRun = pb.CreateRunRequest | pb.PreviewPlaybookRequest | pb.ApplyPlaybookRequest
 
 RUNNING, SUCCEEDED = Run.RUNNING, Run.SUCCEEDED
 SNAPSHOT, UPDATED, HEARTBEAT = (
@@ -66,9 +68,12 @@ class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
         self.calls = 0
         self.batches: list[int] = []
         self.authorization: object = None
+        self.tokens: list[object] = []  # of streams
+        self.made: list[MakesRun] = []
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> None:  # type: ignore[override]
         self.asked.append(request.after_sequence if request.HasField("after_sequence") else None)
+        self.tokens.append(dict(context.invocation_metadata() or ()).get("authorization"))
         try:
             await self.streams.pop(0)(request, context)
         finally:
@@ -84,6 +89,27 @@ class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
         if self.run.id == "bad":
             await fail(context, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED")
         return pb.GetRunResponse(run=self.run)
+
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:  # type: ignore[override]
+        await self._make(request, context)
+        return pb.CreateRunResponse(run=Run(id="r"))
+
+    async def PreviewPlaybook(  # type: ignore[override]
+        self, request: pb.PreviewPlaybookRequest, context: Context
+    ) -> pb.PreviewPlaybookResponse:
+        await self._make(request, context)
+        return pb.PreviewPlaybookResponse(run=Run(id="r"))
+
+    async def ApplyPlaybook(  # type: ignore[override]
+        self, request: pb.ApplyPlaybookRequest, context: Context
+    ) -> pb.ApplyPlaybookResponse:
+        await self._make(request, context)
+        return pb.ApplyPlaybookResponse(run=Run(id="r"))
+
+    async def _make(self, request: MakesRun, context: Context) -> None:
+        self.made.append(request)
+        if len(self.made) % 2:  # as after a cut: the client asks again
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:  # type: ignore[override]
         page = int(request.page_token or 0)
@@ -218,6 +244,50 @@ class TestWatch:
         assert (refusal.value.code, refusal.value.reason) == (code, reason)
         assert len(script.asked) == 1
 
+    @pytest.mark.parametrize("is_coroutine", [False, True], ids=["function", "coroutine"])
+    async def test_it_resumes_with_a_new_token_when_its_own_has_expired(self, is_coroutine: bool) -> None:
+        tokens = iter(["one", "one", "two", "two", "two", "three", "three"])
+
+        def token() -> str:
+            return next(tokens)
+
+        async def coming() -> str:
+            return next(tokens)
+
+        expired = {"then": grpc.StatusCode.UNAUTHENTICATED, "reason": "TOKEN_EXPIRED"}
+        script = Script(
+            sending(change(SNAPSHOT, 4), then=grpc.StatusCode.UNAVAILABLE),
+            sending(change(UPDATED, 5), **expired),  # type: ignore[arg-type]
+            sending(change(UPDATED, 6), then=grpc.StatusCode.UNAVAILABLE),
+            sending(**expired),  # type: ignore[arg-type]
+            sending(change(UPDATED, 7, SUCCEEDED)),
+        )
+        async with (
+            serving(script) as target,
+            RunsClient(target, token=coming if is_coroutine else token) as client,
+        ):
+            seen = [response.run.sequence async for response in client.watch("p", "r")]
+        assert seen == [4, 5, 6, 7]
+        assert script.asked == [None, 4, 5, 6, 6]
+        # Each stream asks for a token, and an expired one before the next stream does, whether there is another.
+        assert script.tokens == [f"Bearer {token}" for token in ("one", "one", "two", "two", "three")]
+
+    async def test_a_function_that_has_no_newer_token_ends_it(self) -> None:
+        script = Script(sending(change(SNAPSHOT, 1), then=grpc.StatusCode.UNAUTHENTICATED, reason="TOKEN_EXPIRED"))
+        async with serving(script) as target, RunsClient(target, token=lambda: "old") as client:
+            with pytest.raises(ServiceCallError, match="TOKEN_EXPIRED"):
+                async for _ in client.watch("p", "r"):
+                    pass
+        assert script.asked == [None]
+
+    async def test_a_token_that_is_refused_is_not_replaced(self) -> None:
+        tokens = iter("abc")
+        script = Script(sending(then=grpc.StatusCode.UNAUTHENTICATED, reason="TOKEN_INVALID"))
+        async with serving(script) as target, RunsClient(target, token=lambda: next(tokens)) as client:
+            with pytest.raises(ServiceCallError, match="TOKEN_INVALID"):
+                async for _ in client.watch("p", "r"):
+                    pass
+
     async def test_a_caller_that_stops_early_frees_the_server(self) -> None:
         async def endless(request: pb.WatchRunRequest, context: Context) -> None:
             await context.write(change(SNAPSHOT, 1))
@@ -281,6 +351,33 @@ class TestCalls:
             assert (await client.get("p", "r")).id == "flaky"
         assert script.calls == 3
         assert script.authorization == "Bearer abc"
+
+    @pytest.mark.parametrize("own", [None, "0199d5c2-7c55-4bd4-b9c1-5f1c4a1f6f0e"], ids=["made", "given"])
+    async def test_calls_that_make_a_run_repeat_their_request_id(self, own: str | None) -> None:
+        script = Script()
+        async with serving(script) as target, RunsClient(target) as client:
+            for _ in range(2):
+                await client.create("p", "missing_seo_title", Run.PREVIEW_GENERATE, request_id=own)
+                await client.preview("p", "missing_seo_title", request_id=own)
+                await client.apply("p", "missing_seo_title", scope_id="s", rules_hash="h", request_id=own)
+        first, second = script.made[::2], script.made[1::2]
+        assert len(first) == 6
+        assert first == second  # the attempts at one call
+        ids = [str(UUID(request.request_id)) for request in first]
+        assert set(ids) == {own} if own else len(set(ids)) == 6
+
+    async def test_a_function_is_asked_for_the_token_of_each_call(self) -> None:
+        tokens = iter(["one", "two"])
+        script = Script(run=Run(id="r"))
+        async with serving(script) as target, RunsClient(target, token=lambda: next(tokens)) as client:
+            for expected in ("one", "two"):
+                await client.get("p", "r")
+                assert script.authorization == f"Bearer {expected}"
+
+    async def test_a_function_whose_token_no_call_can_carry_fails_its_call(self) -> None:
+        async with RunsClient("127.0.0.1:1", token=lambda: "a\nb") as client:
+            with pytest.raises(ServiceCallError, match="the token has a line break or a character"):
+                await client.get("p", "r")
 
     async def test_an_error_carries_all_details_of_the_status(self) -> None:
         async with serving(Script(run=Run(id="bad"))) as target, RunsClient(target) as client:

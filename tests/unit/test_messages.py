@@ -10,6 +10,7 @@ from runs_service import messages
 from tests.support.runs import NOW, new_run, request
 
 FindReplace = PlaybookRules.FindReplace
+CALL = "0199d5c2-7c55-4bd4-b9c1-5f1c4a1f6f0e"
 
 
 def same(one: CreateRunRequest, other: CreateRunRequest) -> bool:
@@ -64,6 +65,40 @@ def test_the_order_of_forbidden_phrases_counts() -> None:
 
 def test_the_key_is_no_part_of_the_meaning() -> None:
     assert new_run(idempotency_key="k").fingerprint == new_run(idempotency_key="l").fingerprint == new_run().fingerprint
+
+
+def test_a_request_id_is_no_part_of_the_meaning_and_names_the_call() -> None:
+    named, plain = new_run(request_id=CALL), new_run()
+    assert (named.fingerprint, named.dedup_key, named.run.idempotency_key) == (
+        plain.fingerprint,
+        plain.dedup_key,
+        plain.run.idempotency_key,
+    )
+    assert plain.call is None
+    assert named.call
+    assert named.call.name == f"request:{CALL}"
+    assert new_run(request_id=CALL.upper()).call == named.call
+
+
+@pytest.mark.parametrize("fields", [{"idempotency_key": "k"}, {"scope_id": "s"}, {"meta": RunMeta(sample_size=4)}])
+def test_a_call_with_other_values_or_another_key_says_something_else(fields: dict[str, object]) -> None:
+    one, other = new_run(request_id=CALL).call, new_run(request_id=CALL, **fields).call
+    assert one
+    assert other
+    assert one.name == other.name
+    assert one.meaning != other.meaning
+
+
+def test_the_retries_of_a_run_are_one_call_whatever_their_keys() -> None:
+    original = new_run(request_id=CALL)
+    calls = {
+        messages.retry(original, key=key, run_id=f"{n}", user_id="u", request_id="r", now=NOW).call
+        for n, key in enumerate(("a", "b", None))
+    }
+    (call,) = calls
+    assert call
+    assert call.name == f"retry:{original.run.id}"
+    assert not call.echoes_created
 
 
 def test_the_order_of_fields_on_the_wire_does_not_count() -> None:
