@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import grpc
 import psycopg
@@ -49,6 +50,9 @@ BAD: list[tuple[str, Message, str]] = [
     ("CreateRun", create(idempotency_key=""), "idempotency_key"),
     ("CreateRun", create(idempotency_key="k" * 256), "idempotency_key"),
     ("CreateRun", create(idempotency_key="k\0"), "idempotency_key"),
+    ("CreateRun", create(request_id=""), "request_id"),
+    ("CreateRun", create(request_id="again"), "request_id"),
+    ("CreateRun", create(request_id=str(UUID(int=0))), "request_id"),
     ("CreateRun", create(meta=RunMeta(sample_size=0)), "meta.sample_size"),
     ("CreateRun", create(meta=RunMeta(sample_size=51)), "meta.sample_size"),
     ("CreateRun", create(meta=RunMeta(sample_size=-1)), "meta.sample_size"),
@@ -81,6 +85,16 @@ BAD: list[tuple[str, Message, str]] = [
     ("CancelRuns", executor.CancelRunsRequest(), "jobs"),
     ("CancelRuns", executor.CancelRunsRequest(jobs=[RunJob(run_id="x", project_id=P)]), "jobs[0].run_id"),
     ("PreviewPlaybook", runs.PreviewPlaybookRequest(project_id=P, playbook_id="x"), "playbook_id"),
+    (
+        "PreviewPlaybook",
+        runs.PreviewPlaybookRequest(project_id=P, playbook_id=TITLES, request_id=""),
+        "request_id",
+    ),
+    (
+        "ApplyPlaybook",
+        runs.ApplyPlaybookRequest(project_id=P, playbook_id=TITLES, scope_id="s", rules_hash="r", request_id="x"),
+        "request_id",
+    ),
     (
         "PreviewPlaybook",
         runs.PreviewPlaybookRequest(project_id=P, playbook_id=TITLES, meta=RunMeta(sample_size=1000)),

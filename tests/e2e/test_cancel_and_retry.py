@@ -6,6 +6,7 @@ from collections.abc import Callable
 import grpc
 import psycopg
 import pytest
+from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from tests.support.openai_protocol import Behaviour
@@ -55,8 +56,6 @@ async def test_a_finished_run_is_returned_as_it_is(shop: Shop) -> None:
 
 
 async def test_an_apply_is_cancelled_by_its_owner_only(shop: Shop) -> None:
-    from playbooks.runs.v1 import runs_service_pb2 as pb
-
     run = (await shop.create(Run.APPLY, scope_id="s", rules_hash="r")).run
     for method, request in (
         (shop.runs().CancelRun, pb.CancelRunRequest(project_id=shop.project, run_id=run.id)),
@@ -142,14 +141,37 @@ async def test_a_retry_asks_for_the_same_once(shop: Shop, openai: OpenAIServer) 
     assert (again.run.id, again.created) == (first.run.id, False), "the same request finds the retry"
 
 
-async def test_a_retry_under_a_key_of_its_own(shop: Shop) -> None:
-    stale = await shop.ended((await shop.create(Run.APPLY, scope_id="s", rules_hash="r")).run)
-    first, second = await shop.retry(stale.id, key="a"), await shop.retry(stale.id, key="b")
-    assert first.created
-    assert second.created
-    assert first.run.idempotency_key == "a"
-    for reply in (first, second):
-        await shop.ended(reply.run)
+async def test_a_run_has_one_retry_under_whichever_key_and_the_retry_another(shop: Shop) -> None:
+    newest = await shop.ended((await shop.create(Run.APPLY, scope_id="s", rules_hash="r")).run)
+    chain = [newest.id]
+    for keys in (("a", "b", None), (None, "c", "a")):
+        first = await shop.retry(newest.id, key=keys[0])
+        assert (first.created, first.run.retry_of) == (True, newest.id)
+        assert first.run.idempotency_key == "a"  # the second retry's by inheritance
+        ended = await shop.ended(first.run)
+        assert ended.status == Run.STALE
+        for replica, key in enumerate(keys[1:]):
+            again = await shop.retry(newest.id, key=key, replica=replica)
+            assert (again.run, again.created) == (ended, False)
+        newest = ended
+        chain.append(newest.id)
+    runs = (await shop.runs().ListRuns(pb.ListRunsRequest(project_id=shop.project), **shop.auth())).runs
+    assert [run.id for run in reversed(runs)] == chain
+
+
+async def test_a_failed_preview_is_retried_once_however_often_it_is_asked_for(shop: Shop, openai: OpenAIServer) -> None:
+    await shop.stock(1)
+    openai.behave(Behaviour(status=401))
+    failed = await shop.preview()
+    first = await shop.retry(failed.id)
+    again_failed = await shop.ended(first.run)
+    openai.behave()
+    for replica in (0, 1):
+        again = await shop.retry(failed.id, replica=replica)
+        assert (again.run, again.created) == (again_failed, False)
+    last = await shop.retry(again_failed.id)
+    assert (await shop.ended(last.run)).status == Run.SUCCEEDED
+    assert (await shop.retry(again_failed.id)).run.id == last.run.id
 
 
 @pytest.mark.parametrize("which", ["succeeded", "running", "unknown", "foreign"])

@@ -301,6 +301,19 @@ class TestCLI_001_Creating:
         assert "SUCCEEDED  suggestions for 3 of 37" in rest
         assert (waiting.returncode, complaints) == (0, "")
 
+    def test_a_repeated_command_finds_the_run_of_its_request_id(self, cli: Cli) -> None:
+        cli.ok("import", EXAMPLE)
+        create = ("create", "--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
+        named = (*create, "--request-id", str(uuid4()))
+        (first,) = cli.json(*named)
+        cli.ok("watch", first["run"]["id"])
+        (again,), (other,) = cli.json(*named), cli.json(*create)
+        assert (again["run"]["id"], again["created"]) == (first["run"]["id"], True)
+        assert again["run"]["status"] == "SUCCEEDED"
+        assert other["run"]["id"] != first["run"]["id"]
+        refused(cli(*named, "--sample-size", "9"), "request_id belongs to a call with other values", first["run"]["id"])
+        refused(cli(*create, "--request-id", "again"), "request_id: must be a valid UUID")
+
     def test_plan_and_limit_are_kept_unless_given(self, cli: Cli, project: str, stack: Stack) -> None:
         cli.ok("import", EXAMPLE, "--plan", "FREE")
         cli.ok("import", EXAMPLE)

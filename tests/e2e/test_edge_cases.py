@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from playbooks.runs.v1.run_pb2 import Run, RunMeta
 from devstack.stack import Stack, StackOptions
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import Channels, Shop, logged, refusal, scope_of
+from tests.support.shop import TITLES, Channels, Shop, logged, refusal, scope_of
 
 
 @pytest.fixture(scope="module", params=["no broker", "queue processors off"])
@@ -118,6 +119,30 @@ async def test_EC_002_a_key_is_free_again_after_a_run_that_went_nowhere(shop: Sh
     second = await shop.create(Run.APPLY, idempotency_key="again", scope_id="gone too", rules_hash="gone")
     assert second.created
     assert second.run.id != first.run.id
+
+
+async def test_EC_002_two_hundred_attempts_at_one_preview_make_one_run_and_so_does_one_later(
+    shop: Shop,
+) -> None:
+    await shop.stock(1)
+    call = {"request_id": str(uuid4())}
+
+    replies = await asyncio.gather(
+        *(shop.create(Run.PREVIEW_GENERATE, replica=number % 2, **call) for number in range(200))
+    )
+
+    assert len({reply.run.id for reply in replies}) == 1
+    assert all(reply.created for reply in replies), "each attempt hears what the first one did"
+    ended = await shop.ended(replies[0].run)
+    assert ended.status == Run.SUCCEEDED
+    again = await shop.create(Run.PREVIEW_GENERATE, replica=1, **call)
+    assert (again.run, again.created) == (ended, True)
+    request = pb.PreviewPlaybookRequest(project_id=shop.project, playbook_id=TITLES, **call)
+    waited = await shop.runs().PreviewPlaybook(request, **shop.auth())
+    assert (waited.run, len(waited.draft.items)) == (ended, 1)
+    following = await shop.create(Run.PREVIEW_GENERATE)
+    assert following.created, "without the request_id a preview that has ended makes way"
+    await shop.ended(following.run)
 
 
 @pytest.mark.parametrize("change", ["added", "deleted", "filled"])

@@ -5,12 +5,15 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import grpc
-from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
+from runs_client.client import RunsClient
+from runs_client.errors import ServiceCallError
 from tests.faults.sizes import size
 from tests.support.audit import audit
 from tests.support.proxy import Proxy
@@ -20,6 +23,10 @@ CLIENTS = 50
 TRIES = 10  # calls with each key, by ten clients at about the same time
 KEYS = size(500, 50)
 LOST = 0.3
+
+KINDS = ("create a preview", "create a draft", "retry", "preview", "apply")
+CALLS = size(2_000, 500)  # of all kinds
+CALLERS = 25
 
 # A connection for each client, so that a cut takes one call with it. Nothing repeats a call that was sent but we.
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -69,3 +76,75 @@ async def test_a_key_makes_one_run_however_many_answers_are_lost(start_stack: Ca
     assert len({given_answers[0][0] for given_answers in answers.values()}) == len(answers) == KEYS
     assert await audit(shop.stack, timeout=60) == KEYS + 1
     print(f"{calls} calls, {lost} answers lost, {KEYS} keys, {KEYS} runs")
+
+
+async def test_every_call_that_makes_a_run_makes_one_however_many_answers_are_lost(
+    start_stack: Callable[..., Any],
+) -> None:
+    """All of them, through RunsClient, which asks again by itself, and which its caller asks again with the same
+    request_id. No two calls share a derived key, and their runs end at once: no key holds a repeat."""
+    shop: Shop = await start_stack(runs_replicas=2)
+    await shop.stock(1)
+    first = await shop.preview()  # the suggestion is there: what follows is about runs, not about AI
+    ended = [
+        await shop.ended((await shop.create(Run.APPLY, scope_id="old", rules_hash=f"{number}")).run)
+        for number in range(CALLS // len(KINDS))
+    ]
+    dice = random.Random(2)
+    made: dict[int, tuple[str, bool]] = {}  # the run of each call, and whether its answer said that it was new
+    repeated = 0
+
+    async def call(client: RunsClient, number: int) -> tuple[str, bool]:
+        """Make one call; its kind and its values are the number's."""
+        kind, project, names = KINDS[number % len(KINDS)], shop.project, {"request_id": str(UUID(int=number + 1))}
+        # What is different about each call: the rules of a preview, or the hash of those that are not the draft's.
+        rules, rules_hash = PlaybookRules(enabled=True, prefix=f"{number} "), f"{number:016}"
+        match kind:
+            case "create a preview":
+                created = await client.create(project, TITLES, Run.PREVIEW_GENERATE, rules=rules, **names)
+            case "create a draft":
+                created = await client.create(
+                    project,
+                    TITLES,
+                    Run.DRAFT_GENERATE,
+                    scope_id=first.scope_id,
+                    rules_hash=rules_hash,
+                    **names,
+                )
+            case "retry":
+                retried = await client.retry(project, ended[number // len(KINDS)].id)
+                return retried.run.id, True
+            case "preview":
+                return (await client.preview(project, TITLES, rules=rules, **names)).run.id, True
+            case _:
+                applied = await client.apply(project, TITLES, scope_id=first.scope_id, rules_hash=rules_hash, **names)
+                return applied.run.id, True
+        return created.run.id, created.created
+
+    async def caller(numbers: range) -> None:
+        nonlocal repeated
+        async with (
+            Proxy(shop.stack.runs[0].target, loses_response=lambda: dice.random() < LOST) as one,
+            Proxy(shop.stack.runs[1].target, loses_response=lambda: dice.random() < LOST) as other,
+            RunsClient(f"ipv4:{one.target},{other.target}", token=shop.stack.token(shop.project, "OWNER")) as client,
+        ):
+            for number in numbers:
+                while number not in made:
+                    try:
+                        made[number] = await call(client, number)
+                    except ServiceCallError as error:  # more attempts were cut off than RunsClient makes
+                        if error.code is not grpc.StatusCode.UNAVAILABLE:
+                            raise
+                        repeated += 1
+            cuts.append(one.cuts + other.cuts)
+
+    cuts: list[int] = []
+    async with asyncio.TaskGroup() as callers:
+        for start in range(CALLERS):
+            callers.create_task(caller(range(start, CALLS, CALLERS)))
+
+    assert sum(cuts) > 0.2 * CALLS
+    assert len({run_id for run_id, _ in made.values()}) == len(made) == CALLS
+    assert all(new for _, new in made.values()), "each attempt hears what the first one did"
+    assert await audit(shop.stack, timeout=60) == CALLS + len(ended) + 1
+    print(f"{CALLS} calls, {sum(cuts)} answers cut off, {repeated} calls asked again by hand, {CALLS} runs")

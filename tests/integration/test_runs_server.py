@@ -4,12 +4,15 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import jwt
@@ -19,9 +22,12 @@ from grpc_status import rpc_status
 from playbooks.executor.v1.job_pb2 import RunEventBatch
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import (
+    ApplyPlaybookRequest,
     CancelRunRequest,
     CreateRunRequest,
     GetRunRequest,
+    ListRunsRequest,
+    PreviewPlaybookRequest,
     RetryRunRequest,
     WatchRunRequest,
 )
@@ -43,7 +49,7 @@ from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import event, request
 from tests.support.runs_process import Service, serving
 from tests.support.shop import log_lines
-from tests.support.tokens import SECRET
+from tests.support.tokens import SECRET, hs256
 from tests.support.waiting import eventually
 
 UNKNOWN_RUN = "0198f0a0-0000-7000-8000-000000000000"
@@ -197,6 +203,69 @@ async def test_a_watcher_that_goes_away_is_forgotten_and_the_run_stays_watchable
         return {line["request_id"] for line in log_lines(service.log, "WatchRun CANCELLED", run.id)}
 
     await eventually(lambda: forgotten() == request_ids)
+
+
+async def test_a_watch_goes_on_with_a_new_token_when_its_own_expires(
+    service: Service, channel: grpc.aio.Channel
+) -> None:
+    stub = RunsServiceStub(channel)
+    run = (await stub.CreateRun(request(idempotency_key="long"), metadata=metadata(), timeout=5)).run
+    given: list[str] = []
+
+    def next_token() -> str:
+        given.append(hs256(exp=int(time.time()) + (300 if given else 2)))
+        return given[-1]
+
+    async def changes() -> list[int]:
+        async with RunsClient(service.address, token=next_token) as client:
+            return [response.run.sequence async for response in client.watch("p", run.id)]
+
+    watching = asyncio.create_task(changes())
+    await eventually(lambda: len(given) == 3, timeout=20)  # for the stream, for its end, for the next stream
+    await stub.CancelRun(CancelRunRequest(project_id="p", run_id=run.id), metadata=metadata(), timeout=5)
+    assert await asyncio.wait_for(watching, 10) == [1, 2]
+    assert any(line["message"].startswith("WatchRun UNAUTHENTICATED") for line in service.lines())
+
+
+async def test_a_repeated_call_gets_the_answer_of_the_first(channel: grpc.aio.Channel) -> None:
+    stub = RunsServiceStub(channel)
+    asked = request(playbook_id="missing_seo_description", request_id=str(uuid4()))
+    first = await stub.CreateRun(asked, metadata=metadata(), timeout=5)
+    cancelling = CancelRunRequest(project_id="p", run_id=first.run.id)
+    cancelled = (await stub.CancelRun(cancelling, metadata=metadata(), timeout=5)).run
+    again = await stub.CreateRun(asked, metadata=metadata(), timeout=5)
+    assert (again.run, again.created) == (cancelled, True)
+    asked.meta.sample_size = 9
+    async with refused(grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED") as errors:
+        await stub.CreateRun(asked, metadata=metadata(), timeout=5)
+    assert info_of(errors[0]).metadata["run_id"] == first.run.id
+    assert errors[0].details().startswith("request_id belongs to a call with other values")
+
+
+async def test_the_older_calls_have_request_ids_too(channel: grpc.aio.Channel) -> None:
+    """A preview and an apply that have ended answer their repeats at once."""
+    stub = RunsServiceStub(channel)
+    common = {"project_id": "p", "playbook_id": "missing_seo_title"}
+    preview = PreviewPlaybookRequest(**common, meta=RunMeta(sample_size=17), request_id=str(uuid4()))
+    apply = ApplyPlaybookRequest(**common, scope_id="older", rules_hash="h", request_id=str(uuid4()))
+
+    async def waited_for(run_type: Run.Type.ValueType) -> Run | None:
+        wanted = ListRunsRequest(project_id="p", run_type=run_type, status=Run.QUEUED, limit=100)
+        runs = (await stub.ListRuns(wanted, metadata=metadata(), timeout=5)).runs
+        return next((run for run in runs if run.meta.sample_size == 17 or run.scope_id == "older"), None)
+
+    for call, asked, run_type in (
+        (stub.PreviewPlaybook, preview, Run.PREVIEW_GENERATE),
+        (stub.ApplyPlaybook, apply, Run.APPLY),
+    ):
+        waiting = call(asked, metadata=metadata(), timeout=30)
+        await eventually(partial(waited_for, run_type))
+        run = await waited_for(run_type)
+        assert run
+        await stub.CancelRun(CancelRunRequest(project_id="p", run_id=run.id), metadata=metadata(), timeout=5)
+        first = await waiting
+        assert (first.run.id, first.run.status) == (run.id, Run.CANCELLED)
+        assert await call(asked, metadata=metadata(), timeout=5) == first
 
 
 async def test_a_run_can_be_named_in_capitals(channel: grpc.aio.Channel, environment: dict[str, str]) -> None:
