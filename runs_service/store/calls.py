@@ -24,24 +24,23 @@ class Calls:
         run, in one transaction; others wait for its commit. A call that is refused, because its idempotency key stands
         for a different request, is not recorded: its repeat is looked at anew.
         """
-        outcomes: dict[int, Stored] = {}
+        outcomes: dict[str, Stored] = {}  # by the id of the run that was wanted
         for _ in range(CREATE_ROUNDS):
-            # Of several attempts at one call the first goes ahead; the others find what it left in the next round.
-            # Every process claims in the same order, so that two batches never wait for each other.
-            pending: dict[tuple[str, str], int] = {}
-            for i in (i for i in range(len(wanted)) if i not in outcomes):
-                pending.setdefault(_identity(wanted[i]), i)
+            pending = [new for new in wanted if new.run.id not in outcomes]
             if not pending:
                 break
-            found = await self._round([wanted[pending[call]] for call in sorted(pending)])
-            outcomes |= {i: found[wanted[i].run.id] for i in pending.values() if wanted[i].run.id in found}
-        return [outcomes[i] for i in range(len(wanted))]
+            outcomes |= await self._first_attempts(pending)
+            if repeats := [new for new in pending if new.run.id not in outcomes]:
+                outcomes |= await self._repeats(repeats)
+        return [outcomes[new.run.id] for new in wanted]
 
-    async def _round(self, wanted: Sequence[NewRun]) -> dict[str, Stored]:
-        """Try each of `wanted` once; return what it led to by its run's id. What met a key between two holders is
-        left out."""
+    async def _first_attempts(self, wanted: Sequence[NewRun]) -> dict[str, Stored]:
+        """Return what those of `wanted` led to that are the first attempt at their call."""
+        # Every process claims in the same order, so that two batches never wait for each other. Of several attempts in
+        # one batch one is enough.
+        calls = {_identity(new): new for new in reversed(wanted)}
         async with self._database.transaction() as connection:
-            claimed = await self._claim(connection, wanted)
+            claimed = await self._claim(connection, [calls[identity] for identity in sorted(calls)])
             # Keys are taken after all claims, and in one order, as by those that have no call.
             first = sorted(
                 (new for new in wanted if new.run.id in claimed), key=lambda new: (new.run.project_id, new.dedup_key)
@@ -51,9 +50,18 @@ class Calls:
             held = await self._settle(connection, taken) if taken else {}
         created = [new for new in first if new.run.id in inserted]
         self._runs.remember(created)
-        repeats = [new for new in wanted if new.run.id not in claimed]
-        recorded = await self._recorded(repeats) if repeats else {}
-        return {new.run.id: Stored(new.run, True, True) for new in created} | held | recorded
+        return {new.run.id: Stored(new.run, True, True) for new in created} | held
+
+    async def _repeats(self, wanted: Sequence[NewRun]) -> dict[str, Stored]:
+        """Return what `wanted`, of whose calls there were other attempts, led to.
+
+        Left out is whose first attempt was refused, or met a key between two holders, and who may do better.
+        """
+        found = await self._recorded(wanted)
+        if rest := [new for new in wanted if new.run.id not in found]:
+            held = await self._runs.holding_key(self._database, rest)
+            found |= {run_id: stored for run_id, stored in held.items() if not stored.same_request}
+        return found
 
     _CLAIM = """
     INSERT INTO runs.calls (project_id, name, run_id, meaning, created)

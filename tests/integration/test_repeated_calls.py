@@ -173,6 +173,22 @@ class TestRequestId:
         assert all(outcome.created and outcome.same_request for outcome in stored)
         assert await stored_runs(runs_database) == 1
 
+    async def test_any_number_of_attempts_in_one_batch_make_one_run(
+        self, store: RunStore, runs_database: Database, call: str
+    ) -> None:
+        there = await create(store, idempotency_key="k")
+        other = str(uuid4())
+        refused = {"idempotency_key": "k", "playbook_id": "missing_seo_description"}
+        batch = [new_run(request_id=call) for _ in range(100)]
+        batch += [new_run(request_id=other, meta=RunMeta(sample_size=n % 50 + 1), **refused) for n in range(99)]
+        batch += [new_run(request_id=other, idempotency_key="free")]
+        stored = await store.create(batch)
+        assert {outcome.run.id for outcome in stored[:100]} == {stored[0].run.id}
+        assert all(outcome.created and outcome.same_request for outcome in stored[:100])
+        assert {(outcome.run.id, outcome.same_request) for outcome in stored[100:199]} == {(there.run.id, False)}
+        assert stored[-1].is_new
+        assert await stored_runs(runs_database) == 3
+
     async def test_concurrent_calls_that_ask_for_the_same_share_its_run(
         self, store: RunStore, other: RunStore, runs_database: Database
     ) -> None:
