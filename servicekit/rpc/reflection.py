@@ -1,49 +1,58 @@
-"""Server reflection that finds methods as well, so that grpcurl can describe "package.Service/Method"."""
+"""Server reflection, v1 and v1alpha, that finds methods as well, so that grpcurl can describe "package.Service/Method".
+
+grpcio-reflection has v1alpha only. v1 is the same service under another name: the same messages, byte for byte.
+"""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from google.protobuf import descriptor_pool
+import grpc
+from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, FileDescriptor
-from grpc_reflection.v1alpha import reflection
-from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import Default, DescriptorPool
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from servicekit.rpc.interceptors.base import Context
 
+V1ALPHA = reflection.SERVICE_NAME
+V1 = "grpc.reflection.v1.ServerReflection"
 DETAILS = "google/rpc/error_details.proto"  # grpcurl decodes the details of errors with it
 
 
 class _Pool:
-    """The default descriptor pool, limited to the files of this server's services.
+    """The files of this server's services and what they import, with both versions of reflection.
 
-    Other loaded files are internal. Unlike the default pool's C implementation, this one also finds methods by name.
+    Other loaded files are internal, so they are not in it. Unlike protobuf's pools, this one also finds methods by
+    name.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._pool = descriptor_pool.Default()
+        self._pool = DescriptorPool()
         self._files: set[str] = set()
-        for service in services:
-            self._add(self._pool.FindFileContainingSymbol(service))
-        self._add(self._pool.FindFileByName(DETAILS))
+        loaded = Default()
+        for service in (*services, V1ALPHA):
+            self._add(loaded.FindFileContainingSymbol(service))
+        self._add(loaded.FindFileByName(DETAILS))
+        self._pool.Add(_v1_file())
 
     def FindFileByName(self, name: str) -> FileDescriptor:
         """Return a file. Raises KeyError."""
-        return self._shown(self._pool.FindFileByName(name))
+        return self._pool.FindFileByName(name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
         """Return the file of a message, enum, service or method. Raises KeyError."""
         try:
-            return self._shown(self._pool.FindFileContainingSymbol(symbol))
+            return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
             service, _, method = symbol.rpartition(".")
             if method not in self._pool.FindServiceByName(service).methods_by_name:
                 raise
-            return self._shown(self._pool.FindFileContainingSymbol(service))
+            return self._pool.FindFileContainingSymbol(service)
 
     def FindMessageTypeByName(self, name: str) -> Descriptor:
         """Return a message. Raises KeyError."""
         found: Descriptor = self._pool.FindMessageTypeByName(name)
-        self._shown(found.file)
         return found
 
     def FindExtensionByNumber(self, message: Descriptor, number: int) -> Any:
@@ -55,15 +64,12 @@ class _Pool:
         return self._pool.FindAllExtensions(message)
 
     def _add(self, file: FileDescriptor) -> None:
-        if file.name not in self._files:
-            self._files.add(file.name)
-            for needed in file.dependencies:
-                self._add(needed)
-
-    def _shown(self, file: FileDescriptor) -> FileDescriptor:
-        if file.name not in self._files:
-            raise KeyError(file.name)
-        return file
+        if file.name in self._files:
+            return
+        self._files.add(file.name)
+        for needed in file.dependencies:
+            self._add(needed)
+        self._pool.Add(_proto(file))
 
 
 class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]
@@ -75,5 +81,22 @@ class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
 def enable(names: Sequence[str], services: Any) -> None:
     """Add reflection to `services`, for the services with these full names and for itself."""
-    named = [*names, reflection.SERVICE_NAME]
-    add_ServerReflectionServicer_to_server(_Servicer(named, pool=_Pool(named)), services)
+    handler = grpc.stream_stream_rpc_method_handler(
+        _Servicer([*names, V1, V1ALPHA], pool=_Pool(names)).ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (V1, V1ALPHA):
+        generic = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
+        services.add_generic_rpc_handlers([generic])
+
+
+def _v1_file() -> FileDescriptorProto:
+    text = text_format.MessageToString(_proto(reflection_pb2.DESCRIPTOR))
+    return text_format.Parse(text.replace("v1alpha", "v1"), FileDescriptorProto())
+
+
+def _proto(file: FileDescriptor) -> FileDescriptorProto:
+    proto = FileDescriptorProto()
+    file.CopyToProto(proto)
+    return proto

@@ -71,6 +71,15 @@ def test_GRP_001_lists_and_describes(shop: Shop) -> None:
         assert f" {status} = " in enum
 
 
+def test_GRP_001_reflection_v1_is_there_beside_v1alpha(shop: Shop) -> None:
+    v1 = "grpc.reflection.v1.ServerReflection"  # what newer versions of grpcurl and other tools ask first
+    for target, service in ((shop.stack.runs_target, RUNS), (shop.stack.executor_target, CATALOG)):
+        assert {v1, "grpc.reflection.v1alpha.ServerReflection"} <= set(grpcurl(target, "list").out.split())
+        asked = grpcurl(target, f"{v1}/ServerReflectionInfo", data={"list_services": ""})
+        listed = asked.json["list_services_response"]["service"]
+        assert {v1, service} <= {found["name"] for found in listed}
+
+
 def test_GRP_001_the_main_job_by_hand(shop: Shop, token: str) -> None:
     runs, executor, project = shop.stack.runs_target, shop.stack.executor_target, shop.project
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from playbooks.executor.v1.catalog_service_pb2 import GetProjectRequest, PutProductsRequest
 from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from playbooks.runs.v1.run_pb2 import PlaybookRules, RunMeta
@@ -36,6 +37,7 @@ MB = 1_000_000
 BOUND = 150 * MB  # that an attack may raise a process's memory by
 LARGEST = 1024 * 1024  # bytes; executor_service's MAX_REQUEST_BYTES
 CREATE, PUT = "/playbooks.runs.v1.RunsService/CreateRun", "/playbooks.executor.v1.CatalogService/PutProducts"
+REFLECTION = [f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")]
 DEADLINE = 20  # seconds of a call
 
 INVALID, DENIED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED
@@ -328,7 +330,7 @@ GARBAGE = (b"\xff", b"\x0a\xff", b"\x00" * 50, b"\x0b" * 100, bytes(range(256)))
     [
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        *REFLECTION,
     ],
 )
 async def test_garbage_to_open_services_is_bad_input(runs: ServiceProcess, method: str) -> None:
@@ -343,25 +345,50 @@ async def test_garbage_to_open_services_is_bad_input(runs: ServiceProcess, metho
     assert runs.tracebacks == 0
 
 
-async def symbols(target: str, *names: str) -> list[bool]:
-    """Return whether reflection finds each of these names."""
-
-    async def asked() -> AsyncIterator[Any]:
-        for name in names:
-            yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
-
+async def reflected(
+    target: str, method: str, *requests: reflection_pb2.ServerReflectionRequest
+) -> list[reflection_pb2.ServerReflectionResponse]:
+    """Return what reflection answers to each request."""
     async with grpc.aio.insecure_channel(target) as channel:
-        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked(), timeout=DEADLINE)
-        return [answer.HasField("file_descriptor_response") async for answer in call]
+        call = channel.stream_stream(
+            method,
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        return [answer async for answer in call(iter(requests), timeout=DEADLINE)]
 
 
+async def symbols(target: str, method: str, *names: str) -> list[bool]:
+    """Return whether reflection finds each of these names."""
+    asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+    return [answer.HasField("file_descriptor_response") for answer in await reflected(target, method, *asked)]
+
+
+@pytest.mark.parametrize("method", REFLECTION)
 async def test_reflection_describes_what_the_port_serves_and_nothing_else(
-    runs: ServiceProcess, executor: ServiceProcess
+    runs: ServiceProcess, executor: ServiceProcess, method: str
 ) -> None:
     served = ("playbooks.runs.v1.RunsService.CreateRun", "playbooks.runs.v1.Run", "google.rpc.ErrorInfo")
     internal = ("playbooks.executor.v1.RunJob", "playbooks.executor.v1.RunEventBatch", "x" * 1_000, "", "..")
-    assert await symbols(runs.target, *served, *internal) == [True] * len(served) + [False] * len(internal)
-    assert await symbols(executor.target, "playbooks.executor.v1.CatalogService.PutProducts") == [True]
+    answers = await symbols(runs.target, method, *served, *internal)
+    assert answers == [True] * len(served) + [False] * len(internal)
+    assert await symbols(executor.target, method, "playbooks.executor.v1.CatalogService.PutProducts") == [True]
+
+
+@pytest.mark.parametrize("method", REFLECTION)
+async def test_reflection_lists_and_describes_both_versions_of_itself(runs: ServiceProcess, method: str) -> None:
+    listing = reflection_pb2.ServerReflectionRequest(list_services="")
+    itself = {name.split("/")[1] for name in REFLECTION}
+    [listed] = await reflected(runs.target, method, listing)
+    others = {"playbooks.runs.v1.RunsService", "grpc.health.v1.Health"}
+    assert {service.name for service in listed.list_services_response.service} == itself | others
+    for name in itself:
+        described = reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{name}.ServerReflectionInfo")
+        [answer] = await reflected(runs.target, method, described)
+        [file] = answer.file_descriptor_response.file_descriptor_proto
+        proto = FileDescriptorProto.FromString(file)
+        assert f"{proto.package}.{proto.service[0].name}" == name
+        assert proto.service[0].method[0].input_type == f".{proto.package}.ServerReflectionRequest"
 
 
 async def test_reflection_can_be_turned_off(
@@ -371,8 +398,9 @@ async def test_reflection_can_be_turned_off(
     with ServiceProcess(
         executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
     ) as service:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await symbols(service.target, "playbooks.executor.v1.CatalogService")
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        for method in REFLECTION:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await symbols(service.target, method, "playbooks.executor.v1.CatalogService")
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         async with grpc.aio.insecure_channel(service.target) as channel:
             await health_pb2_grpc.HealthStub(channel).Check(reflection_pb2.ServerReflectionRequest(), timeout=DEADLINE)
