@@ -6,13 +6,14 @@ COPY requirements.lock ./
 RUN pip wheel --quiet --no-deps --require-hashes --requirement requirements.lock --wheel-dir /wheels
 COPY pyproject.toml README.md ./
 COPY gen gen
+COPY client client
 COPY servicekit servicekit
 COPY runs_service runs_service
 COPY executor_service executor_service
 COPY runs_client runs_client
 COPY devstack devstack
 COPY examples examples
-RUN pip wheel --quiet --no-deps --no-index --find-links /wheels --wheel-dir /wheels .
+RUN pip wheel --quiet --no-deps --no-index --find-links /wheels --wheel-dir /wheels ./client .
 # Only what the services need of those wheels; the lock has the tools of developers, too.
 RUN python -m venv /app && /app/bin/pip install --quiet --no-index --find-links /wheels playbook-runs
 

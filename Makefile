@@ -17,11 +17,11 @@ help: ## show this list
 
 setup: $(STAMP) ## create .venv with everything in it
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable ./client --editable .
 	touch $@
 
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
@@ -63,9 +63,10 @@ gen: setup ## regenerate gen/ from protos/
 
 lock: setup ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra devstack --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links -o requirements.lock
+		--no-emit-package playbook-runs-client --generate-hashes --no-emit-index-url --no-emit-find-links -o requirements.lock
 	uv pip compile pyproject.toml --extra devstack --group bench --constraint requirements.lock --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links -o benchmarks/requirements.lock
+		--python-version 3.11 --no-emit-package playbook-runs-client --generate-hashes \
+		--no-emit-index-url --no-emit-find-links -o benchmarks/requirements.lock
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

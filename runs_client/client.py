@@ -1,6 +1,6 @@
 """RunsService, as a program uses it: create runs, look at them, watch them."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from uuid import uuid4
 
 import grpc
@@ -115,7 +115,7 @@ class RunsClient(ServiceClient):
         scope_id: str = "",
         status: Run.Status.ValueType = Run.STATUS_UNSPECIFIED,
         page_size: int = PAGE,
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncGenerator[Run, None]:
         """Yield the project's runs that match the given filters, newest first, page by page.
 
         Raises ServiceCallError: PAGE_TOKEN_INVALID when the service does not know the token of its last page: its

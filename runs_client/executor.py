@@ -1,7 +1,7 @@
 """ExecutorService and CatalogService, as a program uses them: the catalog, estimates, drafts, applied items."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -90,7 +90,7 @@ class ExecutorClient(ServiceClient):
 
     async def put_batches(
         self, project_id: str, products: Sequence[Product], *, batch_bytes: int = BATCH_BYTES
-    ) -> AsyncIterator[PutProductsResponse]:
+    ) -> AsyncGenerator[PutProductsResponse, None]:
         """Create or replace any number of products; yield how many of each, batch by batch.
 
         They go out in batches of at most BATCH_PRODUCTS and `batch_bytes`, each stored whole or not at all. When a call
@@ -119,7 +119,7 @@ class ExecutorClient(ServiceClient):
             deleted += (await self._connection.unary(self._catalog.DeleteProducts, request)).deleted
         return deleted
 
-    async def list_products(self, project_id: str, *, playbook_id: str = "") -> AsyncIterator[Product]:
+    async def list_products(self, project_id: str, *, playbook_id: str = "") -> AsyncGenerator[Product, None]:
         """Yield the project's products by id; with `playbook_id` only those the playbook would work on.
 
         Raises ServiceCallError: PROJECT_NOT_FOUND; PAGE_TOKEN_INVALID when the service does not know the token of its
@@ -180,7 +180,7 @@ class ExecutorClient(ServiceClient):
             draft.items.extend(page.draft.items)
         return draft
 
-    async def list_run_items(self, project_id: str, run_id: str) -> AsyncIterator[RunItem]:
+    async def list_run_items(self, project_id: str, run_id: str) -> AsyncGenerator[RunItem, None]:
         """Yield what an APPLY did, product by product, by product id.
 
         Raises ServiceCallError: RUN_NOT_FOUND; PAGE_TOKEN_INVALID when the service does not know the token of its last
