@@ -7,7 +7,8 @@ googleapis-common-protos, and buf/validate is the descriptor that protovalidate 
     python tools/gen.py --check    exit 1 when gen/ is not what protos/ generate
     python tools/gen.py --image F  write the descriptors of protos/ and their imports into F, for buf
 
-gen/playbook-runs.binpb is the descriptor set for other languages: every proto, its imports, and their comments.
+gen/playbook-runs.binpb is the descriptor set for other languages: every proto, its imports, the messages that errors
+carry, and their comments.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from protovalidate._gen.buf.validate import validate_pb  # private, so protovali
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ("playbooks", "buf")  # the generated folders of gen/; gen/pyproject.toml is kept by hand
 DESCRIPTORS = "playbook-runs.binpb"
+ERRORS = ("google/rpc/status.proto", "google/rpc/error_details.proto")  # no proto imports what errors carry
 
 
 def run_protoc(*options: str, extra: tuple[str, ...] = ()) -> None:
@@ -64,8 +66,8 @@ def generate(target: Path) -> None:
 
 
 def write_descriptors(target: Path) -> None:
-    """Write the descriptors of every proto and of what it imports, with comments, into the file `target`."""
-    run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}")
+    """Write the descriptors of every proto, of what it imports and of ERRORS, with comments, into the file `target`."""
+    run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}", extra=ERRORS)
 
 
 def differences(left: Path, right: Path) -> list[str]:

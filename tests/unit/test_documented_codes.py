@@ -44,6 +44,7 @@ def test_the_descriptor_set_has_every_proto_with_its_imports_and_comments() -> N
     names = {file.name for file in files}
     assert {str(proto.relative_to(ROOT / "protos")) for proto in (ROOT / "protos").rglob("*.proto")} <= names
     assert {needed for file in files for needed in file.dependency} <= names
+    assert {"google/rpc/status.proto", "google/rpc/error_details.proto"} <= names  # what errors carry
     (runs,) = [file for file in files if file.name == "playbooks/runs/v1/runs_service.proto"]
     assert any("Accepts a run" in location.leading_comments for location in runs.source_code_info.location)
 
@@ -53,4 +54,4 @@ def test_the_stubs_take_no_newer_grpcio_than_the_services() -> None:
         dependencies = tomllib.loads((ROOT / file).read_text())["project"]["dependencies"]
         return [one.replace(" ", "") for one in dependencies if re.match(r"grpcio[^-a-z]", one)]
 
-    assert grpcio("gen/pyproject.toml") == grpcio("pyproject.toml") != []
+    assert grpcio("gen/pyproject.toml") == grpcio("client/pyproject.toml") == grpcio("pyproject.toml") != []
