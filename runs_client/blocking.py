@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from runs_client.client import RunsClient
-from runs_client.connection import TIMEOUT
+from runs_client.connection import TIMEOUT, Token
 from runs_client.executor import ExecutorClient
 from runs_client.service_client import ServiceClient
 
@@ -31,7 +31,7 @@ class BlockingClient(Generic[Client]):
         self,
         target: str,
         *,
-        token: str = "",
+        token: Token = "",
         ca_file: Path | None = None,
         cert_file: Path | None = None,
         key_file: Path | None = None,
