@@ -26,6 +26,7 @@ from runs_client.watch import GIVE_UP_AFTER, IDLE_TIMEOUT, RunWatch
 
 RUN_TIMEOUT = 600.0  # seconds, of a call that may wait for a run: without a broker, CreateRun does too
 PAGE = 100  # runs
+QUEUE_PROBLEM = "playbook-runs-queue-problem"  # trailing metadata of GetRun
 
 
 class RunsClient(ServiceClient):
@@ -78,6 +79,15 @@ class RunsClient(ServiceClient):
         """Return a run as it is now. Raises ServiceCallError: RUN_NOT_FOUND."""
         request = GetRunRequest(project_id=project_id, run_id=run_id)
         return (await self._connection.unary(self._stub.GetRun, request)).run
+
+    async def queue_problem(self, project_id: str, run_id: str) -> str:
+        """Return why a QUEUED run cannot reach the executor, "the broker refuses: …", as far as runs_service knows.
+
+        "" when it knows of nothing, or the run is not QUEUED. Raises ServiceCallError: RUN_NOT_FOUND.
+        """
+        request = GetRunRequest(project_id=project_id, run_id=run_id)
+        _, trailing = await self._connection.unary_with_trailing(self._stub.GetRun, request)
+        return trailing.get(QUEUE_PROBLEM, "")
 
     async def cancel(self, project_id: str, run_id: str) -> Run:
         """Cancel a run; return it as it is then: CANCELLED, or as it had ended before.

@@ -134,9 +134,22 @@ class Connection:
         timeout: float | None = None,  # noqa: ASYNC109  # gRPC's, which the server gets too
     ) -> Response:
         """Make one call; raise ServiceCallError when it fails or takes longer than `timeout` seconds."""
-        metadata = await self.metadata()
+        response, _ = await self.unary_with_trailing(method, request, timeout=timeout)
+        return response
+
+    async def unary_with_trailing(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> tuple[Response, dict[str, str]]:
+        """Make one call as `unary` does; return the response and the text metadata that came after it."""
+        call = method(request, metadata=await self.metadata(), timeout=timeout or self._timeout)
         try:
-            return await method(request, metadata=metadata, timeout=timeout or self._timeout)
+            response = await call
+            trailing = await call.trailing_metadata()
+            return response, {name: value for name, value in trailing or () if isinstance(value, str)}
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self.target) from error
 

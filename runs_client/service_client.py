@@ -68,10 +68,13 @@ class ServiceClient(ABC):
         """The address of the service."""
         return self._connection.target
 
-    async def require_serving(self) -> None:
-        """Return when the service says over grpc.health.v1 that it serves. Raises ServiceCallError."""
+    async def require_serving(self, part: str = "") -> None:
+        """Return when the service, or a `part` of it ("broker"), says over grpc.health.v1 that it serves.
+
+        Raises ServiceCallError, with NOT_FOUND for a part that it does not have.
+        """
         check = HealthStub(self._connection.channel).Check
-        answer = await self._connection.unary(check, HealthCheckRequest(), timeout=HEALTH_TIMEOUT)
+        answer = await self._connection.unary(check, HealthCheckRequest(service=part), timeout=HEALTH_TIMEOUT)
         if answer.status != HealthCheckResponse.SERVING:
             name = HealthCheckResponse.ServingStatus.Name(answer.status)
             raise ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", f"it says {name}", target=self.target)

@@ -135,7 +135,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             OutboxSweeper(store, dispatcher, interval=interval),
             Reconciler(store, executor, events, dispatcher, interval=interval),
         ]
-        servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor)
+        servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor, parts.get("broker", ()))
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
         server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts)

@@ -1,6 +1,7 @@
 """RunsService: unpack, one call, pack."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 from uuid import UUID
 
 from playbooks.runs.v1 import runs_service_pb2 as pb
@@ -15,7 +16,10 @@ from runs_service.store import Filters
 from runs_service.watching.stream import RunStream
 from servicekit.auth.principals import current_principal
 from servicekit.rpc.interceptors.base import Context
-from servicekit.rpc.interceptors.request_ids import current_request_id
+from servicekit.rpc.interceptors.request_ids import current_request_id, send_trailing
+from servicekit.telemetry.outages import Outage
+
+QUEUE_PROBLEM: Final = "playbook-runs-queue-problem"  # metadata: why no run leaves the queue
 
 
 class _NamesRun(Protocol):
@@ -23,13 +27,21 @@ class _NamesRun(Protocol):
 
 
 class RunsServicer(RunsServiceServicer):
-    """Serves playbooks.runs.v1.RunsService."""
+    """Serves playbooks.runs.v1.RunsService. `broker` has the outages of our links to the broker."""
 
-    def __init__(self, runs: Runs, queries: RunQueries, streams: RunStream, executor: ExecutorClient) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        queries: RunQueries,
+        streams: RunStream,
+        executor: ExecutorClient,
+        broker: Sequence[Outage] = (),
+    ) -> None:
         self._runs = runs
         self._queries = queries
         self._streams = streams
         self._executor = executor
+        self._broker = broker
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
         """Create a run, or return the one that the same request has created."""
@@ -37,8 +49,11 @@ class RunsServicer(RunsServiceServicer):
         return pb.CreateRunResponse(run=run, created=created)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
-        """Return a run."""
-        return pb.GetRunResponse(run=await self._queries.get(request.project_id, _run_id(request)))
+        """Return a run. While it waits and the broker brings nothing, say why in the trailing metadata."""
+        run = await self._queries.get(request.project_id, _run_id(request))
+        if run.status == Run.QUEUED and (problem := next((one.told for one in self._broker if one.told), "")):
+            send_trailing(context, QUEUE_PROBLEM, problem)
+        return pb.GetRunResponse(run=run)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """Return a page of runs."""

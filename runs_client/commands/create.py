@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 
+from runs_client.commands.creating import Creation
 from runs_client.commands.options import (
     INT32_MAX,
     JsonOption,
@@ -29,7 +30,6 @@ from runs_client.commands.rules import (
     rules_from_options,
 )
 from runs_client.commands.services import with_service_options
-from runs_client.commands.watching import print_created, watch_created
 from runs_client.endpoints import ServiceOptions
 
 
@@ -94,29 +94,29 @@ def create(
 
     async def run() -> Run | None:
         async with services.runs(project) as client:
-            call = client.create(
-                project,
-                playbook,
-                wanted,
-                scope_id=scope_id,
-                rules_hash=rules_hash,
-                idempotency_key=key,
-                sample_size=sample_size,
-                rules=rules,
-                deadline_seconds=deadline_seconds,
-                request_id=request_id,
-            )
-            if not watch_it:
-                print_created(await call, as_json=as_json)
-                return None
-            return await watch_created(
+            creation = Creation(
                 client,
                 services,
-                call,
+                lambda: client.create(
+                    project,
+                    playbook,
+                    wanted,
+                    scope_id=scope_id,
+                    rules_hash=rules_hash,
+                    idempotency_key=key,
+                    sample_size=sample_size,
+                    rules=rules,
+                    deadline_seconds=deadline_seconds,
+                    request_id=request_id,
+                ),
                 lambda: client.list(project, playbook_id=playbook, run_type=wanted),
                 lambda found: _is_asked_for(found, key=key, scope_id=scope_id, sample_size=sample_size, rules=rules),
                 as_json=as_json,
             )
+            if watch_it:
+                return await creation.watched()
+            await creation.answered()
+            return None
 
     end_with(asyncio.run(run()), services, as_json=as_json)
 

@@ -22,6 +22,11 @@ def after_run(run: Run, services: ServiceOptions) -> list[str]:
     return []
 
 
+def to_watch(run: Run, services: ServiceOptions) -> str:
+    """Return the line that names the command to watch a run with."""
+    return f"watch: {_line('watch', services, run.id, '--project', run.project_id)}"
+
+
 def after_draft(draft: Draft, services: ServiceOptions) -> list[str]:
     """Return the line that follows a draft: apply the whole one, or complete that of a preview."""
     if not draft.counts.draft_generated:

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from playbooks.runs.v1.run_pb2 import Run
 
+from runs_client.commands.creating import Creation
 from runs_client.commands.options import JsonOption, ProjectOption, RunArgument, WatchOption, named_or_left_out
 from runs_client.commands.outcome import end_with
 from runs_client.commands.services import with_service_options
-from runs_client.commands.watching import print_created, watch_created
 from runs_client.endpoints import ServiceOptions
 
 
@@ -36,17 +36,17 @@ def retry(
 
     async def run() -> Run | None:
         async with services.runs(project) as client:
-            call = client.retry(project, run_id, idempotency_key=key)
-            if not watch_it:
-                print_created(await call, as_json=as_json)
-                return None
-            return await watch_created(
+            creation = Creation(
                 client,
                 services,
-                call,
+                lambda: client.retry(project, run_id, idempotency_key=key),
                 lambda: client.list(project),
                 lambda found: found.retry_of == run_id.lower(),
                 as_json=as_json,
             )
+            if watch_it:
+                return await creation.watched()
+            await creation.answered()
+            return None
 
     end_with(asyncio.run(run()), services, as_json=as_json)

@@ -37,15 +37,16 @@ class Outage:
         self._logged_at: dict[str, float] = {}  # by reason
         self._is_logged = False  # this outage
         self.reason = ""  # "": there is no outage
+        self.told = ""  # why, as far as a caller may know
 
-    def failed(self, reason: str) -> None:
-        """Note that it failed, and why."""
+    def failed(self, reason: str, *, told: str = "") -> None:
+        """Note that it failed, and why; `told` is what a caller may know of that."""
         with self._lock:
             now = self._clock()
             if not self.reason:
                 self._began_at = now
                 self._is_logged = False
-            self.reason = reason
+            self.reason, self.told = reason, told
             pause = REPEAT_AFTER if self._is_logged else QUIET
             if now - self._logged_at.get(reason, -REPEAT_AFTER) < pause:
                 return
@@ -62,7 +63,7 @@ class Outage:
         with self._lock:
             if not self.reason:
                 return
-            self.reason = ""
+            self.reason = self.told = ""
             seconds = self._clock() - self._began_at
             is_logged = self._is_logged
         if is_logged:

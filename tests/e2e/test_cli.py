@@ -290,8 +290,8 @@ class TestCLI_001_Creating:
             waiting = cli.popen("create", *create, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             assert waiting.stdout is not None
             lines = iter(waiting.stdout.readline, "")
-            notice = next(line for line in lines if line.startswith("queued: "))
-            assert notice == f"queued: no executor serves at {stack.executor_target}; the run starts when one does\n"
+            notice = next(line for line in lines if line.startswith("queued; "))
+            assert notice == f"queued; no executor serves at {stack.executor_target}; the run starts when one does\n"
         finally:
             for executor in stack.executors:
                 executor.start()
@@ -358,6 +358,31 @@ class TestCLI_001_WithoutBroker:
         rest, complaints = watching.communicate(timeout=60)
         assert rest.splitlines()[-1] == "CANCELLED  nothing was changed"
         assert (watching.returncode, complaints) == (1, "")
+
+    def test_a_script_and_a_command_that_does_not_watch_hear_of_the_run_before_it_ends(
+        self, inline: Stack, openai: OpenAIServer, new_cli: NewCli, tmp_path: Path
+    ) -> None:
+        cli = new_cli(tmp_path, "--data-dir", str(inline.data_dir.path), "--project", "shop-3")
+        cli.ok("import", EXAMPLE)
+        create = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
+        openai.behave(Behaviour(delay_seconds=50, times=3))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        script = cli.popen("create", *create, "--key", "a", "--json", "--watch", **pipes)
+        assert script.stdout is not None
+        answer, *changes = (json.loads(line) for line in itertools.islice(script.stdout, 3))
+        assert answer["created"] is True
+        assert [change["run"]["sequence"] for change in changes] == ["1", "2"]
+        assert changes[-1]["run"]["status"] == "RUNNING"
+        for key, options, stream in (("b", (), "stdout"), ("c", ("--json",), "stderr")):
+            with cli.popen("create", *create, "--key", key, *options, **pipes) as silent:
+                first, second = itertools.islice(getattr(silent, stream), 2)
+                run_id = first.split()[1]
+                assert "without a broker the call answers when it has ended" in first
+                assert second.startswith(f"watch: playbook-runs watch {run_id} --project shop-3 --data-dir ")
+                cli("cancel", run_id)
+                assert run_id in silent.communicate(timeout=60)[0]
+        cli("cancel", answer["run"]["id"])
+        assert json.loads(script.communicate(timeout=60)[0].splitlines()[-1])["run"]["status"] == "CANCELLED"
 
     def test_a_retry_shows_its_progress_too_and_a_script_gets_the_answer_first(
         self, inline: Stack, openai: OpenAIServer, new_cli: NewCli, tmp_path: Path

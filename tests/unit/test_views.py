@@ -32,7 +32,7 @@ def change(status: Run.Status.ValueType) -> WatchRunResponse:
 
 
 async def why() -> str:
-    return "queued: no executor"
+    return "queued; no executor"
 
 
 async def test_a_run_that_waits_says_why_again_and_again_until_it_starts() -> None:
@@ -82,8 +82,8 @@ async def test_what_goes_wrong_while_the_reason_is_looked_for_is_not_lost() -> N
 def test_each_view_has_a_place_for_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     with ProgressView(Console(file=out, force_terminal=True)) as bar:
-        bar.note("queued: [why]")
-    assert "queued: [why]" in out.getvalue()
+        bar.note("queued; [why]")
+    assert "queued; [why]" in out.getvalue()
     views: list[View] = [LineView(), JsonView()]
     for view in views:
         view.note("queued")

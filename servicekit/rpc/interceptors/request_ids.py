@@ -22,6 +22,11 @@ class RequestIds(CallInterceptor):
         return await proceed(request, context)
 
 
+def send_trailing(context: Context, name: str, value: str) -> None:
+    """Send `value` in the trailing metadata of this task's call, beside its id."""
+    context.set_trailing_metadata(((HEADER, current_request_id()), (name, value.encode("ascii", "replace").decode())))
+
+
 def bind_request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
     """Give the call of this task the id that its caller chose, or a new one; every log line of the call has it.
 
