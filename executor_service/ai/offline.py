@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
+from servicekit.background.breathing import breathing
 
 # What search engines show before they cut.
 TITLE_LENGTH = 60
@@ -43,7 +44,7 @@ class OfflineProvider:
         write = {"seo_title": write_title, "seo_description": write_description}[request.field]
         # Nothing here waits: this gives heartbeats and cancellations their turn between two batches.
         await asyncio.sleep(0)
-        return Answers({product.product_id: write(product) for product in request.products})
+        return Answers({product.product_id: write(product) async for product in breathing(request.products)})
 
     async def close(self) -> None:
         """Do nothing: there is nothing to give back."""

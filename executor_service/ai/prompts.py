@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from executor_service.ai.provider import ProductBrief
 from executor_service.ai.text import cut_at_word, one_line, plain_text
+from servicekit.background.breathing import breathing
 
 # Enough for any description worth reading; more costs money and adds nothing to a search result.
 TITLE_LIMIT: Final = 300  # characters
@@ -65,18 +66,24 @@ def system_message(field: str) -> str:
 
 def user_message(field: str, products: Sequence[ProductBrief]) -> str:
     """Return the products as a JSON document, without markup and cut to a sensible length."""
-    document = {
-        "field": field,
-        "products": [
-            {
-                "id": product.product_id,
-                "title": cut_at_word(one_line(product.title), TITLE_LIMIT),
-                "description": cut_at_word(plain_text(product.description), DESCRIPTION_LIMIT),
-            }
-            for product in products
-        ],
+    return _document(field, [_described(product) for product in products])
+
+
+async def user_message_in_turns(field: str, products: Sequence[ProductBrief]) -> str:
+    """Return the same as `user_message`, and let other tasks run between two products: large ones take a while."""
+    return _document(field, [_described(product) async for product in breathing(products)])
+
+
+def _document(field: str, described: Sequence[Mapping[str, str]]) -> str:
+    return json.dumps({"field": field, "products": described}, ensure_ascii=False)
+
+
+def _described(product: ProductBrief) -> dict[str, str]:
+    return {
+        "id": product.product_id,
+        "title": cut_at_word(one_line(product.title), TITLE_LIMIT),
+        "description": cut_at_word(plain_text(product.description), DESCRIPTION_LIMIT),
     }
-    return json.dumps(document, ensure_ascii=False)
 
 
 def _version() -> str:

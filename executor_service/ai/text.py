@@ -9,7 +9,8 @@ from executor_service.playbooks.formula import without_formula
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
 
-_HTML_LIMIT = 20_000  # characters; longer than any real description
+_HTML_LIMIT = 65_536  # characters; what the catalog takes, a picture in base64 among it
+_TEXT_LIMIT = 20_000  # visible characters that are read; more than any real description has
 
 
 def _markup(end: str) -> re.Pattern[str]:
@@ -135,7 +136,7 @@ def cut_at_sentence(text: str, limit: int) -> str:
 
 def text_blocks(html: str) -> list[str]:
     """Return the visible text of an HTML fragment, one line for each paragraph, list item or row."""
-    marked = _MARKUP.sub(_separator, one_line(html[:_HTML_LIMIT]))
+    marked = _without_markup(one_line(html[:_HTML_LIMIT]))
     lines = (one_line(_REFERENCE.sub(lambda reference: unescape(reference[0]), line)) for line in marked.split("\n"))
     return [line for line in lines if line]
 
@@ -143,6 +144,22 @@ def text_blocks(html: str) -> list[str]:
 def plain_text(html: str) -> str:
     """Return the visible text of an HTML fragment, blocks separated by line breaks."""
     return "\n".join(text_blocks(html))
+
+
+def _without_markup(line: str) -> str:
+    """Return the first _TEXT_LIMIT characters of what is visible, with separators where blocks were.
+
+    Markup goes first: a picture before the words must not hide them.
+    """
+    parts: list[str] = []
+    length = end = 0
+    for markup in _MARKUP.finditer(line):
+        parts += line[end : markup.start()], _separator(markup)
+        length += markup.start() - end
+        end = markup.end()
+        if length >= _TEXT_LIMIT:
+            return "".join(parts)[:_TEXT_LIMIT]
+    return "".join([*parts, line[end:]])[:_TEXT_LIMIT]
 
 
 def _separator(markup: re.Match[str]) -> str:

@@ -1,9 +1,11 @@
+import asyncio
 import time
 
 import pytest
 
-from executor_service.ai.offline import write_title
-from executor_service.ai.provider import ProductBrief
+from executor_service.ai.offline import OfflineProvider, write_title
+from executor_service.ai.prompts import user_message_in_turns
+from executor_service.ai.provider import ProductBrief, SuggestionRequest
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
 
 
@@ -40,6 +42,43 @@ def test_no_description_takes_long_to_read(before: str, part: str, after: str) -
     started = time.process_time()
     write_title(ProductBrief("p", "Thing", description))
     assert time.process_time() - started < 1  # html.parser needs up to seven seconds
+
+
+@pytest.mark.parametrize("product_type", ["img", "script", "style", "svg"])
+def test_a_picture_before_the_words_does_not_hide_them(product_type: str) -> None:
+    picture = "QUJD" * 15_000
+    before = {
+        "img": f'<p><img src="data:image/png;base64,{picture}"></p>',
+        "script": f"<script>var x = '{picture}'</script>",
+        "style": f"<style>p {{ background: url(data:image/png;base64,{picture}) }}</style>",
+        "svg": f'<svg><path d="{picture}"/></svg>',
+    }[product_type]
+    assert text_blocks(f"{before}<p>Hand-thrown mug</p>") == ["Hand-thrown mug"]
+    assert "Hand-thrown" in write_title(ProductBrief("p", "Mug", f"{before}<p>Hand-thrown stoneware</p>"))
+    assert sum(map(len, text_blocks("<b>" + "word " * 13_000))) <= 20_000
+
+
+@pytest.mark.parametrize("part", ["<td>", "<p>x", "<a b='", "<", "<!--", "&#", "<a/", "</script"])
+async def test_ten_of_the_largest_descriptions_keep_no_other_task_waiting(part: str) -> None:
+    products = [ProductBrief(str(number), "Thing", (part * 65_536)[:65_536]) for number in range(10)]
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    for work in (
+        user_message_in_turns("seo_title", products),
+        OfflineProvider().suggest(SuggestionRequest("seo_title", products, "p")),
+    ):
+        beside = asyncio.create_task(other())
+        started = time.perf_counter()
+        turns = 0
+        await work
+        assert turns + 1 >= (time.perf_counter() - started) / 0.05
+        beside.cancel()
 
 
 def test_one_line_keeps_visible_characters() -> None:
