@@ -74,10 +74,11 @@ async def test_ten_of_the_largest_descriptions_keep_no_other_task_waiting(part: 
         OfflineProvider().suggest(SuggestionRequest("seo_title", products, "p")),
     ):
         beside = asyncio.create_task(other())
-        started = time.perf_counter()
+        started = time.thread_time()
         turns = 0
         await work
-        assert turns + 1 >= (time.perf_counter() - started) / 0.05
+        # One turn between two products at least, where they take long.
+        assert turns >= min(8, (time.thread_time() - started) // 0.05)
         beside.cancel()
 
 
