@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from servicekit.errors import Violation
+from servicekit.rpc.rule_words import in_words
 from servicekit.telemetry.printable import has_control_characters
 
 MAX_VIOLATIONS = 20  # that a caller gets; a status has to fit into HTTP/2 headers
@@ -25,7 +26,6 @@ NO_NUL = "must not contain NUL characters"
 NO_CONTROL = "must not contain control characters or line breaks"
 UNKNOWN = "this server knows no field of that number; check its version"
 # Identifiers end up in log lines, in error messages and at terminals.
-_ONE = re.compile(r"\b(1 (?:character|item|byte|pair))s\b")  # what protovalidate says of one
 _IDENTIFIER = re.compile(r"(^|_)(id|ids|key|hash)$")
 
 
@@ -53,7 +53,7 @@ def broken_rules(message: Message, *, limit: int = 1) -> list[Violation]:
     many for the other checks.
     """
     found = protovalidate.collect_violations(message)[:limit]
-    return [Violation(_path(v), _ONE.sub(r"\1", v.proto.message)) for v in found]
+    return [Violation(_path(v), in_words(v, message.DESCRIPTOR)) for v in found]
 
 
 def max_items(field: FieldDescriptor) -> int | None:
