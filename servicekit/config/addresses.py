@@ -24,7 +24,9 @@ def address(value: str) -> str:
     """Check HOST:PORT."""
     host, separator, port = value.rpartition(":")
     if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"expected HOST:PORT, for instance 127.0.0.1:50051, and not {value!r}")
+        # A URL in the wrong variable may have a password.
+        instead = "a URL" if "://" in value or "@" in value else repr(value)
+        raise ValueError(f"expected HOST:PORT, for instance 127.0.0.1:50051, and not {instead}")
     return value
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from servicekit.telemetry.printable import printable
+
 
 @contextmanager
 def named(name: str, file: Path) -> Iterator[None]:
@@ -13,9 +15,15 @@ def named(name: str, file: Path) -> Iterator[None]:
         file.open("rb").close()
         yield
     except OSError as error:
-        raise ValueError(f"{name}: {file} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{name}: {unreadable(file, error)}") from None
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def unreadable(file: Path, error: OSError) -> str:
+    """Return that a file cannot be read, and why. What looks like a URL may have a password, and is not repeated."""
+    what = "what should be the path of a file" if "@" in str(file) else printable(str(file))
+    return f"{what} cannot be read: {error.strerror}"
 
 
 def require_certificates(file: Path) -> None:

@@ -15,6 +15,7 @@ from servicekit.config.addresses import Address, BrokerUrl, DatabaseUrl
 from servicekit.config.certificates import named, require_certificates, require_key
 from servicekit.config.problems import problems
 from servicekit.rpc.limits import Limits
+from servicekit.telemetry.printable import printable
 
 Settings = TypeVar("Settings", bound="CommandSettings")
 
@@ -177,5 +178,5 @@ def load(kind: type[Settings]) -> Settings:
         return kind()
     except ValidationError as error:
         for name, message in problems(error):
-            print(f"{name}: {message}" if name else message, file=sys.stderr)  # noqa: T201
+            print(printable(f"{name}: {message}" if name else message), file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
