@@ -26,7 +26,7 @@ from benchmarks.harness import (
 from benchmarks.loads.runs import Client
 from devstack.postgres import binary
 from devstack.stack import Stack
-from executor_service.models import BLANK
+from executor_service.predicates import BLANK
 
 PRODUCTS = 5_000
 

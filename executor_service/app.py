@@ -37,7 +37,6 @@ from executor_service.work.suggestion_fetcher import SuggestionFetcher
 from servicekit.background.tasks import LAST_STEPS, force_exit_after, running, stop_signal
 from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
-from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
 from servicekit.postgres.schema import Schema
 from servicekit.rpc.server import Registration, Server
@@ -61,6 +60,8 @@ async def serve(settings: ExecutorSettings, clock: Clock | None = None) -> None:
 
 def migrate(settings: ExecutorDatabaseSettings) -> str:
     """Bring the schema up to date, and return what was done. Raises SystemExit when that is impossible."""
+    from servicekit.postgres import migrations  # with SQLAlchemy and Alembic, which nothing else needs
+
     return migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="EXECUTOR_DATABASE_URL")
 
 

@@ -4,8 +4,7 @@ import sqlalchemy as sa
 from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
-from executor_service.playbooks.playbook import PLAYBOOKS
-from servicekit.blanks import BLANKS
+from executor_service.predicates import BLANK, UNPUBLISHED
 
 SCHEMA = "executor"
 metadata = sa.MetaData(schema=SCHEMA)
@@ -15,20 +14,6 @@ RUN_TYPES = tuple(Run.Type.keys()[1:])  # without TYPE_UNSPECIFIED
 STATUSES = tuple(Run.Status.keys()[1:])
 DRAFT_STATUSES = ("PARTIAL", "READY", "FAILED")  # EXPIRED is a matter of the clock
 ITEM_STATUSES = ("UPDATED", "SKIPPED", "FAILED")
-
-
-def shows_nothing(field: str) -> str:
-    """Return the condition that a text shows nothing, like playbooks.playbook.is_blank.
-
-    btrim() alone takes three times as long, and each written product is checked twice: nothing that begins with a
-    visible ASCII character is blank.
-    """
-    return f"({field} COLLATE \"C\" < '!' OR {field} COLLATE \"C\" > '~') AND btrim({field}, '{BLANKS}') = ''"
-
-
-# The predicates of the partial indexes; queries repeat them word for word, or the indexes are not used.
-BLANK = {playbook.field: shows_nothing(playbook.field) for playbook in PLAYBOOKS}
-UNPUBLISHED = "published_number < event_number"
 
 
 def _id() -> sa.Text:

@@ -31,7 +31,6 @@ from servicekit.background.tasks import LAST_STEPS, Worker, force_exit_after, ru
 from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
-from servicekit.postgres import migrations
 from servicekit.postgres.database import Database
 from servicekit.postgres.notifications import Listener, Notifier
 from servicekit.postgres.schema import Schema
@@ -52,6 +51,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def migrate(settings: RunsDatabaseSettings) -> str:
     """Bring the schema `runs` up to date, and return what was done; safe to run from many processes at once. Raises
     SystemExit when that is impossible."""
+    from servicekit.postgres import migrations  # with SQLAlchemy and Alembic, which nothing else needs
+
     return migrations.upgrade_or_exit(settings.database_url, MIGRATIONS, variable="RUNS_DATABASE_URL")
 
 

@@ -5,20 +5,12 @@ what drives it. So there is one description of a run, the proto, and history row
 """
 
 import sqlalchemy as sa
-from playbooks.runs.v1.run_pb2 import Run
 from sqlalchemy.dialects.postgresql import BYTEA, UUID
+
+from runs_service.predicates import ACTIVE, HOLDS_KEY, STATUSES, STOP_PENDING, UNDISPATCHED
 
 SCHEMA = "runs"
 metadata = sa.MetaData(schema=SCHEMA)
-
-PLAYBOOKS = ("missing_seo_title", "missing_seo_description")
-RUN_TYPES = tuple(Run.Type.keys()[1:])  # without TYPE_UNSPECIFIED
-STATUSES = tuple(Run.Status.keys()[1:])
-ACTIVE = "status IN ('QUEUED', 'RUNNING')"
-# Rows that occupy their key: the idempotency promise is this index, never a read before a write.
-HOLDS_KEY = f"{ACTIVE} OR (status = 'SUCCEEDED' AND NOT frees_on_success)"
-STOP_PENDING = "stop_pending"
-UNDISPATCHED = "status = 'QUEUED' AND dispatched_at IS NULL"
 
 runs = sa.Table(
     "runs",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from executor_service.domain.execution import State
-from executor_service.models import UNPUBLISHED
+from executor_service.predicates import UNPUBLISHED
 from executor_service.store.rows import STATE, state_of
 from servicekit.postgres.database import Querier
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from executor_service.domain.catalog import Product, Scope
 from executor_service.domain.paging import Slice
-from executor_service.models import BLANK
 from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.scope import digits, prefix
+from executor_service.predicates import BLANK
 from executor_service.store.pages import page_of, slice_of
 from servicekit.postgres.database import Querier
 

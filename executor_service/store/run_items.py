@@ -6,8 +6,8 @@ from uuid import UUID
 
 from executor_service.domain.draft import ItemStatus, RunItem
 from executor_service.domain.paging import Slice
-from executor_service.models import BLANK, shows_nothing
 from executor_service.playbooks.playbook import Playbook
+from executor_service.predicates import BLANK, shows_nothing
 from servicekit.postgres.database import Querier
 
 BLOCK = 1_000  # products in a row of run_item_blocks: as many as a page may have

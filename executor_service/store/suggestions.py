@@ -7,8 +7,8 @@ from typing import ClassVar
 from executor_service.domain.execution import Lease, State
 from executor_service.domain.paging import Slice
 from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
-from executor_service.models import BLANK
 from executor_service.playbooks.playbook import Playbook
+from executor_service.predicates import BLANK
 from executor_service.store.pages import page_of, slice_of
 from executor_service.store.rows import FENCE, STATE, fence, lease_lost, state_of
 from servicekit.postgres.database import Querier

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service.models import ACTIVE, UNDISPATCHED
+from runs_service.predicates import ACTIVE, UNDISPATCHED
 from runs_service.store.records import Dispatchable
 from servicekit.postgres.database import Database
 

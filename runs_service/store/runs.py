@@ -8,7 +8,7 @@ from uuid import UUID
 from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service.messages import NewRun
-from runs_service.models import HOLDS_KEY, PLAYBOOKS, RUN_TYPES, STATUSES
+from runs_service.predicates import HOLDS_KEY, PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.store.records import Filters, Stored
 from runs_service.store.version_cache import Version, VersionCache
 from servicekit.postgres.database import Database, Querier

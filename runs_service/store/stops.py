@@ -7,7 +7,7 @@ from uuid import UUID
 
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service.models import ACTIVE, STOP_PENDING
+from runs_service.predicates import ACTIVE, STOP_PENDING
 from runs_service.store.records import Dispatchable
 from servicekit.postgres.database import Database
 

@@ -35,14 +35,12 @@ def database_url(value: str) -> str:
     if not value.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
         raise ValueError(f"expected a URL like {DATABASE_FORM}")
     value = value.replace("postgres://", "postgresql://", 1)
-    from sqlalchemy import exc
-
     from servicekit.postgres.address import keywords
 
     try:
         found = keywords(value)
         is_good = _is_readable(value, found)
-    except (ValueError, exc.ArgumentError):
+    except ValueError:
         is_good = False
     if not is_good:
         raise ValueError(

@@ -12,7 +12,7 @@ from alembic import command
 
 from devstack.postgres import Postgres
 from executor_service import app
-from executor_service.models import BLANK, shows_nothing
+from executor_service.predicates import BLANK, shows_nothing
 from servicekit.blanks import BLANKS, is_blank
 from servicekit.postgres import migrations
 

@@ -17,7 +17,7 @@ from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 
-from runs_service.models import PLAYBOOKS, RUN_TYPES, STATUSES
+from runs_service.predicates import PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.queries import RunQueries
 from runs_service.store import Filters, RunStore
 from servicekit.errors import Reason, ServiceError
