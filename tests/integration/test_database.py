@@ -4,9 +4,10 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -22,7 +23,7 @@ from runs_service.models import metadata as runs_metadata
 from servicekit.background.tasks import running
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres import migrations, revisions
-from servicekit.postgres.database import Connection, Database
+from servicekit.postgres.database import Database
 from servicekit.postgres.notifications import Listener, Notifier
 from servicekit.postgres.pool import CONNECT_TIMEOUT
 from tests.support.forking import Forks
@@ -80,24 +81,20 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_conne
         query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'test' ORDER BY pid"
         return [row.pid for row in await runs_database.fetch_all(query)]
 
-    async def sleep(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
-        async with kind() as connection:
-            sleeping.set()
-            await connection.execute("SELECT pg_sleep(30)")
+    async def in_transaction(statement: str) -> None:
+        async with runs_database.transaction() as connection:
+            await connection.execute(statement)
 
-    sleeping = asyncio.Event()
     before = await backends()
-    for kind in (runs_database.autocommit, runs_database.transaction):
-        sleeping.clear()
-        task = asyncio.create_task(sleep(kind))
-        await sleeping.wait()
+    for execute in (runs_database.execute, in_transaction):
+        task: asyncio.Task[Any] = asyncio.create_task(execute("SELECT pg_sleep(30)"))
         await eventually(lambda: is_asleep(runs_database_url))
         task.cancel()
         await asyncio.wait([task], timeout=5)
         assert task.cancelled()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await sleep(kind)
+                await execute("SELECT pg_sleep(30)")
     assert await backends() == before
 
 
@@ -183,9 +180,11 @@ async def test_a_frozen_server_is_reported_within_the_bound_and_used_again_when_
 async def test_a_primary_that_takes_no_writes_any_more_is_reported_as_unavailable_and_left(
     runs_database: Database, runs_database_url: str
 ) -> None:
-    async def write(kind: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
-        async with kind() as connection:
-            await connection.execute("UPDATE runs.runs SET status = status")
+    write = "UPDATE runs.runs SET status = status"
+
+    async def in_transaction(statement: str) -> None:
+        async with runs_database.transaction() as connection:
+            await connection.execute(statement)
 
     def demote(demoted: bool) -> None:
         with psycopg.connect(runs_database_url, autocommit=True) as admin:
@@ -195,13 +194,13 @@ async def test_a_primary_that_takes_no_writes_any_more_is_reported_as_unavailabl
 
     demote(True)
     try:
-        for kind in (runs_database.autocommit, runs_database.transaction):
+        for execute in (runs_database.execute, in_transaction):
             with pytest.raises(ServiceError) as failure:
-                await write(kind)
+                await execute(write)
             assert failure.value.reason is Reason.DATABASE_UNAVAILABLE
     finally:
         demote(False)
-    await write(runs_database.transaction)  # over a new connection: the old one would stay read-only for ever
+    await in_transaction(write)  # over a new connection: the old one would stay read-only for ever
 
 
 async def test_a_statement_longer_than_the_bound_is_given_up(postgres_server: Postgres) -> None:
