@@ -8,6 +8,7 @@ import pytest
 
 from executor_service.models import metadata
 from tests.support.broker import delete_queues
+from tests.support.certificates import Authority
 from tests.support.executor import Bench
 from tests.support.forking import Forks
 
@@ -33,6 +34,17 @@ async def other(bench: Bench) -> AsyncIterator[Bench]:
     """Another replica beside `bench`: same database, clock and provider."""
     async with Bench(bench.url, clock=bench.clock, provider=bench.provider, owner="two") as other:
         yield other
+
+
+@pytest.fixture(scope="session")
+def _authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def few_authorities(_authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP clients trust one authority: to read the machine's hundreds takes longer than most tests that need none."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(_authority.file))
 
 
 @pytest.fixture(scope="session")

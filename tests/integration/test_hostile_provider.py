@@ -35,7 +35,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-async def build(server: OpenAIServer) -> AsyncIterator[Build]:
+async def build(server: OpenAIServer, few_authorities: None) -> AsyncIterator[Build]:
     built: list[SuggestionProvider] = []
 
     async def sleep(_: float) -> None:

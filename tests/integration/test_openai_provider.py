@@ -51,7 +51,7 @@ Build = Callable[..., SuggestionProvider]
 
 
 @pytest.fixture
-async def build(running_server: OpenAIServer, waits: Waits) -> AsyncIterator[Build]:
+async def build(running_server: OpenAIServer, waits: Waits, few_authorities: None) -> AsyncIterator[Build]:
     built: list[SuggestionProvider] = []
 
     def build(**settings: Any) -> SuggestionProvider:
