@@ -18,6 +18,11 @@ from servicekit.health_probe import is_serving
 from .test_devstack import wait_until, wait_until_gone
 
 COMMAND = [sys.executable, "-m", "runs_client", "up"]
+OPENAI = {
+    "OPENAI_API_KEY": "sk-0123456789",
+    "OPENAI_BASE_URL": "http://user:secret@127.0.0.1:9/v1",
+    "AI_MODEL": "m-1",
+}
 
 
 class Up:
@@ -76,9 +81,11 @@ def ports() -> list[str]:
 def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path, ports: list[str]) -> None:
     runs, executor = (f"{HOST}:{port}" for port in ports)
     options = ("--runs-port", ports[0], "--executor-port", ports[1])
-    with up(tmp_path, *options) as first:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
+    with up(tmp_path, *options, env=clean) as first:
         assert runs in first.ready_line
         assert executor in first.ready_line
+        assert "suggestions by the offline template writer; set OPENAI_API_KEY" in first.ready_line
         assert is_serving(runs)
         assert is_serving(executor)
         info = DataDir(tmp_path).info()
@@ -106,7 +113,10 @@ def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
 ) -> None:
     folder = stack_folder()
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker", "--auth", "disabled")
-    with up(folder, *options) as killed:
+    with up(folder, *options, env=os.environ | OPENAI) as killed:
+        assert "suggestions by OpenAI's model m-1 at 127.0.0.1" in killed.ready_line
+        assert "sk-" not in killed.ready_line
+        assert "secret" not in killed.ready_line
         killed.end(signal.SIGKILL)
         assert DataDir(folder).info() is None
         if sys.platform == "linux":
@@ -127,7 +137,8 @@ def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
 ) -> None:
     folder = stack_folder()
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
-    with up(folder, *options) as ending:
+    with up(folder, *options, env=os.environ | OPENAI | {"AI_PROVIDER": "offline"}) as ending:
+        assert "suggestions by the offline template writer" in ending.ready_line
         for _ in range(4):
             ending.kill_executor()
             assert ending.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
@@ -138,31 +149,6 @@ def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
         assert f"the end of {folder}/logs/executor-service.log:" in errors
         assert "serving at" in errors
     wait_until_gone(ending.pids)
-
-
-@pytest.mark.parametrize(
-    ("env", "writer"),
-    [
-        ({}, "suggestions by the offline template writer; set OPENAI_API_KEY to have a model write them"),
-        ({"OPENAI_API_KEY": "sk-0123456789", "AI_MODEL": "m-1"}, "suggestions by OpenAI's model m-1"),
-        (
-            {"OPENAI_API_KEY": "sk-0123456789", "OPENAI_BASE_URL": "http://user:secret@127.0.0.1:9/v1"},
-            "suggestions by OpenAI at 127.0.0.1",
-        ),
-        ({"OPENAI_API_KEY": "sk-0123456789", "AI_PROVIDER": "offline"}, "suggestions by the offline template writer"),
-    ],
-    ids=str,
-)
-def test_the_ready_line_says_who_writes(
-    env: dict[str, str], writer: str, stack_folder: Callable[[], Path], ports: list[str]
-) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
-    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
-    with up(stack_folder(), *options, env=clean | env) as running:
-        assert writer in running.ready_line
-        assert "sk-" not in running.ready_line
-        assert "secret" not in running.ready_line
-        assert running.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(
