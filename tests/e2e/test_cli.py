@@ -620,13 +620,3 @@ class TestCLI_001_Demo:
             "improved-shop-catalog-2.csv",
         ):
             assert words in printed
-
-    def test_it_shows_progress_bars_at_a_terminal(self, new_cli: NewCli, tmp_path: Path) -> None:
-        two = "Handle,Title,Price\r\ntent,Tent,1\r\nlamp,Lamp,2\r\n"
-        (tmp_path / "two.csv").write_bytes(two.encode())
-        code, written = new_cli(tmp_path).at_a_terminal("demo", "--catalog", "two.csv")
-        assert code == 0, written
-        assert "━━━" in written
-        first, *others = (tmp_path / "improved-two.csv").read_bytes().decode().splitlines(keepends=True)
-        assert first == "Handle,Title,Price,SEO Title,SEO Description\r\n"
-        assert [line.split(",")[:3] for line in others] == [["tent", "Tent", "1"], ["lamp", "Lamp", "2"]]

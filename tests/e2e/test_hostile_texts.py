@@ -69,9 +69,19 @@ def catalog(folder: Path) -> Path:
     return file
 
 
-def test_PRT_003_demo_with_hostile_titles(new_cli: NewCli, tmp_path: Path) -> None:
-    code, written = new_cli(tmp_path).at_a_terminal("demo", "--catalog", catalog(tmp_path))
+def rows(file: Path) -> list[list[str]]:
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.reader(opened))
+
+
+def test_PRT_003_demo_with_hostile_titles_shows_progress_bars_and_text(new_cli: NewCli, tmp_path: Path) -> None:
+    original = catalog(tmp_path)
+    code, written = new_cli(tmp_path).at_a_terminal("demo", "--catalog", original)
     assert code == 0, written
+    assert "━━━" in written
+    before, after = rows(original), rows(tmp_path / "improved-evil.csv")
+    assert [row[:3] for row in after] == [row[:3] for row in before]
+    assert all(all(row[3:]) for row in after)
     plain = folded(assert_obeys_nothing(written))
     assert r"\x1b]52;c;cHduZWQ=\x07\x9d0;x\x9c\x1b[2J" in plain
     assert "[red][link=file:///etc]x[/link]:smile:" in plain
