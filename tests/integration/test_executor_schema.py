@@ -1,9 +1,7 @@
 """The executor's tables, and who may bring them about."""
 
-import os
-import subprocess
-import sys
 from hashlib import md5
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -15,18 +13,19 @@ from executor_service import app
 from executor_service.predicates import BLANK, shows_nothing
 from servicekit.blanks import BLANKS, is_blank
 from servicekit.postgres import migrations
+from tests.support.forking import Forks
 
 
 def test_the_migrations_lead_to_the_models(executor_database: str) -> None:
     command.check(migrations.config(executor_database, app.MIGRATIONS))
 
 
-def test_many_may_migrate_at_once(postgres_server: Postgres) -> None:
+def test_many_may_migrate_at_once(postgres_server: Postgres, executor_forks: Forks, tmp_path: Path) -> None:
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE migrated_by_many")
     url = postgres_server.url(database="migrated_by_many")
-    env = os.environ | {"EXECUTOR_DATABASE_URL": url, "AUTH_MODE": "disabled"}
-    migrators = [subprocess.Popen([sys.executable, "-m", "executor_service", "migrate"], env=env) for _ in range(3)]
+    env = {"EXECUTOR_DATABASE_URL": url, "AUTH_MODE": "disabled"}
+    migrators = [executor_forks.run(tmp_path / f"log-{n}", "migrate", env=env) for n in range(3)]
     assert [migrator.wait(60) for migrator in migrators] == [0, 0, 0]
 
     configuration = migrations.config(url, app.MIGRATIONS)

@@ -1,10 +1,7 @@
 """A service on a database that it cannot work with: what its health check, its calls and its log say."""
 
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST
+from devstack.postgres import Postgres
 from executor_service import app as executor_app
 from executor_service.settings import ExecutorSettings
 from runs_client.client import RunsClient
@@ -29,12 +27,21 @@ from runs_service.settings import RunsSettings
 from servicekit.errors import error_info
 from servicekit.postgres import migrations
 from servicekit.rpc.server import Server
+from tests.conftest import new_database
+from tests.support.forking import Forks
+from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE
 from tests.support.proxy import Proxy
 from tests.support.runs_process import serving
 from tests.support.waiting import eventually
 
 SERVICES = pytest.mark.parametrize("service", ["runs", "executor"])
 SCRIPTS = {"runs": runs_app.MIGRATIONS, "executor": executor_app.MIGRATIONS}
+
+
+@pytest.fixture
+def migrated_database_url(service: str, postgres_server: Postgres) -> Iterator[str]:
+    """The URL of a database with the tables of the test's service."""
+    yield from new_database(postgres_server, template=RUNS_TEMPLATE if service == "runs" else EXECUTOR_TEMPLATE)
 
 
 def entered(service: str, url: str, **settings: str) -> AbstractAsyncContextManager[Server]:
@@ -104,9 +111,8 @@ async def test_a_schema_that_is_not_ours_is_no_service_and_the_log_names_the_com
 
 
 @SERVICES
-async def test_a_role_without_the_schema_is_a_mismatch(service: str, empty_database_url: str) -> None:
-    migrations.upgrade(empty_database_url, SCRIPTS[service])
-    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+async def test_a_role_without_the_schema_is_a_mismatch(service: str, migrated_database_url: str) -> None:
+    with psycopg.connect(migrated_database_url, autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS stranger")
         connection.execute("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
         connection.execute(f"GRANT CONNECT ON DATABASE {connection.info.dbname} TO stranger")
@@ -114,15 +120,14 @@ async def test_a_role_without_the_schema_is_a_mismatch(service: str, empty_datab
     async with entered(service, url) as server, grpc.aio.insecure_channel(server.address) as channel:
         assert not await serving(channel)
         assert (await refusal(service, channel))[1] == "SCHEMA_MISMATCH"
-    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+    with psycopg.connect(migrated_database_url, autocommit=True) as connection:
         connection.execute("DROP OWNED BY stranger")
         connection.execute("DROP ROLE stranger")
 
 
 @SERVICES
-async def test_health_follows_whether_the_database_can_be_reached(service: str, empty_database_url: str) -> None:
-    migrations.upgrade(empty_database_url, SCRIPTS[service])
-    with psycopg.connect(empty_database_url) as connection:
+async def test_health_follows_whether_the_database_can_be_reached(service: str, migrated_database_url: str) -> None:
+    with psycopg.connect(migrated_database_url) as connection:
         port, name = connection.info.port, connection.info.dbname
         user, password = connection.info.user, connection.info.password
     async with Proxy(f"{HOST}:{port}") as proxy:
@@ -153,11 +158,10 @@ async def test_a_command_says_that_a_service_which_answers_cannot_serve(service:
 
 @SERVICES
 async def test_a_broker_that_is_away_has_a_health_check_of_its_own(
-    service: str, empty_database_url: str, caplog: pytest.LogCaptureFixture
+    service: str, migrated_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    migrations.upgrade(empty_database_url, SCRIPTS[service])
     async with (
-        entered(service, empty_database_url, broker_url=f"redis://:hidden@{HOST}:1/0") as server,
+        entered(service, migrated_database_url, broker_url=f"redis://:hidden@{HOST}:1/0") as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         assert await serving(channel)
@@ -169,24 +173,22 @@ async def test_a_broker_that_is_away_has_a_health_check_of_its_own(
 
 @SERVICES
 def test_migrate_needs_the_database_url_only_and_says_what_it_did(
-    service: str, empty_database_url: str, tmp_path: Path
+    service: str, empty_database_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    def migrate() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"{service}_service", "migrate"],
-            env={"PATH": os.environ["PATH"], f"{service.upper()}_DATABASE_URL": empty_database_url},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    forks: Forks = request.getfixturevalue(f"{service}_forks")
+
+    def migrate() -> tuple[int, str]:
+        """Return the exit code and what it wrote."""
+        log = tmp_path / "log"
+        ended = forks.run(log, "migrate", env={f"{service.upper()}_DATABASE_URL": empty_database_url}).wait(60)
+        return ended, log.read_text()
 
     head = sorted(file.name[:4] for file in (SCRIPTS[service] / "versions").glob("0*.py"))[-1]
-    first = migrate()
-    assert (first.returncode, first.stdout) == (0, f"schema {service}: nothing → {head}\n"), first.stderr
-    assert migrate().stdout == f"schema {service}: {head}, nothing to do\n"
+    assert migrate() == (0, f"schema {service}: nothing → {head}\n")
+    assert migrate() == (0, f"schema {service}: {head}, nothing to do\n")
     with psycopg.connect(empty_database_url) as connection:
         connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0999'")
-    newer = migrate()
-    assert newer.returncode == 1
-    assert newer.stderr.count("\n") == 1
-    assert "newer release" in newer.stderr
+    code, written = migrate()
+    assert code == 1
+    assert written.count("\n") == 1
+    assert "newer release" in written

@@ -196,13 +196,21 @@ def _client() -> Command:
 def _executor() -> Command:
     from executor_service.__main__ import main
 
+    _load_migrations()
     return main
 
 
 def _runs() -> Command:
     from runs_service.__main__ import main
 
+    _load_migrations()
     return main
+
+
+def _load_migrations() -> None:
+    """Load what `migrate` loads as late as it can."""
+    for late in ("servicekit.postgres.migrations", "alembic.command"):
+        importlib.import_module(late)
 
 
 COMMANDS: Mapping[str, Callable[[], Command]] = {
