@@ -123,13 +123,13 @@ class Connection:
 
         Ends when all is sent, or the server hangs up or takes nothing more for `patience` seconds.
         """
-        waiting, sent = dict(bodies), 0
+        waiting, sent = {stream: memoryview(body) for stream, body in bodies.items()}, 0
         while waiting:
             for stream, body in list(waiting.items()):
                 window = min(self._windows.get(stream, self._initial), self._window)
                 part = body[: max(0, min(window, 16_384))]
                 if part:
-                    self.send(frame(DATA, 0, stream, part))
+                    self.send(frame(DATA, 0, stream, bytes(part)))
                     sent += len(part)
                     self._window -= len(part)
                     self._windows[stream] = self._windows.get(stream, self._initial) - len(part)
