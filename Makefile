@@ -27,9 +27,8 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## all tests but the fault suite (5 minutes on two cores)
-	$(BIN)/pytest -q -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-	$(BIN)/pytest -q -m alone
+test: setup ## all tests but the fault suite (3 minutes on two cores)
+	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (8 minutes)
 	$(BIN)/pytest -q tests/faults

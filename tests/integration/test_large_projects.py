@@ -14,8 +14,6 @@ from tests.support.crowd import insert_products, longest_hold
 from tests.support.executor import Bench
 from tests.support.shop import TITLES, scope_of
 
-pytestmark = pytest.mark.alone  # it measures for how long the loop is held, by whatever thread
-
 LARGE = 200_000
 LARGEST = 400_000
 # Seconds. What an estimate does on the loop does not depend on the project; 400,000 ids alone would take 50 ms.
@@ -33,7 +31,7 @@ def _no_collections() -> Iterator[None]:
 
 
 async def shortest(attempts: int, do: Callable[[], Awaitable[object]], *, enough: float) -> float:
-    """Return the shortest of several longest holds: the machine's other work takes its time as well.
+    """Return the shortest of several longest holds: on a busy machine the same work takes longer.
 
     The first that is shorter than `enough` is taken.
     """

@@ -56,6 +56,12 @@ class ServiceProcess:
         """The resident memory in bytes."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """How long it has worked so far, on all its threads."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def lines(self) -> list[dict[str, Any]]:
         """Return the log, a line each; fails when there is anything else in it but gRPC's own lines."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
