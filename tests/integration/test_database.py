@@ -1,7 +1,6 @@
 """Database, Listener, Notifier and migrations over a real PostgreSQL that is not always there."""
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +26,6 @@ from servicekit.postgres.database import Database
 from servicekit.postgres.notifications import Listener, Notifier
 from servicekit.postgres.pool import CONNECT_TIMEOUT
 from tests.support.forking import Forks
-from tests.support.migrating import upgrade_together
 from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
 
@@ -383,16 +381,10 @@ def test_both_services_migrate_one_database_side_by_side(empty_database_url: str
         command.check(migrations.config(empty_database_url, scripts))
 
 
-def test_many_processes_migrate_at_once(empty_database_url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(4)
-    arguments = (empty_database_url, runs_app.MIGRATIONS, barrier)
-    processes = [context.Process(target=upgrade_together, args=arguments) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+def test_many_processes_migrate_at_once(empty_database_url: str, runs_forks: Forks, tmp_path: Path) -> None:
+    env = {"RUNS_DATABASE_URL": empty_database_url}
+    migrators = [runs_forks.run(tmp_path / f"log-{number}", "migrate", env=env) for number in range(4)]
+    assert [migrator.wait(60) for migrator in migrators] == [0] * 4
     assert "runs" in tables(empty_database_url, "runs")
 
 

@@ -23,7 +23,7 @@ from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 
 MB = 1024 * 1024
-GROWTH = 100 * MB  # four requests at once, each with 4 MB of an answer in a few shapes; unbounded it takes gigabytes
+GROWTH = 100 * MB  # two requests at once, each with 4 MB of an answer in a few shapes; unbounded it takes gigabytes
 DEADLINE = 60  # seconds
 
 
@@ -127,10 +127,10 @@ class ExecutorProcess:
         self._process, self._target, self._log = process, target, log
 
     async def run(self) -> Any:
-        """Execute a preview of 40 products; return how it ended."""
+        """Execute a preview of 20 products; return how it ended."""
         async with grpc.aio.insecure_channel(self._target) as channel:
             call = ExecutorServiceStub(channel).ExecuteRun(
-                pb.ExecuteRunRequest(job=RunJob.FromString(job(sample=40).body)), wait_for_ready=True, timeout=DEADLINE
+                pb.ExecuteRunRequest(job=RunJob.FromString(job(sample=20).body)), wait_for_ready=True, timeout=DEADLINE
             )
             return [response async for response in call][-1].event
 
@@ -171,7 +171,7 @@ def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> It
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_answer_makes_the_executor_grow(executor: ExecutorProcess, openai: OpenAIServer, bench: Bench) -> None:
-    await bench.stock(40)
+    await bench.stock(20)
     openai.behave(Behaviour(status=400))
     await executor.run()  # what is loaded and filled the first time is in there now
     before = executor.memory("VmRSS")
