@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Workers of `make test`. Each has servers of its own, copied from what the first one prepares, and often waits.
-WORKERS ?= 4
+# Workers of `make test`. Each has servers of its own, copied from what the first one prepares, and half of its time is
+# waiting: six keep two cores busy.
+WORKERS ?= 6
 BENCH_STAMP := $(VENV)/.installed-bench
 # Compiled modules are kept: the suite starts a hundred processes.
 unexport PYTHONDONTWRITEBYTECODE
