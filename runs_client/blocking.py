@@ -157,6 +157,7 @@ class BlockingRunsClient(BlockingClient[RunsClient]):
 
     create = _call(RunsClient.create)
     get = _call(RunsClient.get)
+    queue_problem = _call(RunsClient.queue_problem)
     cancel = _call(RunsClient.cancel)
     retry = _call(RunsClient.retry)
     list = _iteration(RunsClient.list)

@@ -38,6 +38,8 @@ def in_words(violation: Any, message: Any) -> str:
         words = "must not be empty" if value == 1 else f"must have at least {value:,} {things}"
     elif rule == "in":
         words = f"must be {_alternatives([one for one in value if one])}"
+    elif rule_id == "string.not_in":
+        words = f"must not be {_alternatives(list(value))}"
     elif rule == "pattern":
         words = _PATTERNS.get(value, "has a character that is not allowed there, or too many")
     elif kind in ("enum", "int32", "int64"):

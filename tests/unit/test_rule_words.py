@@ -44,6 +44,8 @@ def bad_scalars(field: FieldDescriptor, rules: Any) -> Iterator[Any]:
         yield from ("7",) if rules.ignore else ("", "7")
     if getattr(text, "in"):
         yield "other"
+    if text.not_in:
+        yield text.not_in[0]
     if text.HasField("pattern"):
         yield from ("a b", "x" * 100)
     if text.HasField("not_contains"):
@@ -107,7 +109,8 @@ def test_rules_of_every_kind_are_broken() -> None:
     }
     # Another kind of rule in a proto needs words in rule_words.py, and a bad value here.
     assert kinds == {
-        *("string.min_len", "string.max_len", "string.uuid", "string.in", "string.pattern", "string.not_contains"),
+        *("string.min_len", "string.max_len", "string.uuid", "string.in", "string.not_in", "string.pattern"),
+        "string.not_contains",
         *("int32.gte", "int32.lte", "int64.gte", "int64.lte", "enum.defined_only", "enum.not_in"),
         *("repeated.min_items", "repeated.max_items", "repeated.items", "timestamp.gte", "timestamp.lt"),
     }
