@@ -1,12 +1,11 @@
 """The composition root of runs_service: the only place that constructs things."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import add_RunsServiceServicer_to_server
 
 from runs_service.delivery.cancellation import Canceller
@@ -24,7 +23,10 @@ from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
 from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from runs_service.store import RunStore
-from runs_service.watching.hub import CHANGES_CHANNEL, Watchers, hints
+from runs_service.watching.announcer import Announcer
+from runs_service.watching.hub import CHANGES_CHANNEL, Watchers
+from runs_service.watching.project_stream import ProjectStream
+from runs_service.watching.projects import ProjectWatchers
 from runs_service.watching.stream import RunStream
 from servicekit.auth.tokens import ServiceTokens
 from servicekit.background.tasks import LAST_STEPS, Worker, force_exit_after, running, stop_signal
@@ -32,7 +34,7 @@ from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
-from servicekit.postgres.notifications import Listener, Notifier
+from servicekit.postgres.notifications import Listener
 from servicekit.postgres.schema import Schema
 from servicekit.rpc.channel import open_channel
 from servicekit.rpc.server import Registration, Server
@@ -94,21 +96,16 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         executor = ExecutorClient(channel, tokens)
 
         watchers = Watchers(store.history)
-        notifier = Notifier(database, CHANGES_CHANNEL)
-
-        def announce(changes: Sequence[Run]) -> None:
-            watchers.deliver(changes)
-            notifier.notify(hints(changes))
-
-        events = EventApplier(store, clock, announce=announce)
+        project_watchers = ProjectWatchers(store.changes)
+        announcer = Announcer(database, watchers, project_watchers)
+        events = EventApplier(store, clock, announce=announcer.changed)
         workers: list[Worker] = [
-            watchers,
-            notifier,
+            *announcer.workers,
             Listener(
                 settings.listen_database_url or settings.database_url,
                 CHANGES_CHANNEL,
-                on_notification=watchers.on_notification,
-                on_gap=watchers.wake_all,
+                on_notification=announcer.on_notification,
+                on_gap=announcer.on_gap,
                 answer_timeout=ANSWER_TIMEOUT,
             ),
         ]
@@ -128,15 +125,16 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
 
         dispatcher = Dispatcher(jobs, InlineExecution(executor, store, events), fallback=settings.runs_inline_fallback)
         interval = min(MAINTENANCE_INTERVAL, settings.runs_reconcile_seconds)
-        canceller = Canceller(store, executor, events, clock, announce=announce, interval=interval)
-        runs = Runs(store, queries, dispatcher, canceller, clock)
+        canceller = Canceller(store, executor, events, clock, announce=announcer.changed, interval=interval)
+        runs = Runs(store, queries, dispatcher, canceller, clock, announce=announcer.created)
         maintenance: list[Worker] = [
             canceller,
-            DeadlineKeeper(store, executor, events, clock, canceller, announce=announce, interval=interval),
+            DeadlineKeeper(store, executor, events, clock, canceller, announce=announcer.changed, interval=interval),
             OutboxSweeper(store, dispatcher, interval=interval),
             Reconciler(store, executor, events, dispatcher, interval=interval),
         ]
-        servicer = RunsServicer(runs, queries, RunStream(queries, watchers), executor, parts.get("broker", ()))
+        streams = RunStream(queries, watchers), ProjectStream(store, project_watchers)
+        servicer = RunsServicer(runs, queries, *streams, executor, parts.get("broker", ()))
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
         server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts)
@@ -144,20 +142,25 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(*workers, runs.creations, *maintenance))
         await server.start()
-        stack.push_async_callback(_end_calls, server, watchers, dispatcher)
+        stack.push_async_callback(_end_calls, server, watchers, project_watchers, dispatcher)
         yield server
 
 
-async def _end_calls(server: Server, watchers: Watchers, dispatcher: Dispatcher) -> None:
+async def _end_calls(
+    server: Server, watchers: Watchers, project_watchers: ProjectWatchers, dispatcher: Dispatcher
+) -> None:
     """Refuse new calls, answer those that wait for a run, and give the rest a moment to end."""
     await server.drain()
-    watchers.end(
-        ServiceError(
-            Reason.SHUTTING_DOWN,
-            "this server is stopping; watch again with the after_sequence you have",
-            retry_after=timedelta(seconds=1),
-        )
-    )
+    watchers.end(_stopping("the after_sequence you have"))
+    project_watchers.end(_stopping("the position you have as `after`"))
     dispatcher.release()
     await server.stop(GRACE)
     await dispatcher.close()
+
+
+def _stopping(resume: str) -> ServiceError:
+    return ServiceError(
+        Reason.SHUTTING_DOWN,
+        f"this server is stopping; watch again with {resume}",
+        retry_after=timedelta(seconds=1),
+    )

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, UUID
 
 from runs_service.predicates import ACTIVE, HOLDS_KEY, STATUSES, STOP_PENDING, UNDISPATCHED
+from servicekit.postgres.snapshots import Xid8
 
 SCHEMA = "runs"
 metadata = sa.MetaData(schema=SCHEMA)
@@ -71,4 +72,16 @@ run_events = sa.Table(
     sa.Column("run_id", UUID, sa.ForeignKey("runs.runs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("sequence", sa.BigInteger, primary_key=True),
     sa.Column("run", BYTEA, nullable=False),  # playbooks.runs.v1.Run as it was at this sequence
+    # For those who watch a project: whose change it is, and the transaction that made it.
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("xid", Xid8, nullable=False, server_default=sa.text("pg_current_xact_id()")),
+    sa.Index("run_events_by_transaction", "project_id", "xid"),
+)
+
+# The newest change of a project that was deleted; a trigger keeps it, whoever deletes.
+expired_changes = sa.Table(
+    "expired_changes",
+    metadata,
+    sa.Column("project_id", sa.Text, primary_key=True),
+    sa.Column("xid", Xid8, nullable=False),
 )

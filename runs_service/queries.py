@@ -42,7 +42,10 @@ class RunQueries:
         ]  # fmt: skip
         before = None
         if page_token:
-            before = _position(*page_tokens.decode(page_token, query=query, parts=2))
+            try:
+                before = listed_at(*page_tokens.decode(page_token, query=query, parts=2))
+            except ValueError as error:
+                raise page_tokens.refused() from error
         runs = await self._store.runs.page(filters, limit=limit + 1, offset=offset, before=before)
         if len(runs) <= limit:
             return runs, ""
@@ -83,8 +86,8 @@ def run_not_found(project_id: str, run_id: str) -> ServiceError:
     )
 
 
-def _position(created_at: str, run_id: str) -> tuple[datetime, UUID]:
-    """Return the place that a page token names. Raises ServiceError (PAGE_TOKEN_INVALID) unless we wrote it like that.
+def listed_at(created_at: str, run_id: str) -> tuple[datetime, UUID]:
+    """Return the place of a run in a list, as tokens name it. Raises ValueError unless we wrote it like that.
 
     Other spellings of a time may have no time zone, or one that leads out of the years that there are.
     """
@@ -92,9 +95,9 @@ def _position(created_at: str, run_id: str) -> tuple[datetime, UUID]:
     try:
         time.FromJsonString(created_at)
         place = time.ToDatetime(UTC), UUID(run_id)
-        written.FromDatetime(place[0])
-        if (written.ToJsonString(), str(place[1])) != (created_at, run_id):
-            raise ValueError
-    except (ValueError, OverflowError) as error:
-        raise page_tokens.refused() from error
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
+    written.FromDatetime(place[0])
+    if (written.ToJsonString(), str(place[1])) != (created_at, run_id):
+        raise ValueError("another spelling")
     return place

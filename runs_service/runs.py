@@ -1,7 +1,7 @@
 """Creating, retrying and cancelling runs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -52,16 +52,24 @@ class RunWanted(NamedTuple):
 
 
 class Runs:
-    """Changes runs as their owners ask. Needs `creations` to run."""
+    """Changes runs as their owners ask, and announces those it creates. Needs `creations` to run."""
 
     def __init__(
-        self, store: RunStore, queries: RunQueries, dispatcher: Dispatcher, canceller: Canceller, clock: Clock
+        self,
+        store: RunStore,
+        queries: RunQueries,
+        dispatcher: Dispatcher,
+        canceller: Canceller,
+        clock: Clock,
+        *,
+        announce: Callable[[Sequence[Run]], None],
     ) -> None:
         self._store = store
         self._queries = queries
         self._dispatcher = dispatcher
         self._canceller = canceller
         self._clock = clock
+        self._announce = announce
         self.creations: Batcher[RunWanted, Admitted] = Batcher(
             self._create_many, limit=CREATE_BATCH, max_linger=MAX_LINGER
         )
@@ -116,6 +124,7 @@ class Runs:
         self._dispatcher.dispatch(
             [Dispatchable(stored.run, new.request_id) for new, stored in results if stored.is_new]
         )
+        self._announce([stored.run for _, stored in results if stored.is_new])
         with logs.joined():
             outcomes = iter([_outcome(new, stored) for new, stored in results])
         return [next(outcomes) if isinstance(new, NewRun) else new for new in made]

@@ -13,6 +13,7 @@ from runs_service.permissions import role_for
 from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.store import Filters
+from runs_service.watching.project_stream import ProjectStream
 from runs_service.watching.stream import RunStream
 from servicekit.auth.principals import current_principal
 from servicekit.rpc.interceptors.base import Context
@@ -34,12 +35,14 @@ class RunsServicer(RunsServiceServicer):
         runs: Runs,
         queries: RunQueries,
         streams: RunStream,
+        project_streams: ProjectStream,
         executor: ExecutorClient,
         broker: Sequence[Outage] = (),
     ) -> None:
         self._runs = runs
         self._queries = queries
         self._streams = streams
+        self._project_streams = project_streams
         self._executor = executor
         self._broker = broker
 
@@ -73,6 +76,15 @@ class RunsServicer(RunsServiceServicer):
         """Stream a run's changes. Writes to the context, as servicekit's interceptors want it."""
         after = request.after_sequence if request.HasField("after_sequence") else None
         await self._streams.serve(request.project_id, _run_id(request), after=after, write=context.write)
+
+    async def WatchRuns(self, request: pb.WatchRunsRequest, context: Context) -> None:  # type: ignore[override]
+        """Stream the changes of a project's runs. Writes to the context, as servicekit's interceptors want it."""
+        filters = Filters(
+            project_id=request.project_id,
+            playbook_id=request.playbook_id,
+            run_type=Run.Type.Name(request.run_type) if request.run_type else "",
+        )
+        await self._project_streams.serve(filters, after=request.after, write=context.write)
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         """Cancel a run."""

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     IDEMPOTENCY_KEY_REUSED = auto()
     RUN_NOT_RETRYABLE = auto()
     SEQUENCE_EXPIRED = auto()
+    POSITION_EXPIRED = auto()
     WATCHER_TOO_SLOW = auto()
     TOO_MANY_CALLS = auto()
     DATABASE_UNAVAILABLE = auto()
@@ -60,6 +61,7 @@ STATUS_CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.IDEMPOTENCY_KEY_REUSED: grpc.StatusCode.ALREADY_EXISTS,
     Reason.RUN_NOT_RETRYABLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SEQUENCE_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
+    Reason.POSITION_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.WATCHER_TOO_SLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_CALLS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

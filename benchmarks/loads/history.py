@@ -104,8 +104,8 @@ WITH kinds AS MATERIALIZED (
            to_timestamp(at + 9), to_timestamp(at + 600)
     FROM made
 )
-INSERT INTO runs.run_events (run_id, sequence, run)
-SELECT id, sequence, head || rest
+INSERT INTO runs.run_events (run_id, sequence, run, project_id)
+SELECT id, sequence, head || rest, project_id
 FROM made, LATERAL (VALUES (1, queued), (2, running), (3, ended)) AS change (sequence, rest)
 """
 

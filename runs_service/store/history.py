@@ -124,12 +124,13 @@ class History:
              AS after (id, old_number, old_status, event_number, status, scope_id, run)
              JOIN locked USING (id)
         WHERE runs.id = after.id AND runs.event_number = after.old_number AND runs.status = after.old_status
-        RETURNING runs.id
+        RETURNING runs.id, runs.project_id
     ), history AS (
-        INSERT INTO runs.run_events (run_id, sequence, run)
-        SELECT step.* FROM unnest(CAST(%(event_ids)b AS uuid[]), CAST(%(sequences)b AS bigint[]),
-                                  CAST(%(event_runs)b AS bytea[])) AS step (run_id, sequence, run)
-        WHERE step.run_id IN (SELECT id FROM changed)
+        INSERT INTO runs.run_events (run_id, sequence, run, project_id)
+        SELECT step.*, changed.project_id
+        FROM unnest(CAST(%(event_ids)b AS uuid[]), CAST(%(sequences)b AS bigint[]),
+                    CAST(%(event_runs)b AS bytea[])) AS step (run_id, sequence, run)
+             JOIN changed ON changed.id = step.run_id
     )
     SELECT id FROM changed"""
 

@@ -63,9 +63,9 @@ class Runs:
              AS wanted (id, project_id, playbook_id, run_type, scope_id, created_at, run, request_id,
                         dedup_key, frees_on_success, fingerprint, deadline_at)
         ON CONFLICT (project_id, dedup_key) WHERE {HOLDS_KEY} DO NOTHING
-        RETURNING id, run
+        RETURNING id, run, project_id
     ), history AS (
-        INSERT INTO runs.run_events (run_id, sequence, run) SELECT id, 1, run FROM inserted
+        INSERT INTO runs.run_events (run_id, sequence, run, project_id) SELECT id, 1, run, project_id FROM inserted
     )
     SELECT id FROM inserted"""
 
@@ -166,9 +166,18 @@ class Runs:
     ORDER BY runs.created_at DESC, runs.id DESC"""
 
     async def page(
-        self, filters: Filters, *, limit: int, offset: int, before: tuple[datetime, UUID] | None
+        self,
+        filters: Filters,
+        *,
+        limit: int,
+        offset: int = 0,
+        before: tuple[datetime, UUID] | None = None,
+        querier: Querier | None = None,
     ) -> list[Run]:
-        """Return up to `limit` runs, newest first, after skipping `offset`; only those older than `before`."""
+        """Return up to `limit` runs, newest first, after skipping `offset`; only those older than `before`.
+
+        `querier`: where the statement runs, if not by itself.
+        """
         parameters: dict[str, object] = {"project_id": filters.project_id, "limit": limit, "offset": offset}
         older = ""
         if before is not None:
@@ -187,4 +196,4 @@ class Runs:
             parameters |= {column: [wanted[column]] if column in wanted else list(kinds[column]) for column in kinds}
             parameters["reach"] = offset + limit
             statement = self._PAGE_OF_KINDS.format(older=older)
-        return [Run.FromString(row.run) for row in await self._database.fetch_all(statement, parameters)]
+        return [Run.FromString(row.run) for row in await (querier or self._database).fetch_all(statement, parameters)]

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from playbooks.runs.v1.run_pb2 import Run
+
 from runs_service.messages import NewRun
 from runs_service.store.calls import Calls
+from runs_service.store.changes import Changes
 from runs_service.store.history import History
 from runs_service.store.outbox import Outbox
-from runs_service.store.records import Stored
+from runs_service.store.records import Filters, Stored
 from runs_service.store.runs import Runs
 from runs_service.store.stops import Stops
 from runs_service.store.version_cache import VersionCache
 from servicekit.postgres.database import Database
+from servicekit.postgres.snapshots import Snapshot
 
 
 class RunStore:
@@ -21,10 +25,12 @@ class RunStore:
     """
 
     def __init__(self, database: Database, *, reconcile_after: timedelta) -> None:
+        self._database = database
         versions = VersionCache()
         self.runs = Runs(database, versions, reconcile_after=reconcile_after)
         self.calls = Calls(database, self.runs)
         self.history = History(database, versions, reconcile_after=reconcile_after)
+        self.changes = Changes(database)
         self.outbox = Outbox(database, reconcile_after=reconcile_after)
         self.stops = Stops(database)
 
@@ -40,3 +46,13 @@ class RunStore:
         outcomes = iter(await self.runs.create(plain) if plain else [])
         outcomes_of_calls = iter(await self.calls.create(named))
         return [next(outcomes_of_calls if new.call else outcomes) for new in wanted]
+
+    _ONE_VIEW = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+    _SNAPSHOT = "SELECT CAST(pg_current_snapshot() AS text) AS snapshot"
+
+    async def newest(self, filters: Filters, *, limit: int) -> tuple[Snapshot, list[Run]]:
+        """Return the newest runs, and the snapshot that sees them as they are returned."""
+        async with self._database.transaction() as connection:
+            await connection.execute(self._ONE_VIEW)
+            row = await connection.fetch_one(self._SNAPSHOT)
+            return Snapshot.parse(row.snapshot), await self.runs.page(filters, limit=limit, querier=connection)

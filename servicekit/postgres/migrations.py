@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from servicekit.postgres.address import keywords, password
 from servicekit.postgres.pool import CONNECT_TIMEOUT
+from servicekit.postgres.snapshots import Xid8
 from servicekit.telemetry.outages import first_line
 
 REPORT = "report"  # the attribute of Alembic's configuration that says what was done
@@ -63,6 +64,8 @@ def run_environment(metadata: MetaData) -> None:
         poolclass=pool.NullPool,
         creator=lambda: psycopg.connect(**{**keywords(url), "connect_timeout": CONNECT_TIMEOUT}),
     )
+    known = {**getattr(engine.dialect, "ischema_names", {}), "xid8": Xid8}  # SQLAlchemy does not know it
+    vars(engine.dialect)["ischema_names"] = known
     with engine.begin() as connection:
         # The role's limits are for the service: an index of a large table takes its time, and so does waiting for it.
         connection.execute(text("SET LOCAL statement_timeout = 0"))

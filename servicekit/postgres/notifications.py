@@ -103,11 +103,11 @@ class Listener(Worker):
 
 
 class Notifier(Conflator[str, None]):
-    """Notifies other processes on `channel`, off the write path: what comes in while one NOTIFY is under way goes
-    out with the next. When the database fails, hints are dropped."""
+    """Notifies other processes on `channel`, off the write path: what comes in while one NOTIFY is under way, and for
+    `pause` seconds after it, goes out with the next. When the database fails, hints are dropped."""
 
-    def __init__(self, database: Database, channel: str) -> None:
-        super().__init__(limit=WORDS, pause=PAUSE)
+    def __init__(self, database: Database, channel: str, *, pause: float = PAUSE) -> None:
+        super().__init__(limit=WORDS, pause=pause)
         self._database = database
         self._channel = channel
 

@@ -20,13 +20,13 @@ def encode(position: list[str], *, query: list[str]) -> str:
     return base64.urlsafe_b64encode(_digest(body, query) + body).rstrip(b"=").decode()
 
 
-def decode(token: str, *, query: list[str], parts: int = 1) -> list[str]:
-    """Return the position in `token`: a list of `parts` texts without NUL.
+def decode(token: str, *, query: list[str], parts: int = 1, longest: int = MAX_CHARACTERS) -> list[str]:
+    """Return the position in `token`, of at most `longest` characters: a list of `parts` texts without NUL.
 
     Raises ServiceError (PAGE_TOKEN_INVALID) when it was altered, made up, or belongs to another query. The caller has
     to check the parts: anyone can make a token with any text in it.
     """
-    if len(token) > MAX_CHARACTERS:
+    if len(token) > longest:
         raise refused()
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)

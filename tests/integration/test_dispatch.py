@@ -54,7 +54,7 @@ async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[D
     jobs = JobPublisher(publisher, store)
     nothing: Any = None  # neither executes inline nor cancels
     dispatcher = Dispatcher(jobs, nothing, fallback=False)
-    runs = Runs(store, RunQueries(store), dispatcher, canceller=nothing, clock=SystemClock())
+    runs = Runs(store, RunQueries(store), dispatcher, canceller=nothing, clock=SystemClock(), announce=lambda _: None)
     async with running(jobs.marks, jobs.batcher, runs.creations):
         yield Desk(store, runs, dispatcher, jobs, runs_database, (url, queue))
         await dispatcher.close()

@@ -32,7 +32,8 @@ class TokenExpiry(CallInterceptor):
                 raise
             raise ServiceError(
                 Reason.TOKEN_EXPIRED,
-                "the token has expired while the stream was open; get a new one and resume with the last sequence",
+                "the token has expired while the stream was open; get a new one and resume with the last sequence or "
+                "position",
             ) from None
 
 

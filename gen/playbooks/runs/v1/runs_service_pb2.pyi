@@ -324,6 +324,97 @@ class WatchRunResponse(_message.Message):
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
 
 @_typing.final
+class WatchRunsRequest(_message.Message):
+    """Which runs to watch, and where to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PLAYBOOK_ID_FIELD_NUMBER: _builtins.int
+    RUN_TYPE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project (shop)."""
+    playbook_id: _builtins.str
+    """The following two filter; left out: all."""
+    run_type: _run_pb2.Run.Type.ValueType
+    """What the run does."""
+    after: _builtins.str
+    """The position of a message, with the same filters: no list, but what comes after that message."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        playbook_id: _builtins.str = ...,
+        run_type: _run_pb2.Run.Type.ValueType = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "playbook_id", b"playbook_id", "project_id", b"project_id", "run_type", b"run_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunsRequest: _TypeAlias = WatchRunsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRunsResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchRunsResponse._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: WatchRunsResponse._Kind.ValueType  # 0
+        """Unset."""
+        SNAPSHOT: WatchRunsResponse._Kind.ValueType  # 1
+        """One of the newest runs, as it was when the stream began."""
+        UPDATED: WatchRunsResponse._Kind.ValueType  # 2
+        """A run as it was after a change; `sequence` numbers the changes of a run."""
+        BOOKMARK: WatchRunsResponse._Kind.ValueType  # 3
+        """No run, but a position: the list of SNAPSHOTs has ended, or nothing was sent for 15 seconds."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: WatchRunsResponse.Kind.ValueType  # 0
+    """Unset."""
+    SNAPSHOT: WatchRunsResponse.Kind.ValueType  # 1
+    """One of the newest runs, as it was when the stream began."""
+    UPDATED: WatchRunsResponse.Kind.ValueType  # 2
+    """A run as it was after a change; `sequence` numbers the changes of a run."""
+    BOOKMARK: WatchRunsResponse.Kind.ValueType  # 3
+    """No run, but a position: the list of SNAPSHOTs has ended, or nothing was sent for 15 seconds."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    kind: Global___WatchRunsResponse.Kind.ValueType
+    """The kind of this message."""
+    position: _builtins.str
+    """Resumes after this message. Opaque, a few hundred characters, valid with the same filters only."""
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run; unset in a BOOKMARK."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___WatchRunsResponse.Kind.ValueType = ...,
+        run: _run_pb2.Run | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "position", b"position", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunsResponse: _TypeAlias = WatchRunsResponse  # noqa: Y015
+
+@_typing.final
 class CancelRunRequest(_message.Message):
     """Names a run."""
 

@@ -46,7 +46,7 @@ class RunsServiceStub:
     NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
     ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
     FAILED_PRECONDITION RUN_NOT_RETRYABLE
-    OUT_OF_RANGE        SEQUENCE_EXPIRED
+    OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
     RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
     UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
     UNIMPLEMENTED       METHOD_UNKNOWN
@@ -79,6 +79,11 @@ class RunsServiceStub:
                 '/playbooks.runs.v1.RunsService/WatchRun',
                 request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunResponse.FromString,
+                _registered_method=True)
+        self.WatchRuns = channel.unary_stream(
+                '/playbooks.runs.v1.RunsService/WatchRuns',
+                request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsRequest.SerializeToString,
+                response_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsResponse.FromString,
                 _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/playbooks.runs.v1.RunsService/CancelRun',
@@ -123,7 +128,7 @@ class RunsServiceServicer:
     NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
     ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
     FAILED_PRECONDITION RUN_NOT_RETRYABLE
-    OUT_OF_RANGE        SEQUENCE_EXPIRED
+    OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
     RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
     UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
     UNIMPLEMENTED       METHOD_UNKNOWN
@@ -164,6 +169,23 @@ class RunsServiceServicer:
         Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
         oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
         UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRuns(self, request, context):
+        """The changes of all runs of a project, each once, for pages and services that follow many runs. Those of one run come
+        in order. The stream goes on until its caller ends it.
+
+        Without `after`: first the newest 100 runs as they are (SNAPSHOT, newest first), then a BOOKMARK that ends this
+        list, then an UPDATED for each change that is committed after it. With `after`: what comes after that message and
+        nothing else. Keep the newest `position` that you were sent, and resume with it, at any replica.
+
+        Role: VIEWER. OUT_OF_RANGE / POSITION_EXPIRED: `after` is older than what is kept, or of another database; start
+        again without it. INVALID_ARGUMENT / VALIDATION_FAILED: `after` was altered, or sent with other filters.
+        RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
+        token expired while the stream was open; resume with a new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,6 +261,11 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunRequest.FromString,
                     response_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunResponse.SerializeToString,
             ),
+            'WatchRuns': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRuns,
+                    request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsRequest.FromString,
+                    response_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsResponse.SerializeToString,
+            ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
                     request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.CancelRunRequest.FromString,
@@ -288,7 +315,7 @@ class RunsService:
     NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
     ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
     FAILED_PRECONDITION RUN_NOT_RETRYABLE
-    OUT_OF_RANGE        SEQUENCE_EXPIRED
+    OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
     RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
     UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
     UNIMPLEMENTED       METHOD_UNKNOWN
@@ -394,6 +421,33 @@ class RunsService:
             '/playbooks.runs.v1.RunsService/WatchRun',
             playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunRequest.SerializeToString,
             playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/playbooks.runs.v1.RunsService/WatchRuns',
+            playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsRequest.SerializeToString,
+            playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,7 +47,7 @@ class RunsServiceStub:
       NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
       ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
       FAILED_PRECONDITION RUN_NOT_RETRYABLE
-      OUT_OF_RANGE        SEQUENCE_EXPIRED
+      OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
       RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
       UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
       UNIMPLEMENTED       METHOD_UNKNOWN
@@ -78,6 +78,19 @@ class RunsServiceStub:
     Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
     oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
     UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
+    """
+    WatchRuns: _grpc.UnaryStreamMultiCallable[_runs_service_pb2.WatchRunsRequest, _runs_service_pb2.WatchRunsResponse]
+    """The changes of all runs of a project, each once, for pages and services that follow many runs. Those of one run come
+    in order. The stream goes on until its caller ends it.
+
+    Without `after`: first the newest 100 runs as they are (SNAPSHOT, newest first), then a BOOKMARK that ends this
+    list, then an UPDATED for each change that is committed after it. With `after`: what comes after that message and
+    nothing else. Keep the newest `position` that you were sent, and resume with it, at any replica.
+
+    Role: VIEWER. OUT_OF_RANGE / POSITION_EXPIRED: `after` is older than what is kept, or of another database; start
+    again without it. INVALID_ARGUMENT / VALIDATION_FAILED: `after` was altered, or sent with other filters.
+    RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
+    token expired while the stream was open; resume with a new one.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]
     """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
@@ -133,7 +146,7 @@ class RunsServiceAsyncStub(RunsServiceStub):
       NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
       ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
       FAILED_PRECONDITION RUN_NOT_RETRYABLE
-      OUT_OF_RANGE        SEQUENCE_EXPIRED
+      OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
       RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
       UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
       UNIMPLEMENTED       METHOD_UNKNOWN
@@ -161,6 +174,19 @@ class RunsServiceAsyncStub(RunsServiceStub):
     Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
     oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
     UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
+    """
+    WatchRuns: _aio.UnaryStreamMultiCallable[_runs_service_pb2.WatchRunsRequest, _runs_service_pb2.WatchRunsResponse]  # type: ignore[assignment]
+    """The changes of all runs of a project, each once, for pages and services that follow many runs. Those of one run come
+    in order. The stream goes on until its caller ends it.
+
+    Without `after`: first the newest 100 runs as they are (SNAPSHOT, newest first), then a BOOKMARK that ends this
+    list, then an UPDATED for each change that is committed after it. With `after`: what comes after that message and
+    nothing else. Keep the newest `position` that you were sent, and resume with it, at any replica.
+
+    Role: VIEWER. OUT_OF_RANGE / POSITION_EXPIRED: `after` is older than what is kept, or of another database; start
+    again without it. INVALID_ARGUMENT / VALIDATION_FAILED: `after` was altered, or sent with other filters.
+    RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
+    token expired while the stream was open; resume with a new one.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
@@ -215,7 +241,7 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
       NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
       ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
       FAILED_PRECONDITION RUN_NOT_RETRYABLE
-      OUT_OF_RANGE        SEQUENCE_EXPIRED
+      OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
       RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
       UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
       UNIMPLEMENTED       METHOD_UNKNOWN
@@ -265,6 +291,25 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         Role: VIEWER. OUT_OF_RANGE / SEQUENCE_EXPIRED: after_sequence is older than what is kept; metadata
         oldest_sequence. RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume.
         UNAUTHENTICATED / TOKEN_EXPIRED: the token expired while the stream was open; resume with a new one.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRuns(
+        self,
+        request: _runs_service_pb2.WatchRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_runs_service_pb2.WatchRunsResponse], _abc.AsyncIterator[_runs_service_pb2.WatchRunsResponse]]:
+        """The changes of all runs of a project, each once, for pages and services that follow many runs. Those of one run come
+        in order. The stream goes on until its caller ends it.
+
+        Without `after`: first the newest 100 runs as they are (SNAPSHOT, newest first), then a BOOKMARK that ends this
+        list, then an UPDATED for each change that is committed after it. With `after`: what comes after that message and
+        nothing else. Keep the newest `position` that you were sent, and resume with it, at any replica.
+
+        Role: VIEWER. OUT_OF_RANGE / POSITION_EXPIRED: `after` is older than what is kept, or of another database; start
+        again without it. INVALID_ARGUMENT / VALIDATION_FAILED: `after` was altered, or sent with other filters.
+        RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
+        token expired while the stream was open; resume with a new one.
         """
 
     @_abc_1.abstractmethod
