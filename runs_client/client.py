@@ -18,11 +18,15 @@ from playbooks.runs.v1.runs_service_pb2 import (
     RetryRunRequest,
     RetryRunResponse,
     WatchRunResponse,
+    WatchRunsRequest,
+    WatchRunsResponse,
 )
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
+from runs_client.project_watch import ProjectWatch
+from runs_client.resuming import GIVE_UP_AFTER, IDLE_TIMEOUT
 from runs_client.service_client import ServiceClient
-from runs_client.watch import GIVE_UP_AFTER, IDLE_TIMEOUT, RunWatch
+from runs_client.watch import RunWatch
 
 RUN_TIMEOUT = 600.0  # seconds, of a call that may wait for a run: without a broker, CreateRun does too
 PAGE = 100  # runs
@@ -174,6 +178,33 @@ class RunsClient(ServiceClient):
             after_sequence=after_sequence,
             idle_timeout=idle_timeout,
             give_up_after=give_up_after,
+        ).responses()
+
+    def watch_all(
+        self,
+        project_id: str,
+        *,
+        playbook_id: str = "",
+        run_type: Run.Type.ValueType = Run.TYPE_UNSPECIFIED,
+        after: str = "",
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
+    ) -> AsyncGenerator[WatchRunsResponse, None]:
+        """Yield the changes of all the project's runs that match the filters, without an end, over any number of
+        connections: each once, those of one run in order.
+
+        It begins with the newest 100 runs (SNAPSHOT) and a BOOKMARK; with `after`, the `position` of a message that was
+        yielded before, with what came after that message. When that is no longer kept (POSITION_EXPIRED), it goes on
+        from a new list of SNAPSHOTs: runs that are not in it may have changed meanwhile. A BOOKMARK has a position and
+        no run. A connection without a message for `idle_timeout` seconds is replaced. A caller that stops does so under
+        contextlib.aclosing, which ends the call.
+
+        Raises ServiceCallError: WATCHER_TOO_SLOW, SHUTTING_DOWN and lost connections only when the service did not
+        answer for `give_up_after` seconds.
+        """
+        request = WatchRunsRequest(project_id=project_id, playbook_id=playbook_id, run_type=run_type, after=after)
+        return ProjectWatch(
+            self._connection, self._stub, request, idle_timeout=idle_timeout, give_up_after=give_up_after
         ).responses()
 
     async def preview(

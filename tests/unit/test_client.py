@@ -28,7 +28,7 @@ from runs_client.service_client import ServiceClient
 from servicekit import errors
 
 Context = grpc.aio.ServicerContext
-Stream = Callable[[pb.WatchRunRequest, Context], Awaitable[None]]
+Stream = Callable[[Any, Context], Awaitable[None]]
 MakesRun = pb.CreateRunRequest | pb.PreviewPlaybookRequest | pb.ApplyPlaybookRequest
 
 RUNNING, SUCCEEDED = Run.RUNNING, Run.SUCCEEDED
@@ -64,6 +64,7 @@ class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
         self.streams = list(streams)
         self.run = run or Run()
         self.asked: list[int | None] = []
+        self.watched_all: list[pb.WatchRunsRequest] = []
         self.ended = asyncio.Event()
         self.calls = 0
         self.batches: list[int] = []
@@ -78,6 +79,10 @@ class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
             await self.streams.pop(0)(request, context)
         finally:
             self.ended.set()
+
+    async def WatchRuns(self, request: pb.WatchRunsRequest, context: Context) -> None:  # type: ignore[override]
+        self.watched_all.append(request)
+        await self.streams.pop(0)(request, context)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:  # type: ignore[override]
         self.calls += 1
@@ -153,7 +158,7 @@ async def watched(script: Script, **how: Any) -> list[tuple[str, int]]:
         ]
 
 
-def sending(*responses: pb.WatchRunResponse, then: grpc.StatusCode | None = None, reason: str = "") -> Stream:
+def sending(*responses: Message, then: grpc.StatusCode | None = None, reason: str = "") -> Stream:
     async def stream(request: pb.WatchRunRequest, context: Context) -> None:
         for response in responses:
             await context.write(response)
@@ -342,6 +347,69 @@ class TestWatch:
         script = Script(dead, sending(change(UPDATED, 2, SUCCEEDED)))
         assert await watched(script, idle_timeout=0.2) == [("SNAPSHOT", 1), ("UPDATED", 2)]
         assert script.asked == [None, 1]
+
+
+def told(kind: pb.WatchRunsResponse.Kind.ValueType, position: str, run: Run | None = None) -> pb.WatchRunsResponse:
+    return pb.WatchRunsResponse(kind=kind, position=position, run=run)
+
+
+class TestWatchAll:
+    LIST = told(pb.WatchRunsResponse.SNAPSHOT, "a", Run(id="r"))
+    CHANGE = told(pb.WatchRunsResponse.UPDATED, "b", Run(id="r", sequence=2))
+    BOOKMARK = told(pb.WatchRunsResponse.BOOKMARK, "c")
+
+    async def watched(self, script: Script, *, last: str = "z", **how: Any) -> list[str]:
+        """Return the positions of what came, up to the `last` one."""
+        positions: list[str] = []
+        async with (
+            serving(script) as target,
+            RunsClient(target) as client,
+            aclosing(client.watch_all("p", **how)) as responses,
+        ):
+            async for response in responses:
+                positions.append(response.position)
+                if response.position == last:
+                    break
+        return positions
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW"),
+            (grpc.StatusCode.INTERNAL, ""),
+            (None, ""),
+        ],
+    )
+    async def test_it_resumes_after_the_last_message_it_saw(self, code: grpc.StatusCode | None, reason: str) -> None:
+        end = told(pb.WatchRunsResponse.UPDATED, "z", Run(id="r"))
+        script = Script(
+            sending(self.LIST, then=code, reason=reason),
+            sending(self.CHANGE, self.BOOKMARK, then=code, reason=reason),
+            sending(then=code, reason=reason),
+            sending(end),
+        )
+        assert await self.watched(script, run_type=Run.APPLY) == ["a", "b", "c", "z"]
+        assert [request.after for request in script.watched_all] == ["", "a", "c", "c"]
+        assert {request.run_type for request in script.watched_all} == {Run.APPLY}
+
+    async def test_it_starts_after_the_given_position_and_over_when_that_is_no_longer_kept(self) -> None:
+        script = Script(
+            sending(then=grpc.StatusCode.OUT_OF_RANGE, reason="POSITION_EXPIRED"), sending(self.LIST, self.BOOKMARK)
+        )
+        assert await self.watched(script, last="c", after="old") == ["a", "c"]
+        assert [request.after for request in script.watched_all] == ["old", ""]
+
+    @pytest.mark.parametrize("reason", ["VALIDATION_FAILED", "POSITION_EXPIRED"])
+    async def test_a_refusal_is_raised(self, reason: str) -> None:
+        script = Script(sending(then=grpc.StatusCode.OUT_OF_RANGE, reason=reason))
+        with pytest.raises(ServiceCallError, match=reason):
+            await self.watched(script)
+        assert len(script.watched_all) == 1
+
+    async def test_streams_that_are_cut_before_a_message_do_not_make_it_give_up(self) -> None:
+        cut = sending(then=grpc.StatusCode.UNAVAILABLE)
+        assert await self.watched(Script(cut, cut, sending(self.BOOKMARK)), last="c", give_up_after=0) == ["c"]
 
 
 class TestCalls:

@@ -1,0 +1,99 @@
+"""What watches have in common: a stream that is opened again where it was cut."""
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from runs_client.connection import Connection, Metadata
+from runs_client.errors import ServiceCallError
+
+IDLE_TIMEOUT = 45.0  # seconds without a message, three heartbeats, after which the connection counts as dead
+FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between connections
+GIVE_UP_AFTER = 60.0  # seconds without an answer of the service
+
+_TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# What a connection that is cut in the middle looks like, when no service gave a reason.
+_CUT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
+
+Response = TypeVar("Response")
+
+
+class ResumingWatch(ABC, Generic[Response]):
+    """A watcher over any number of connections.
+
+    A kind of watch says how a stream is opened where the watcher is, and what moves that place on.
+    """
+
+    def __init__(self, connection: Connection, *, idle_timeout: float, give_up_after: float) -> None:
+        self._connection = connection
+        self._idle_timeout = idle_timeout
+        self._give_up_after = give_up_after
+        self._metadata: Metadata = ()  # what the last stream was opened with
+        self._last_answer_at = asyncio.get_running_loop().time()
+        self._delay = FIRST_DELAY
+
+    @abstractmethod
+    def _open(self, metadata: Metadata) -> Any:
+        """Return the call of a stream that goes on where the watcher is."""
+
+    @abstractmethod
+    def _advance(self, response: Response) -> None:
+        """Move the watcher's place behind this message."""
+
+    @abstractmethod
+    async def _ask(self) -> None:
+        """Make a call that any service answers at once. Raises ServiceCallError."""
+
+    async def _one_stream(self) -> AsyncGenerator[Response, None]:
+        """Yield the messages of one call, until it ends or is cut."""
+        self._metadata = await self._connection.metadata()
+        call = self._open(self._metadata)
+        try:
+            while True:
+                async with asyncio.timeout(self._idle_timeout):
+                    response = await call.read()
+                if response is grpc.aio.EOF:
+                    return
+                self._advance(response)
+                self._last_answer_at = asyncio.get_running_loop().time()
+                self._delay = FIRST_DELAY
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise ServiceCallError.from_call(error, self._connection.target) from error
+        except TimeoutError as error:
+            raise self._unavailable(f"nothing came for {self._idle_timeout:.0f} s, not even a heartbeat") from error
+        finally:
+            call.cancel()
+
+    def _unavailable(self, message: str) -> ServiceCallError:
+        return ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", message, target=self._connection.target)
+
+    async def _can_resume(self, error: ServiceCallError) -> bool:
+        """Whether another stream may do better: the connection was cut, or the token has expired and there is a new
+        one."""
+        if error.code in _TRANSIENT or (error.code in _CUT and not error.reason):
+            return True
+        return error.reason == "TOKEN_EXPIRED" and await self._connection.metadata() != self._metadata
+
+    async def _pause(self, failure: ServiceCallError) -> None:
+        """Wait before the next connection, longer each time; raise `failure` when the service is away for too long."""
+        if asyncio.get_running_loop().time() - self._last_answer_at > self._give_up_after:
+            await self._require_answer(failure)
+        await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311  # spreads watchers, hides nothing
+        self._delay = min(self._delay * 2, LONGEST_DELAY)
+
+    async def _require_answer(self, failure: ServiceCallError) -> None:
+        """Raise `failure` unless the service answers.
+
+        Streams that are cut before the first heartbeat have no message while nothing happens: that does not mean that
+        the service is away.
+        """
+        try:
+            await self._ask()
+        except ServiceCallError:
+            raise failure from None
+        self._last_answer_at = asyncio.get_running_loop().time()
