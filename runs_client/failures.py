@@ -18,6 +18,7 @@ _COMMANDS = {
     "GetRun": "get",
     "ListRuns": "list",
     "WatchRun": "watch",
+    "WatchRuns": "watch",
     "CancelRun": "cancel",
     "RetryRun": "retry",
     "PreviewPlaybook": "create --type PREVIEW_GENERATE",

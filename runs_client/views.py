@@ -53,13 +53,7 @@ class LineView(AbstractContextManager["LineView"]):
         """Print a change; a heartbeat is none."""
         if response.kind == WatchRunResponse.HEARTBEAT:
             return
-        run = response.run
-        parts = [f"#{run.sequence}", f"{run.updated_at.ToJsonString()}", _label(run), status_name(run)]
-        if run.progress.total:
-            parts.append(f"{run.progress.completed}/{run.progress.total}")
-        if run.attempt > 1:
-            parts.append(f"attempt {run.attempt}")
-        say("  ".join(parts))
+        say(change_line(response.run))
 
     def note(self, line: str) -> None:
         """Print the line."""
@@ -160,6 +154,16 @@ async def follow(
 def outcome_line(run: Run, outcome: str) -> Text:
     """Return a run's last line: its status in colour, and what came of it."""
     return Text.assemble(shown(status_name(run), COLOURS.get(run.status, "")), shown(f"  {outcome}"))
+
+
+def change_line(run: Run) -> str:
+    """Return a change in one line, without the run's id."""
+    parts = [f"#{run.sequence}", f"{run.updated_at.ToJsonString()}", _label(run), status_name(run)]
+    if run.progress.total:
+        parts.append(f"{run.progress.completed}/{run.progress.total}")
+    if run.attempt > 1:
+        parts.append(f"attempt {run.attempt}")
+    return "  ".join(parts)
 
 
 def _label(run: Run) -> str:

@@ -32,6 +32,9 @@ def named_or_left_out(value: str | None) -> str | None:
 
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project's id.", callback=named)]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", callback=named)]
+OptionalRunArgument = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="The run's id.", callback=named_or_left_out, show_default=False)
+]
 KeyOption = Annotated[
     str | None,
     typer.Option("--key", help="Idempotency key. [default: derived from the request]", callback=named_or_left_out),

@@ -77,6 +77,10 @@ BAD: list[tuple[str, Message, str]] = [
     ("ListRuns", runs.ListRunsRequest(project_id=P, page_token="ü"), "page_token"),
     ("WatchRun", runs.WatchRunRequest(project_id=P, run_id="1234"), "run_id"),
     ("WatchRun", runs.WatchRunRequest(project_id=P, run_id=ID, after_sequence=-1), "after_sequence"),
+    ("WatchRuns", runs.WatchRunsRequest(project_id=P, playbook_id="x"), "playbook_id"),
+    ("WatchRuns", runs.WatchRunsRequest(project_id=P, run_type=77), "run_type"),  # type: ignore[arg-type]
+    ("WatchRuns", runs.WatchRunsRequest(project_id=P, after="made-up"), "after"),
+    ("WatchRuns", runs.WatchRunsRequest(project_id=P, after="x" * 16_385), "after"),
     ("CreateRun", create(meta=RunMeta(deadline_seconds=0)), "meta.deadline_seconds"),
     ("CreateRun", create(meta=RunMeta(deadline_seconds=86_401)), "meta.deadline_seconds"),
     ("CancelRun", runs.CancelRunRequest(project_id=P, run_id="x"), "run_id"),

@@ -183,6 +183,55 @@ class TestCLI_001_Looking:
         assert cli.json("get", run["id"]) == [run] == cli.json("list", "--type", "PREVIEW_GENERATE", "--limit", "1")
         assert cli.json("list", "--status", "FAILED") == []
 
+    def test_a_watch_without_a_run_follows_the_project(self, seen: Seen, openai: OpenAIServer) -> None:
+        cli, run = seen
+        watching = cli.popen("watch", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert watching.stdout is not None
+        try:
+            first = next(iter(watching.stdout.readline, ""))
+            assert first.startswith(f"{run['id']}  #{run['sequence']}  ")
+            assert first.endswith("preview SEO titles  SUCCEEDED  3/3\n")
+            create = ("--playbook", "missing_seo_description", "--type", "PREVIEW_GENERATE")
+            (answer,) = cli.json("create", *create)
+            new = answer["run"]["id"]
+            cli("watch", new)
+            (ended,) = cli.json("get", new)
+            changes = list(itertools.islice(iter(watching.stdout.readline, ""), int(ended["sequence"])))
+            assert [line.split()[:2] for line in changes] == [[new, f"#{n + 1}"] for n in range(len(changes))]
+            assert "SUCCEEDED" in changes[-1]
+        finally:
+            watching.send_signal(signal.SIGINT)
+            watching.communicate(timeout=30)
+
+    def test_a_projects_watch_resumes_after_a_position(self, seen: Seen) -> None:
+        cli, run = seen
+        watching = cli.popen("watch", "--json", "--playbook", "missing_seo_title", stdout=subprocess.PIPE)
+        try:
+            assert watching.stdout is not None
+            snapshot, bookmark = (json.loads(line) for line in itertools.islice(watching.stdout, 2))
+        finally:
+            watching.send_signal(signal.SIGINT)
+            watching.communicate(timeout=30)
+        assert (snapshot["kind"], snapshot["run"]) == ("SNAPSHOT", run)
+        assert (bookmark["kind"], "run" in bookmark) == ("BOOKMARK", False)
+        resumed = cli.popen("watch", "--json", "--playbook", "missing_seo_title", "--after", snapshot["position"],
+                            stdout=subprocess.PIPE)  # fmt: skip
+        try:
+            assert resumed.stdout is not None
+            assert json.loads(resumed.stdout.readline()) == bookmark
+        finally:
+            resumed.send_signal(signal.SIGINT)
+            resumed.communicate(timeout=30)
+
+    @pytest.mark.parametrize(
+        "arguments", [["--after-sequence", "1"], ["RUN", "--after", "x"], ["RUN", "--type", "APPLY"]], ids=" ".join
+    )
+    def test_options_of_the_other_watch_are_refused(self, arguments: list[str], seen: Seen) -> None:
+        cli, run = seen
+        finished = cli("watch", *(run["id"] if argument == "RUN" else argument for argument in arguments))
+        assert finished.returncode == 2
+        assert "it goes with" in finished.stderr
+
     def test_get_and_list_are_readable(self, seen: Seen) -> None:
         cli, run = seen
         details = cli.ok("get", run["id"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import grpc
@@ -137,3 +138,35 @@ async def test_WAT_001_a_client_that_goes_away_frees_the_server(shop: Shop, open
     await eventually(lambda: freed() == request_ids)
     await shop.cancel(run.id)
     assert (await shop.ended(run)).status == Run.CANCELLED
+
+
+async def test_WAT_002_a_projects_watchers_on_both_replicas_see_every_run_begin_and_end(shop: Shop) -> None:
+    """Whatever process created a run or took its events, and without the help of the poll's second."""
+    await shop.stock(3)
+    request = pb.WatchRunsRequest(project_id=shop.project)
+    async with AsyncExitStack() as stack:
+        calls = []
+        for replica in (0, 1):
+            call = shop.runs(replica).WatchRuns(request, metadata=shop.auth()["metadata"], timeout=60)
+            stack.callback(call.cancel)
+            assert (await call.read()).kind == pb.WatchRunsResponse.BOOKMARK
+            calls.append(call)
+        runs = [(await shop.create(Run.PREVIEW_GENERATE, replica=n % 2, idempotency_key=f"k{n}")).run for n in range(4)]
+        ended = [await shop.ended(run) for run in runs]
+        expected = {(run.id, sequence) for run in ended for sequence in range(1, run.sequence + 1)}
+        for call in calls:
+            seen = [await call.read() for _ in expected]
+            assert {(message.run.id, message.run.sequence) for message in seen} == expected
+            assert [message.run for message in seen if message.run.status in TERMINAL] != []
+            assert {message.kind for message in seen} == {pb.WatchRunsResponse.UPDATED}
+            for run in ended:
+                changes = [message.run for message in seen if message.run.id == run.id]
+                assert [change.sequence for change in changes] == list(range(1, run.sequence + 1))
+                assert changes[-1] == run
+        # What one replica sent is resumed at the other.
+        request.after = seen[0].position
+        resumed = shop.runs(0).WatchRuns(request, metadata=shop.auth()["metadata"], timeout=60)
+        stack.callback(resumed.cancel)
+        assert {((message := await resumed.read()).run.id, message.run.sequence) for _ in seen[1:]} == {
+            (message.run.id, message.run.sequence) for message in seen[1:]
+        }
