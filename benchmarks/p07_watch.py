@@ -23,6 +23,10 @@ REQUESTS_AT_ONCE, DELAY = 4, 0.06  # of the executor, and seconds each takes: so
 STARTING_DELAY = 5.0  # seconds a request takes at first, so that no draft ends before the last one begins
 WINDOW = 3.0  # seconds of a round
 AT_ONCE = 8  # calls while everything is set up
+PROJECTS, STREAMS_A_PROJECT = 100, 10  # of WatchRuns, beside these at the end
+
+ALL_P99 = "WatchRuns beside them, p99 in ms"
+BESIDE_P99 = "p99 beside WatchRuns, in ms"
 
 CLAIM = Claim(
     id="P7",
@@ -32,6 +36,8 @@ CLAIM = Claim(
     figures=[
         Figure("p99 from commit to receipt, in ms", must=150, beyond=50, better="lower"),
         Figure("server memory a stream, in kB", must=60, beyond=30, better="lower"),
+        Figure(ALL_P99, better="lower"),
+        Figure(BESIDE_P99, better="lower"),
     ],
 )
 
@@ -46,6 +52,9 @@ class Found:
     memory: list[float] = field(default_factory=list)  # kB a stream
     server: list[float] = field(default_factory=list)  # share of a core
     client: list[float] = field(default_factory=list)
+    all_p99: list[float] = field(default_factory=list)  # of the WatchRuns streams
+    beside_p99: list[float] = field(default_factory=list)  # of the others, meanwhile
+    all_rate: list[float] = field(default_factory=list)
 
 
 def measure(options: Options) -> Results:
@@ -61,6 +70,16 @@ def measure(options: Options) -> Results:
         spec = {"target": stack.runs_target, "token": stack.token("*", "VIEWER"), "connections": CONNECTIONS}
         with Load("benchmarks.loads.watchers", spec) as watchers:
             found = _rounds(stack, watchers, [[run.project_id, run.id] for run in drafts], options.rounds)
+            projects = [run.project_id for run in drafts][:PROJECTS] * STREAMS_A_PROJECT
+            with Load("benchmarks.loads.project_watchers", spec) as followers:
+                _beside(
+                    watchers,
+                    followers,
+                    projects,
+                    streams=count * STREAMS_A_RUN,
+                    rounds=options.rounds,
+                    found=found,
+                )
             provider.behave()
             watchers.send("end")
             ended = watchers.receive()
@@ -68,13 +87,19 @@ def measure(options: Options) -> Results:
         require(ended == {"ended": expected, "problems": []}, f"{expected} whole streams were due: {ended}")
         _require_drafted(stack, count)
     return Results(
-        ratios={CLAIM.figures[0].name: found.p99, CLAIM.figures[1].name: found.memory},
+        ratios={
+            CLAIM.figures[0].name: found.p99,
+            CLAIM.figures[1].name: found.memory,
+            ALL_P99: found.all_p99,
+            BESIDE_P99: found.beside_p99,
+        },
         absolutes=[
             Absolute("p99 from commit to receipt", "ms", found.p99),
             Absolute("median from commit to receipt", "ms", found.p50),
             Absolute("changes received", "messages/s", found.rate),
             Absolute("runs_service", "share of a core", found.server),
             Absolute("client", "share of a core", found.client),
+            Absolute("changes received over WatchRuns", "messages/s", found.all_rate),
         ],
         notes=[
             f"Real runs: {count} drafts take turns at the provider, which makes about one change of a run every "
@@ -85,6 +110,8 @@ def measure(options: Options) -> Results:
             f"Memory: resident set of runs_service with all streams open, at the end of each round, less what it was "
             f"with {count * WARM} streams open, divided by the streams that came in between.",
             "Every stream was followed to its end: no gap, nothing twice, SUCCEEDED.",
+            f"Beside: after these rounds {PROJECTS * STREAMS_A_PROJECT:,} WatchRuns streams over {PROJECTS} of the "
+            "projects, for as many rounds more, from another client process; every run in them gapless.",
         ],
     )
 
@@ -115,6 +142,33 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
         found.client.append((arrived["cpu"] - last["cpu"]) / elapsed)
         busy, clock, last = spent, clock + elapsed, arrived
     return found
+
+
+def _beside(watchers: Load, followers: Load, projects: list[str], *, streams: int, rounds: int, found: Found) -> None:
+    """Open WatchRuns streams beside those of the runs, and look at what arrives in both."""
+    followers.send({"watch": projects})
+    _arrived(followers, len(projects))
+    _ask(watchers, streams)
+    for _ in range(rounds):
+        clock = time.monotonic()
+        time.sleep(WINDOW)
+        ages = _arrived(followers, len(projects), "window")
+        elapsed = time.monotonic() - clock
+        require(len(ages) > 100, f"only {len(ages)} changes in {elapsed:.1f} s")
+        found.all_p99.append(quantiles(ages, n=100)[98])
+        found.all_rate.append(len(ages) / elapsed)
+        found.beside_p99.append(quantiles(_ask(watchers, streams)["ages"], n=100)[98])
+    followers.send("end")
+
+
+def _arrived(followers: Load, expected: int, question: str = "") -> list[float]:
+    """Return the ages of what arrived since the last question. Fails unless all streams are open and without fault."""
+    if question:
+        followers.send(question)
+    arrived: dict[str, Any] = followers.receive()
+    ages: list[float] = arrived.pop("ages")
+    require(arrived == {"open": expected, "problems": []}, f"{expected} WatchRuns streams should be open: {arrived}")
+    return ages
 
 
 def _open(watchers: Load, watched: list[list[str]], expected: int) -> None:

@@ -151,7 +151,7 @@ def _iteration(
 
 
 class BlockingRunsClient(BlockingClient[RunsClient]):
-    """RunsClient without asyncio: `list` and `watch` are iterators, the other methods return when they are done."""
+    """RunsClient without asyncio: `list`, `watch` and `watch_all` are iterators, the other methods return when they are done."""
 
     _kind = RunsClient
 
@@ -162,6 +162,7 @@ class BlockingRunsClient(BlockingClient[RunsClient]):
     retry = _call(RunsClient.retry)
     list = _iteration(RunsClient.list)
     watch = _iteration(RunsClient.watch)
+    watch_all = _iteration(RunsClient.watch_all)
     preview = _call(RunsClient.preview)
     apply = _call(RunsClient.apply)
 

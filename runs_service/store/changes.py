@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from playbooks.runs.v1.run_pb2 import Run
 
+from servicekit.background.breathing import breathing
 from servicekit.postgres.database import Database, Row
 from servicekit.postgres.snapshots import Snapshot
 
@@ -78,7 +79,7 @@ class Changes:
         found: dict[str, list[Row]] = {project: [] for project in snapshots}
         for row in await self._database.fetch_all(self._SINCE, parameters):
             found[row.project_id].append(row)
-        pages = {project: _page(snapshots[project], rows, limit) for project, rows in found.items()}
+        pages = {project: await _page(snapshots[project], rows, limit) for project, rows in found.items()}
         for project, page in pages.items():
             if page.has_more and await self._is_torn(page):
                 pages |= await self.since({project: snapshots[project]}, limit=2 * limit)
@@ -102,19 +103,30 @@ class Changes:
 
     _BETWEEN = """
     SELECT CAST(xid AS text) AS xid, run FROM (
-        SELECT xid, run FROM runs.run_events
+        SELECT xid, run_id, sequence, run FROM runs.run_events
         WHERE project_id = %(project)s AND xid = ANY(ARRAY(SELECT pg_snapshot_xip(CAST(%(after)s AS pg_snapshot))))
         UNION ALL
-        SELECT xid, run FROM runs.run_events
+        SELECT xid, run_id, sequence, run FROM runs.run_events
         WHERE project_id = %(project)s AND xid >= pg_snapshot_xmax(CAST(%(after)s AS pg_snapshot))
           AND xid < pg_snapshot_xmax(CAST(%(until)s AS pg_snapshot))
     ) AS change
-    WHERE pg_visible_in_snapshot(xid, CAST(%(until)s AS pg_snapshot)) LIMIT %(limit)s"""
+    WHERE pg_visible_in_snapshot(xid, CAST(%(until)s AS pg_snapshot))
+      AND (run_id, sequence) > (CAST(%(run_id)s AS uuid), %(sequence)s)
+    ORDER BY run_id, sequence LIMIT %(limit)s"""
 
-    async def between(self, project_id: str, after: Snapshot, until: Snapshot, *, limit: int) -> list[Change]:
-        """Return what `until` sees and `after` does not, `limit` changes at most, in the order of `place`."""
-        parameters = {"project": project_id, "after": str(after), "until": str(until), "limit": limit}
-        return _changes(await self._database.fetch_all(self._BETWEEN, parameters))
+    async def between(
+        self, project_id: str, after: Snapshot, until: Snapshot, *, place: tuple[str, int], limit: int
+    ) -> list[Change]:
+        """Return what `until` sees and `after` does not, from behind a place on: `limit` changes at most."""
+        parameters = {
+            "project": project_id,
+            "after": str(after),
+            "until": str(until),
+            "run_id": place[0],
+            "sequence": place[1],
+            "limit": limit,
+        }
+        return await _changes(await self._database.fetch_all(self._BETWEEN, parameters))
 
     _KEPT = """
     SELECT CAST(pg_current_snapshot() AS text) AS now,
@@ -145,21 +157,21 @@ class Changes:
         return [Run.FromString(row.run) for row in await self._database.fetch_all(self._AS_OF, parameters)]
 
 
-def _page(after: Snapshot, rows: Sequence[Row], limit: int) -> Page:
+async def _page(after: Snapshot, rows: Sequence[Row], limit: int) -> Page:
     until = Snapshot.parse(rows[0].now)
     found = [row for row in rows if row.xid is not None]
     new = [int(row.xid) for row in found if not row.is_late]
     has_more = len(new) >= limit
     return Page(
         until=until.cut(max(new)) if has_more else until,
-        changes=_changes(found),
+        changes=await _changes(found),
         has_more=has_more,
         has_expired=_has_expired(after, rows[0].expired) or _is_foreign(after, until),
     )
 
 
-def _changes(rows: Sequence[Row]) -> list[Change]:
-    changes = [Change(int(row.xid), Run.FromString(row.run)) for row in rows]
+async def _changes(rows: Sequence[Row]) -> list[Change]:
+    changes = [Change(int(row.xid), Run.FromString(row.run)) async for row in breathing(rows)]
     return sorted(changes, key=lambda change: change.place)
 
 

@@ -19,7 +19,6 @@ from servicekit.postgres.snapshots import Snapshot
 logger = logging.getLogger(__name__)
 
 NEWEST = 100  # runs a stream begins with
-LARGEST_PAGE = 50 * PAGE  # changes that a page may have, with all of its transactions
 
 Write = Callable[[WatchRunsResponse], Awaitable[None]]
 
@@ -86,13 +85,20 @@ class ProjectStream:
             runs = await self._store.changes.as_of(position.seen, [run.id for run in found])
             await watcher.send_list(runs, left=left)
         elif place is not None:
-            changes = await self._store.changes.between(
-                watcher.filters.project_id, position.seen, until, limit=LARGEST_PAGE + 1
+            await self._finish_page(watcher, place)
+
+    async def _finish_page(self, watcher: "_Watcher", place: PagePlace) -> None:
+        """Send what is left of a page, a part at a time: its end is what somebody says."""
+        behind = place.run_id, place.sequence
+        while True:
+            part = await self._store.changes.between(
+                watcher.filters.project_id, watcher.seen, place.until, place=behind, limit=self._page
             )
-            if len(changes) > LARGEST_PAGE:
-                raise positions.refused()
-            rest = [change for change in changes if change.place > (place.run_id, place.sequence)]
-            await watcher.send_changes(rest, until)
+            is_last = len(part) < self._page
+            await watcher.send_changes(part, place.until, is_last=is_last)
+            if is_last:
+                return
+            behind = part[-1].place
 
     async def _catch_up(self, watcher: "_Watcher", subscription: ProjectSubscription) -> bool:
         """Send what came after what the watcher has seen; return whether the subscription continues it."""
@@ -125,17 +131,20 @@ class _Watcher:
             )
         await self._send(WatchRunsResponse.BOOKMARK, Position(self.seen).encode(self.filters))
 
-    async def send_changes(self, changes: Sequence[Change], until: Snapshot) -> None:
-        """Send those of the changes that the watcher has not seen and asks for; it has seen what `until` sees then."""
+    async def send_changes(self, changes: Sequence[Change], until: Snapshot, *, is_last: bool = True) -> None:
+        """Send those of a page's changes that the watcher has not seen and asks for.
+
+        After the last of them it has seen what `until` sees.
+        """
         if not until.is_later_than(self.seen):
             return
         wanted = [change.run for change in changes if not self.seen.sees(change.xid) and self._asks_for(change.run)]
-        for run in wanted[:-1]:
-            position = Position(self.seen, PagePlace(until, run.id, run.sequence))
+        for number, run in enumerate(wanted, 1):
+            has_more = number < len(wanted) or not is_last
+            position = Position(self.seen, PagePlace(until, run.id, run.sequence)) if has_more else Position(until)
             await self._send(WatchRunsResponse.UPDATED, position.encode(self.filters), run)
-        if wanted:
-            await self._send(WatchRunsResponse.UPDATED, Position(until).encode(self.filters), wanted[-1])
-        self.seen = until
+        if is_last:
+            self.seen = until
 
     async def send_bookmark(self, subscription: ProjectSubscription) -> None:
         """Send the position up to which there was nothing for this watcher."""
