@@ -62,7 +62,7 @@ def require_ended(stack: Stack, project: str, expected: int, *, status: str = "S
     gaps = scalar(
         stack,
         """SELECT count(*) FROM (
-             SELECT run_id FROM runs.run_events JOIN runs.runs ON runs.id = run_id WHERE project_id = %s
+             SELECT run_id FROM runs.run_events JOIN runs.runs ON runs.id = run_id WHERE runs.project_id = %s
              GROUP BY run_id HAVING count(*) <> max(sequence) OR min(sequence) <> 1) AS gaps""",
         [project],
     )

@@ -118,7 +118,7 @@ class Runs:
     _ORIGINAL = """
     SELECT first.run AS original, runs.run, request_id, fingerprint, dedup_key, frees_on_success, created_at
     FROM runs.runs JOIN runs.run_events AS first ON first.run_id = runs.id AND first.sequence = 1
-    WHERE runs.id = CAST(%(id)s AS uuid) AND project_id = %(project)s"""
+    WHERE runs.id = CAST(%(id)s AS uuid) AND runs.project_id = %(project)s"""
 
     async def original(self, project_id: str, run_id: str) -> tuple[NewRun, Run] | None:
         """Return a project's run as it was asked for, and as it is now; None when it is not there."""

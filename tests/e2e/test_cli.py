@@ -183,8 +183,10 @@ class TestCLI_001_Looking:
         assert cli.json("get", run["id"]) == [run] == cli.json("list", "--type", "PREVIEW_GENERATE", "--limit", "1")
         assert cli.json("list", "--status", "FAILED") == []
 
-    def test_a_watch_without_a_run_follows_the_project(self, seen: Seen, openai: OpenAIServer) -> None:
-        cli, run = seen
+    def test_a_watch_without_a_run_follows_the_project(self, new_cli: NewCli, stack: Stack, tmp_path: Path) -> None:
+        cli = new_cli(tmp_path, "--data-dir", str(stack.data_dir.path), "--project", "cli-followed")
+        cli.ok("import", EXAMPLE)
+        run = previewed(cli)
         watching = cli.popen("watch", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert watching.stdout is not None
         try:
