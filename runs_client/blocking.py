@@ -151,7 +151,7 @@ def _iteration(
 
 
 class BlockingRunsClient(BlockingClient[RunsClient]):
-    """RunsClient without asyncio: `list`, `watch` and `watch_all` are iterators, the other methods return when they are done."""
+    """RunsClient without asyncio: `list`, `watch` and `watch_all` are iterators, the others return at their end."""
 
     _kind = RunsClient
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from typing import Any, Generic, TypeVar
@@ -33,7 +34,7 @@ class ResumingWatch(ABC, Generic[Response]):
         self._idle_timeout = idle_timeout
         self._give_up_after = give_up_after
         self._metadata: Metadata = ()  # what the last stream was opened with
-        self._last_answer_at = asyncio.get_running_loop().time()
+        self._last_answer_at = time.monotonic()
         self._delay = FIRST_DELAY
 
     @abstractmethod
@@ -59,7 +60,7 @@ class ResumingWatch(ABC, Generic[Response]):
                 if response is grpc.aio.EOF:
                     return
                 self._advance(response)
-                self._last_answer_at = asyncio.get_running_loop().time()
+                self._last_answer_at = time.monotonic()
                 self._delay = FIRST_DELAY
                 yield response
         except grpc.aio.AioRpcError as error:
@@ -81,7 +82,7 @@ class ResumingWatch(ABC, Generic[Response]):
 
     async def _pause(self, failure: ServiceCallError) -> None:
         """Wait before the next connection, longer each time; raise `failure` when the service is away for too long."""
-        if asyncio.get_running_loop().time() - self._last_answer_at > self._give_up_after:
+        if time.monotonic() - self._last_answer_at > self._give_up_after:
             await self._require_answer(failure)
         await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311  # spreads watchers, hides nothing
         self._delay = min(self._delay * 2, LONGEST_DELAY)
@@ -96,4 +97,4 @@ class ResumingWatch(ABC, Generic[Response]):
             await self._ask()
         except ServiceCallError:
             raise failure from None
-        self._last_answer_at = asyncio.get_running_loop().time()
+        self._last_answer_at = time.monotonic()

@@ -134,7 +134,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             Reconciler(store, executor, events, dispatcher, interval=interval),
         ]
         streams = RunStream(queries, watchers), ProjectStream(store, project_watchers)
-        servicer = RunsServicer(runs, queries, *streams, executor, parts.get("broker", ()))
+        servicer = RunsServicer(runs, queries, *streams, executor, broker=parts.get("broker", ()))
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
         server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts)

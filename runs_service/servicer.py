@@ -37,6 +37,7 @@ class RunsServicer(RunsServiceServicer):
         streams: RunStream,
         project_streams: ProjectStream,
         executor: ExecutorClient,
+        *,
         broker: Sequence[Outage] = (),
     ) -> None:
         self._runs = runs
