@@ -13,6 +13,7 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -55,6 +56,7 @@ class Batcher(Worker, Generic[Item, Result]):
         self._size = size
         self._max_linger = max_linger
         self._last = 0  # items of the last batch
+        self._crowd_is_back = asyncio.Event()  # as many wait as were in the last batch
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
 
@@ -63,6 +65,8 @@ class Batcher(Worker, Generic[Item, Result]):
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._arrived.set()
+        if len(self._waiting) >= self._last:
+            self._crowd_is_back.set()
         return done
 
     async def run(self) -> None:
@@ -81,10 +85,13 @@ class Batcher(Worker, Generic[Item, Result]):
 
     async def _linger_for_crowd(self) -> None:
         """Return when as many items wait as were handled last, this thread is idle, or time is up."""
+        self._crowd_is_back.clear()
         started, worked = time.monotonic(), time.thread_time()
         waited = idle = 0.0
         while len(self._waiting) < self._last and idle < MAX_IDLE and waited < self._max_linger:
-            await asyncio.sleep(LOOK)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._crowd_is_back.wait()
             waited = time.monotonic() - started
             idle = waited - (time.thread_time() - worked)
 
