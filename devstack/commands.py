@@ -54,6 +54,8 @@ def up(
     executor_port: Annotated[
         int, typer.Option(metavar="N", min=1, max=65535, help="Port of executor-service.")
     ] = 50052,
+    http_port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Port of the HTTP gateway.")] = 8080,
+    no_http: Annotated[bool, typer.Option("--no-http", help="No HTTP gateway: gRPC only.")] = False,
     no_broker: Annotated[
         bool, typer.Option("--no-broker", help="No Valkey: runs execute inline, one call each.")
     ] = False,
@@ -62,7 +64,7 @@ def up(
         typer.Option(help="jwt: callers need a token, see `playbook-runs token`. disabled: anybody on this machine."),
     ] = Auth.JWT,
 ) -> None:
-    """Run the whole stack on this machine: PostgreSQL, Valkey and both services.
+    """Run the whole stack on this machine: PostgreSQL, Valkey, both services, HTTP.
 
     Nothing has to be installed, and nothing listens beyond this machine.
     A line with `ready` is printed once both services answer; it says who
@@ -77,15 +79,19 @@ def up(
     """
     from devstack.stack import Stack, StackOptions
 
-    if runs_port == executor_port:
-        taken = f"both services would be at port {runs_port}"
-        _fail(StackError(f"{taken}; choose another for one of them with --runs-port or --executor-port"))
+    ports = {"--runs-port": runs_port, "--executor-port": executor_port}
+    if not no_http:
+        ports["--http-port"] = http_port
+    if len(set(ports.values())) < len(ports):
+        _fail(StackError(f"two servers would be at one port; choose others with {', '.join(ports)}"))
     _exit_on_signals()
     stack = Stack(
         StackOptions(
             data_dir=data_dir or default_data_dir(),
             runs_port=runs_port,
             executor_port=executor_port,
+            http=not no_http,
+            http_port=http_port,
             broker=not no_broker,
             auth=auth.value,
         )
@@ -93,8 +99,9 @@ def up(
     try:
         with stack:
             where = printable(str(stack.data_dir.path))
+            http = f"HTTP at {stack.gateway.url}; " if stack.gateway else ""
             typer.echo(
-                f"ready: runs-service at {stack.runs_target}, executor-service at {stack.executor_target}; "
+                f"ready: runs-service at {stack.runs_target}, executor-service at {stack.executor_target}; {http}"
                 f"data and logs in {where}; Ctrl-C stops it; suggestions by {printable(stack.writer)}"
             )
             stack.supervise(lambda line: typer.echo(printable(line), err=True))

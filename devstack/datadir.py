@@ -70,6 +70,7 @@ class StackInfo:
     executor_targets: list[str]
     postgres_port: int
     valkey_port: int | None  # None: it runs without a broker
+    http_url: str | None = None  # None: it runs without the gateway
 
 
 class DataDir:

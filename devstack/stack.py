@@ -1,4 +1,4 @@
-"""The whole product on one machine: PostgreSQL, Valkey and replicas of both services."""
+"""The whole product on one machine: PostgreSQL, Valkey, replicas of both services, and the gateway."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 from devstack.datadir import DataDir, Secrets, StackInfo, default_data_dir
+from devstack.gateway import Gateway
 from devstack.lock import Lock
 from devstack.ports import free_ports, require_free
 from devstack.postgres import Postgres
@@ -22,11 +23,13 @@ DEFAULT_PLAN = "BUSINESS"  # unless the caller's environment has another: the pe
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What a stack shall be like. As it stands: one replica of each service, on free ports, data kept."""
+    """What a stack shall be like. As it stands: one replica of each service, on free ports, no gateway, data kept."""
 
     data_dir: Path = field(default_factory=default_data_dir)
     runs_port: int | None = None  # of the first replica; None: a free one. Further replicas get free ones
     executor_port: int | None = None
+    http: bool = False  # True: with the gateway
+    http_port: int | None = None
     runs_replicas: int = 1
     executor_replicas: int = 1
     broker: bool = True  # False: no Valkey, runs execute inline
@@ -35,6 +38,7 @@ class StackOptions:
     env: Mapping[str, str] = field(default_factory=dict)  # for both services; overrides what the stack sets itself
     runs_env: Mapping[str, str] = field(default_factory=dict)  # for runs_service, overrides `env`
     executor_env: Mapping[str, str] = field(default_factory=dict)
+    gateway_env: Mapping[str, str] = field(default_factory=dict)  # only what a gateway reads reaches it
 
 
 class Stack:
@@ -53,6 +57,7 @@ class Stack:
     valkey: Valkey | None
     runs: list[Service]
     executors: list[Service]
+    gateway: Gateway | None
     secrets: Secrets
 
     def __init__(self, options: StackOptions | None = None) -> None:
@@ -73,7 +78,8 @@ class Stack:
     @property
     def processes(self) -> list[Process]:
         """All processes, in the order in which they are started."""
-        return [*([self.valkey] if self.valkey else []), self.postgres, *self.executors, *self.runs]
+        stores = [*([self.valkey] if self.valkey else []), self.postgres]
+        return [*([self.gateway] if self.gateway else []), *stores, *self.executors, *self.runs]
 
     @property
     def writer(self) -> str:
@@ -90,7 +96,7 @@ class Stack:
         return self.postgres.url(user=f"{service}_service", password=password, database=DATABASE)
 
     def start(self) -> None:
-        """Start everything and return when both services serve.
+        """Start everything and return when both services and the gateway serve.
 
         Raises StackError, with everything stopped again, when something cannot start: the data folder is in use, a
         port is taken, a process ended.
@@ -100,6 +106,8 @@ class Stack:
             running.callback(lock.release)
             self._assemble(lock)
             running.callback(self._stop_processes)
+            if self.gateway:
+                self.gateway.start()  # needs nothing of what comes next until somebody calls
             self._start_stores()
             one_of_each = [self.runs[0], self.executors[0]]
             migrate([one for one in one_of_each if not one.is_migrated(self.database_url(one.kind))])
@@ -188,6 +196,17 @@ class Stack:
             },
         )
 
+        self.gateway = None
+        if options.http:
+            self.gateway = Gateway(
+                port=require_free(options.http_port, "--http-port") if options.http_port else free_ports(1)[0],
+                runs_target=_any_of(self.runs),
+                executor_target=_any_of(self.executors),
+                env={**shared, **options.env, **options.gateway_env},
+                data=data,
+                keep_open=[lock.descriptor],
+            )
+
     def _start_stores(self) -> None:
         stores = [process for process in (self.valkey, self.postgres) if process]
         for store in stores:
@@ -202,10 +221,12 @@ class Stack:
         services = [*self.executors, *self.runs]
         for service in services:
             service.start()
-        wait_all_ready(services)
+        wait_all_ready([*services, *([self.gateway] if self.gateway else [])])
 
     def _stop_processes(self) -> None:
-        stop_all([*self.runs, *self.executors])
+        if self.gateway:
+            self.gateway.request_stop()  # its clients' calls end first
+        stop_all([*self.runs, *self.executors, *([self.gateway] if self.gateway else [])])
         stop_all([self.postgres, *([self.valkey] if self.valkey else [])])
 
     def _info(self) -> StackInfo:
@@ -216,6 +237,7 @@ class Stack:
             executor_targets=[service.target for service in self.executors],
             postgres_port=self.postgres.port,
             valkey_port=self.valkey.port if self.valkey else None,
+            http_url=self.gateway.url if self.gateway else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""The command line of a service: `NAME` serves, `NAME migrate` brings its schema up to date."""
+"""The command lines of what serves: `NAME` serves, and `NAME migrate` brings a service's schema up to date."""
 
 import argparse
 from collections.abc import Callable, Coroutine
@@ -8,11 +8,12 @@ import uvloop
 
 from servicekit import prefork
 from servicekit.background import tasks
-from servicekit.config.settings import DatabaseSettings, ServiceSettings, load
+from servicekit.config.settings import DatabaseSettings, ListenerSettings, ServiceSettings, load
 from servicekit.telemetry import logs
 
 Migration = TypeVar("Migration", bound=DatabaseSettings)
 Service = TypeVar("Service", bound=ServiceSettings)
+Listener = TypeVar("Listener", bound=ListenerSettings)
 
 # The variables of servicekit.config.settings, for the help of each command.
 SHARED_VARIABLES = """\
@@ -31,6 +32,9 @@ SHARED_VARIABLES = """\
   MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls in flight on a connection (1000), connections
                             (10000), calls in flight in a process, of which one caller gets half (10000)
   REFLECTION                false: gRPC reflection is off (true)
+"""
+# Those of everything that listens.
+LISTENER_VARIABLES = """\
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; of several processes each takes the next port
   LOG_FORMAT                json or console (json)
   LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
@@ -57,7 +61,7 @@ def main(
         description=f"{description}\n"
         f"  {name} migrate    bring the schema up to date: safe from many at once, needs the database URL only\n"
         f"  {name}            serve until SIGTERM or Ctrl-C\n",
-        epilog=f"environment variables (default):\n{variables}{SHARED_VARIABLES}",
+        epilog=f"environment variables (default):\n{variables}{SHARED_VARIABLES}{LISTENER_VARIABLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
@@ -67,6 +71,11 @@ def main(
         logs.configure(service=name, format=of_database.log_format, level=of_database.log_level)
         print(migrate(of_database))  # noqa: T201
         return 0
+    return run(name, settings, serve)
+
+
+def run(name: str, settings: type[Listener], serve: Callable[[Listener], Coroutine[Any, Any, None]]) -> int:
+    """Read the `settings` and serve as they say, in as many processes; return the exit code."""
     loaded = load(settings)
     logs.configure(service=name, format=loaded.log_format, level=loaded.log_level)
 

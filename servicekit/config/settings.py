@@ -44,11 +44,60 @@ class DatabaseSettings(CommandSettings):
     database_url: DatabaseUrl
 
 
-class ServiceSettings(CommandSettings):
-    """What every service reads. A subclass adds its own, and the variables of `listen` and `processes`."""
+class ListenerSettings(CommandSettings):
+    """What everything that listens reads. A subclass adds its own, and the variables of `listen` and `processes`."""
 
     listen: Address
     processes: int  # at that address
+
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    # CA certificates for calls to the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
+    tls_ca_file: Path | None = None
+
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    metrics_listen: Address | None = None
+
+    @model_validator(mode="after")
+    def _can_listen(self) -> Self:
+        if self.processes > 1 and self.listen.endswith(":0"):
+            raise ValueError(f"several processes need one port to share, and {self.listen} gives each its own")
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
+        if self.tls_client_ca_file and not self.tls_cert_file:
+            raise ValueError("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_good(self) -> Self:
+        for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file"):
+            file: Path | None = getattr(self, name)
+            if file is None:
+                continue
+            with named(name.upper(), file):
+                if name == "tls_key_file" and self.tls_cert_file:
+                    require_key(file, self.tls_cert_file)
+                else:
+                    require_certificates(file)
+        return self
+
+    @property
+    def listen_variable(self) -> str:
+        """The name of the environment variable that `listen` comes from."""
+        alias = type(self).model_fields["listen"].validation_alias
+        return str(alias.choices[0]) if isinstance(alias, AliasChoices) else "LISTEN"
+
+    def for_process(self, number: int) -> Self:
+        """Return the settings of one of the processes: each serves its metrics at a port of its own."""
+        if self.metrics_listen is None or number == 0:
+            return self
+        host, _, port = self.metrics_listen.rpartition(":")
+        return self.model_copy(update={"metrics_listen": f"{host}:{int(port) + number}"})
+
+
+class ServiceSettings(ListenerSettings):
+    """What every gRPC service reads beside those."""
 
     broker_url: BrokerUrl | None = None
     # The prefix of all names at the broker. Both services need the same one, and stacks that share a broker need
@@ -66,22 +115,14 @@ class ServiceSettings(CommandSettings):
         default=int(MAX_LIFETIME.total_seconds()), ge=int(SERVICE_TOKEN_LIFETIME.total_seconds()), le=100 * 365 * 86_400
     )
 
-    tls_cert_file: Path | None = None
-    tls_key_file: Path | None = None
-    tls_client_ca_file: Path | None = None
-    # CA certificates for calls to the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
-    tls_ca_file: Path | None = None
-
     # See `limits`. A service sets the size of its largest valid request.
     max_request_bytes: int = Field(ge=1_024, le=64 * 1024 * 1024)
     max_receiving_bytes: int = Field(default=64 * 1024 * 1024, ge=1_024)
     max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
     max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
-    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
     max_calls: int = Field(default=10_000, ge=2, le=1_000_000)
 
     reflection: bool = True
-    metrics_listen: Address | None = None
 
     @field_validator("auth_jwt_secret")
     @classmethod
@@ -91,7 +132,7 @@ class ServiceSettings(CommandSettings):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _authenticates(self) -> Self:
         if self.auth_mode == "disabled" and not is_loopback(self.listen):
             raise ValueError(
                 f"AUTH_MODE=disabled is accepted only with a loopback listener, and {self.listen} is none; "
@@ -102,27 +143,9 @@ class ServiceSettings(CommandSettings):
                 "AUTH_MODE=jwt needs AUTH_JWT_SECRET (32 characters or more): the services' own tokens are signed "
                 "with it, and the users' too unless AUTH_JWT_PUBLIC_KEY_FILE is set"
             )
-        if self.processes > 1 and self.listen.endswith(":0"):
-            raise ValueError(f"several processes need one port to share, and {self.listen} gives each its own")
-        if bool(self.tls_cert_file) != bool(self.tls_key_file):
-            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together: set both, or none")
-        if self.tls_client_ca_file and not self.tls_cert_file:
-            raise ValueError("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
-        return self
-
-    @model_validator(mode="after")
-    def _files_are_good(self) -> Self:
-        for name in ("auth_jwt_public_key_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file"):
-            file: Path | None = getattr(self, name)
-            if file is None:
-                continue
-            with named(name.upper(), file):
-                if name == "auth_jwt_public_key_file":
-                    load_public_keys(file)
-                elif name == "tls_key_file" and self.tls_cert_file:
-                    require_key(file, self.tls_cert_file)
-                else:
-                    require_certificates(file)
+        if file := self.auth_jwt_public_key_file:
+            with named("AUTH_JWT_PUBLIC_KEY_FILE", file):
+                load_public_keys(file)
         return self
 
     @property
@@ -149,22 +172,9 @@ class ServiceSettings(CommandSettings):
         return Demands(self.auth_jwt_audience, self.auth_jwt_issuer, longest)
 
     @property
-    def listen_variable(self) -> str:
-        """The name of the environment variable that `listen` comes from."""
-        alias = type(self).model_fields["listen"].validation_alias
-        return str(alias.choices[0]) if isinstance(alias, AliasChoices) else "LISTEN"
-
-    @property
     def queue_url(self) -> str | None:
         """The broker to use, or None when runs execute inline."""
         return self.broker_url if self.enable_queue_processors else None
-
-    def for_process(self, number: int) -> Self:
-        """Return the settings of one of the processes: each serves its metrics at a port of its own."""
-        if self.metrics_listen is None or number == 0:
-            return self
-        host, _, port = self.metrics_listen.rpartition(":")
-        return self.model_copy(update={"metrics_listen": f"{host}:{int(port) + number}"})
 
     def queue(self, name: str) -> str:
         """Return the name of the queue `name` at the broker."""

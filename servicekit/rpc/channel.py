@@ -1,10 +1,10 @@
-"""The gRPC channel from one service to the other."""
+"""The gRPC channel to a service."""
 
 import json
 
 import grpc
 
-from servicekit.config.settings import ServiceSettings
+from servicekit.config.settings import ListenerSettings
 from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
 
 PING_INTERVAL = 5  # seconds
@@ -32,9 +32,12 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
-def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
+def open_channel(target: str, settings: ListenerSettings, *, own_connection: bool = False) -> grpc.aio.Channel:
     """Return a channel to HOST:PORT. It uses TLS when this service has a certificate or TLS_CA_FILE is set, and sends
-    this service's certificate when the server asks for one (mutual TLS)."""
+    this service's certificate when the server asks for one (mutual TLS).
+
+    Channels to one target share a connection, except those with an `own_connection`.
+    """
     options = (
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.enable_http_proxy", 0),  # http_proxy is for the AI provider; no proxy is between the two services
@@ -48,6 +51,7 @@ def open_channel(target: str, settings: ServiceSettings) -> grpc.aio.Channel:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 500),
+        ("grpc.use_local_subchannel_pool", int(own_connection)),
     )
     trusted = settings.tls_ca_file or settings.tls_client_ca_file or settings.tls_cert_file
     if not trusted:

@@ -118,14 +118,15 @@ def configure(*, service: str, format: str, level: str) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # At INFO these log their own internals.
-    for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp"):
+    for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp", "uvicorn"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_invalid_header)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
 
 
-def _is_not_invalid_header(record: logging.LogRecord) -> bool:
-    """Drop gRPC's records about headers that are not UTF-8: three tracebacks for each, and any caller can send them."""
-    return not str(record.msg).startswith("Invalid encoding")
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Drop gRPC's records about headers that are not UTF-8: three tracebacks for each, and any caller can send them.
+    And those about the event loop: one for each call that is made, at DEBUG."""
+    return not str(record.msg).startswith(("Invalid encoding", "[_cygrpc] Loaded running loop"))
 
 
 def bind(**values: str) -> None:

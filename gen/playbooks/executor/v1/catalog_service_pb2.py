@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from playbooks.executor.v1 import executor_service_pb2 as playbooks_dot_executor_dot_v1_dot_executor__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+playbooks/executor/v1/catalog_service.proto\x12\x15playbooks.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a,playbooks/executor/v1/executor_service.proto\"\xf6\x01\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x31\n\x04plan\x18\x02 \x01(\x0e\x32#.playbooks.executor.v1.Project.Plan\x12\x1b\n\x0e\x61i_daily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x35\n\x08\x61i_usage\x18\x04 \x01(\x0b\x32#.playbooks.executor.v1.AiDailyLimit\"=\n\x04Plan\x12\x14\n\x10PLAN_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46REE\x10\x01\x12\x07\n\x03PRO\x10\x02\x12\x0c\n\x08\x42USINESS\x10\x03\x42\x11\n\x0f_ai_daily_limit\"\xb9\x01\n\x07Product\x12\x16\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1d\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x17\n\x05title\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1e\n\x0b\x64\x65scription\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x1b\n\tseo_title\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12!\n\x0fseo_description\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\'\"\xaf\x01\n\x11PutProjectRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12;\n\x04plan\x18\x02 \x01(\x0e\x32#.playbooks.executor.v1.Project.PlanB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12*\n\x0e\x61i_daily_limit\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00H\x00\x88\x01\x01\x42\x11\n\x0f_ai_daily_limit\"E\n\x12PutProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.playbooks.executor.v1.Project\"3\n\x11GetProjectRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"E\n\x12GetProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.playbooks.executor.v1.Project\"s\n\x12PutProductsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12=\n\x08products\x18\x02 \x03(\x0b\x32\x1e.playbooks.executor.v1.ProductB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"7\n\x13PutProductsResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x03\x12\x0f\n\x07updated\x18\x02 \x01(\x03\"\xb5\x01\n\x13ListProductsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12H\n\x0bplaybook_id\x18\x02 \x01(\tB3\xbaH0r.R\x00R\x11missing_seo_titleR\x17missing_seo_description\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"a\n\x14ListProductsResponse\x12\x30\n\x08products\x18\x01 \x03(\x0b\x32\x1e.playbooks.executor.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"b\n\x15\x44\x65leteProductsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12)\n\x0bproduct_ids\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xff\x01\")\n\x16\x44\x65leteProductsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\x32\x94\x04\n\x0e\x43\x61talogService\x12\x61\n\nPutProject\x12(.playbooks.executor.v1.PutProjectRequest\x1a).playbooks.executor.v1.PutProjectResponse\x12\x61\n\nGetProject\x12(.playbooks.executor.v1.GetProjectRequest\x1a).playbooks.executor.v1.GetProjectResponse\x12\x64\n\x0bPutProducts\x12).playbooks.executor.v1.PutProductsRequest\x1a*.playbooks.executor.v1.PutProductsResponse\x12g\n\x0cListProducts\x12*.playbooks.executor.v1.ListProductsRequest\x1a+.playbooks.executor.v1.ListProductsResponse\x12m\n\x0e\x44\x65leteProducts\x12,.playbooks.executor.v1.DeleteProductsRequest\x1a-.playbooks.executor.v1.DeleteProductsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+playbooks/executor/v1/catalog_service.proto\x12\x15playbooks.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a,playbooks/executor/v1/executor_service.proto\"\xf6\x01\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x31\n\x04plan\x18\x02 \x01(\x0e\x32#.playbooks.executor.v1.Project.Plan\x12\x1b\n\x0e\x61i_daily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x35\n\x08\x61i_usage\x18\x04 \x01(\x0b\x32#.playbooks.executor.v1.AiDailyLimit\"=\n\x04Plan\x12\x14\n\x10PLAN_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46REE\x10\x01\x12\x07\n\x03PRO\x10\x02\x12\x0c\n\x08\x42USINESS\x10\x03\x42\x11\n\x0f_ai_daily_limit\"\xb9\x01\n\x07Product\x12\x16\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1d\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x17\n\x05title\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1e\n\x0b\x64\x65scription\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x1b\n\tseo_title\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12!\n\x0fseo_description\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\'\"\xaf\x01\n\x11PutProjectRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12;\n\x04plan\x18\x02 \x01(\x0e\x32#.playbooks.executor.v1.Project.PlanB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12*\n\x0e\x61i_daily_limit\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00H\x00\x88\x01\x01\x42\x11\n\x0f_ai_daily_limit\"E\n\x12PutProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.playbooks.executor.v1.Project\"3\n\x11GetProjectRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"E\n\x12GetProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.playbooks.executor.v1.Project\"s\n\x12PutProductsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12=\n\x08products\x18\x02 \x03(\x0b\x32\x1e.playbooks.executor.v1.ProductB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"7\n\x13PutProductsResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x03\x12\x0f\n\x07updated\x18\x02 \x01(\x03\"\xb5\x01\n\x13ListProductsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12H\n\x0bplaybook_id\x18\x02 \x01(\tB3\xbaH0r.R\x00R\x11missing_seo_titleR\x17missing_seo_description\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"a\n\x14ListProductsResponse\x12\x30\n\x08products\x18\x01 \x03(\x0b\x32\x1e.playbooks.executor.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"b\n\x15\x44\x65leteProductsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12)\n\x0bproduct_ids\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xff\x01\")\n\x16\x44\x65leteProductsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\x32\xe1\x04\n\x0e\x43\x61talogService\x12\x61\n\nPutProject\x12(.playbooks.executor.v1.PutProjectRequest\x1a).playbooks.executor.v1.PutProjectResponse\x12\x61\n\nGetProject\x12(.playbooks.executor.v1.GetProjectRequest\x1a).playbooks.executor.v1.GetProjectResponse\x12\x64\n\x0bPutProducts\x12).playbooks.executor.v1.PutProductsRequest\x1a*.playbooks.executor.v1.PutProductsResponse\x12\xb3\x01\n\x0cListProducts\x12*.playbooks.executor.v1.ListProductsRequest\x1a+.playbooks.executor.v1.ListProductsResponse\"J\x82\xd3\xe4\x93\x02\x44\x12\x38/api/projects/{project_id}/automation-playbooks/productsb\x08products\x12m\n\x0e\x44\x65leteProducts\x12,.playbooks.executor.v1.DeleteProductsRequest\x1a-.playbooks.executor.v1.DeleteProductsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,32 +70,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEPRODUCTSREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_DELETEPRODUCTSREQUEST'].fields_by_name['product_ids']._loaded_options = None
   _globals['_DELETEPRODUCTSREQUEST'].fields_by_name['product_ids']._serialized_options = b'\272H\021\222\001\016\010\001\020\350\007\"\007r\005\020\001\030\377\001'
-  _globals['_PROJECT']._serialized_start=146
-  _globals['_PROJECT']._serialized_end=392
-  _globals['_PROJECT_PLAN']._serialized_start=312
-  _globals['_PROJECT_PLAN']._serialized_end=373
-  _globals['_PRODUCT']._serialized_start=395
-  _globals['_PRODUCT']._serialized_end=580
-  _globals['_PUTPROJECTREQUEST']._serialized_start=583
-  _globals['_PUTPROJECTREQUEST']._serialized_end=758
-  _globals['_PUTPROJECTRESPONSE']._serialized_start=760
-  _globals['_PUTPROJECTRESPONSE']._serialized_end=829
-  _globals['_GETPROJECTREQUEST']._serialized_start=831
-  _globals['_GETPROJECTREQUEST']._serialized_end=882
-  _globals['_GETPROJECTRESPONSE']._serialized_start=884
-  _globals['_GETPROJECTRESPONSE']._serialized_end=953
-  _globals['_PUTPRODUCTSREQUEST']._serialized_start=955
-  _globals['_PUTPRODUCTSREQUEST']._serialized_end=1070
-  _globals['_PUTPRODUCTSRESPONSE']._serialized_start=1072
-  _globals['_PUTPRODUCTSRESPONSE']._serialized_end=1127
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1130
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1311
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1313
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1410
-  _globals['_DELETEPRODUCTSREQUEST']._serialized_start=1412
-  _globals['_DELETEPRODUCTSREQUEST']._serialized_end=1510
-  _globals['_DELETEPRODUCTSRESPONSE']._serialized_start=1512
-  _globals['_DELETEPRODUCTSRESPONSE']._serialized_end=1553
-  _globals['_CATALOGSERVICE']._serialized_start=1556
-  _globals['_CATALOGSERVICE']._serialized_end=2088
+  _globals['_CATALOGSERVICE'].methods_by_name['ListProducts']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListProducts']._serialized_options = b'\202\323\344\223\002D\0228/api/projects/{project_id}/automation-playbooks/productsb\010products'
+  _globals['_PROJECT']._serialized_start=176
+  _globals['_PROJECT']._serialized_end=422
+  _globals['_PROJECT_PLAN']._serialized_start=342
+  _globals['_PROJECT_PLAN']._serialized_end=403
+  _globals['_PRODUCT']._serialized_start=425
+  _globals['_PRODUCT']._serialized_end=610
+  _globals['_PUTPROJECTREQUEST']._serialized_start=613
+  _globals['_PUTPROJECTREQUEST']._serialized_end=788
+  _globals['_PUTPROJECTRESPONSE']._serialized_start=790
+  _globals['_PUTPROJECTRESPONSE']._serialized_end=859
+  _globals['_GETPROJECTREQUEST']._serialized_start=861
+  _globals['_GETPROJECTREQUEST']._serialized_end=912
+  _globals['_GETPROJECTRESPONSE']._serialized_start=914
+  _globals['_GETPROJECTRESPONSE']._serialized_end=983
+  _globals['_PUTPRODUCTSREQUEST']._serialized_start=985
+  _globals['_PUTPRODUCTSREQUEST']._serialized_end=1100
+  _globals['_PUTPRODUCTSRESPONSE']._serialized_start=1102
+  _globals['_PUTPRODUCTSRESPONSE']._serialized_end=1157
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1160
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1341
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1343
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1440
+  _globals['_DELETEPRODUCTSREQUEST']._serialized_start=1442
+  _globals['_DELETEPRODUCTSREQUEST']._serialized_end=1540
+  _globals['_DELETEPRODUCTSRESPONSE']._serialized_start=1542
+  _globals['_DELETEPRODUCTSRESPONSE']._serialized_end=1583
+  _globals['_CATALOGSERVICE']._serialized_start=1586
+  _globals['_CATALOGSERVICE']._serialized_end=2195
 # @@protoc_insertion_point(module_scope)

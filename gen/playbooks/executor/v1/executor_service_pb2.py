@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from playbooks.executor.v1 import job_pb2 as playbooks_dot_executor_dot_v1_dot_job__pb2
 from playbooks.runs.v1 import run_pb2 as playbooks_dot_runs_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,playbooks/executor/v1/executor_service.proto\x12\x15playbooks.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fplaybooks/executor/v1/job.proto\x1a\x1bplaybooks/runs/v1/run.proto\"G\n\x11\x45xecuteRunRequest\x12\x32\n\x03job\x18\x01 \x01(\x0b\x32\x1d.playbooks.executor.v1.RunJobB\x06\xbaH\x03\xc8\x01\x01\"D\n\x12\x45xecuteRunResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.playbooks.executor.v1.RunEvent\";\n\x14ReconcileRunsRequest\x12#\n\x07run_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"a\n\x15ReconcileRunsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.playbooks.executor.v1.RunEvent\x12\x17\n\x0funknown_run_ids\x18\x02 \x03(\t\"M\n\x11\x43\x61ncelRunsRequest\x12\x38\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.playbooks.executor.v1.RunJobB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\"E\n\x12\x43\x61ncelRunsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.playbooks.executor.v1.RunEvent\"\xb2\x01\n\x17\x45stimatePlaybookRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12/\n\x05rules\x18\x03 \x01(\x0b\x32 .playbooks.runs.v1.PlaybookRules\"\xb8\x01\n\x18\x45stimatePlaybookResponse\x12\x10\n\x08scope_id\x18\x01 \x01(\t\x12\x12\n\nrules_hash\x18\x02 \x01(\t\x12\x16\n\x0etotal_affected\x18\x03 \x01(\x03\x12\x10\n\x08\x65ligible\x18\x04 \x01(\x08\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12;\n\x0e\x61i_daily_limit\x18\x06 \x01(\x0b\x32#.playbooks.executor.v1.AiDailyLimit\"\x8f\x01\n\x0c\x41iDailyLimit\x12\x12\n\x05limit\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x16\n\tremaining\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12-\n\tresets_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_limitB\x0c\n\n_remaining\"\x83\x01\n\x0fGetDraftRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1a\n\x08\x64raft_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x10GetDraftResponse\x12\'\n\x05\x64raft\x18\x01 \x01(\x0b\x32\x18.playbooks.runs.v1.Draft\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb5\x01\n\x15GetLatestDraftRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x16GetLatestDraftResponse\x12\'\n\x05\x64raft\x18\x01 \x01(\x0b\x32\x18.playbooks.runs.v1.Draft\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x85\x01\n\x13ListRunItemsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x14ListRunItemsResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.playbooks.runs.v1.RunItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xef\x05\n\x0f\x45xecutorService\x12\x63\n\nExecuteRun\x12(.playbooks.executor.v1.ExecuteRunRequest\x1a).playbooks.executor.v1.ExecuteRunResponse0\x01\x12j\n\rReconcileRuns\x12+.playbooks.executor.v1.ReconcileRunsRequest\x1a,.playbooks.executor.v1.ReconcileRunsResponse\x12\x61\n\nCancelRuns\x12(.playbooks.executor.v1.CancelRunsRequest\x1a).playbooks.executor.v1.CancelRunsResponse\x12s\n\x10\x45stimatePlaybook\x12..playbooks.executor.v1.EstimatePlaybookRequest\x1a/.playbooks.executor.v1.EstimatePlaybookResponse\x12[\n\x08GetDraft\x12&.playbooks.executor.v1.GetDraftRequest\x1a\'.playbooks.executor.v1.GetDraftResponse\x12m\n\x0eGetLatestDraft\x12,.playbooks.executor.v1.GetLatestDraftRequest\x1a-.playbooks.executor.v1.GetLatestDraftResponse\x12g\n\x0cListRunItems\x12*.playbooks.executor.v1.ListRunItemsRequest\x1a+.playbooks.executor.v1.ListRunItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,playbooks/executor/v1/executor_service.proto\x12\x15playbooks.executor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fplaybooks/executor/v1/job.proto\x1a\x1bplaybooks/runs/v1/run.proto\"G\n\x11\x45xecuteRunRequest\x12\x32\n\x03job\x18\x01 \x01(\x0b\x32\x1d.playbooks.executor.v1.RunJobB\x06\xbaH\x03\xc8\x01\x01\"D\n\x12\x45xecuteRunResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.playbooks.executor.v1.RunEvent\";\n\x14ReconcileRunsRequest\x12#\n\x07run_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"a\n\x15ReconcileRunsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.playbooks.executor.v1.RunEvent\x12\x17\n\x0funknown_run_ids\x18\x02 \x03(\t\"M\n\x11\x43\x61ncelRunsRequest\x12\x38\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.playbooks.executor.v1.RunJobB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\"E\n\x12\x43\x61ncelRunsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.playbooks.executor.v1.RunEvent\"\xb2\x01\n\x17\x45stimatePlaybookRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12/\n\x05rules\x18\x03 \x01(\x0b\x32 .playbooks.runs.v1.PlaybookRules\"\xb8\x01\n\x18\x45stimatePlaybookResponse\x12\x10\n\x08scope_id\x18\x01 \x01(\t\x12\x12\n\nrules_hash\x18\x02 \x01(\t\x12\x16\n\x0etotal_affected\x18\x03 \x01(\x03\x12\x10\n\x08\x65ligible\x18\x04 \x01(\x08\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12;\n\x0e\x61i_daily_limit\x18\x06 \x01(\x0b\x32#.playbooks.executor.v1.AiDailyLimit\"\x8f\x01\n\x0c\x41iDailyLimit\x12\x12\n\x05limit\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x16\n\tremaining\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12-\n\tresets_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_limitB\x0c\n\n_remaining\"\x83\x01\n\x0fGetDraftRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1a\n\x08\x64raft_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x10GetDraftResponse\x12\'\n\x05\x64raft\x18\x01 \x01(\x0b\x32\x18.playbooks.runs.v1.Draft\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb5\x01\n\x15GetLatestDraftRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x46\n\x0bplaybook_id\x18\x02 \x01(\tB1\xbaH.r,R\x11missing_seo_titleR\x17missing_seo_description\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x16GetLatestDraftResponse\x12\'\n\x05\x64raft\x18\x01 \x01(\x0b\x32\x18.playbooks.runs.v1.Draft\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x85\x01\n\x13ListRunItemsRequest\x12\x1e\n\nproject_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x18\n\x06run_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x05limit\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x14ListRunItemsResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.playbooks.runs.v1.RunItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x92\n\n\x0f\x45xecutorService\x12\x63\n\nExecuteRun\x12(.playbooks.executor.v1.ExecuteRunRequest\x1a).playbooks.executor.v1.ExecuteRunResponse0\x01\x12j\n\rReconcileRuns\x12+.playbooks.executor.v1.ReconcileRunsRequest\x1a,.playbooks.executor.v1.ReconcileRunsResponse\x12\x61\n\nCancelRuns\x12(.playbooks.executor.v1.CancelRunsRequest\x1a).playbooks.executor.v1.CancelRunsResponse\x12\xce\x02\n\x10\x45stimatePlaybook\x12..playbooks.executor.v1.EstimatePlaybookRequest\x1a/.playbooks.executor.v1.EstimatePlaybookResponse\"\xd8\x01\x82\xd3\xe4\x93\x02\xd1\x01\x12\x46/api/projects/{project_id}/automation-playbooks/{playbook_id}/estimateZ:\x12\x38/api/projects/{project_id}/automation-playbooks/estimateZK\"F/api/projects/{project_id}/automation-playbooks/{playbook_id}/estimate:\x01*\x12\xa6\x01\n\x08GetDraft\x12&.playbooks.executor.v1.GetDraftRequest\x1a\'.playbooks.executor.v1.GetDraftResponse\"I\x82\xd3\xe4\x93\x02\x43\x12\x41/api/projects/{project_id}/automation-playbooks/drafts/{draft_id}\x12\x92\x02\n\x0eGetLatestDraft\x12,.playbooks.executor.v1.GetLatestDraftRequest\x1a-.playbooks.executor.v1.GetLatestDraftResponse\"\xa2\x01\x82\xd3\xe4\x93\x02\x9b\x01\x12K/api/projects/{project_id}/automation-playbooks/{playbook_id}/drafts/latestZL\x12J/api/projects/{project_id}/automation-playbooks/{playbook_id}/draft/latest\x12\xbb\x01\n\x0cListRunItems\x12*.playbooks.executor.v1.ListRunItemsRequest\x1a+.playbooks.executor.v1.ListRunItemsResponse\"R\x82\xd3\xe4\x93\x02L\x12\x43/api/projects/{project_id}/automation-playbooks/runs/{run_id}/itemsb\x05itemsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,36 +70,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRUNITEMSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTRUNITEMSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTRUNITEMSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
-  _globals['_EXECUTERUNREQUEST']._serialized_start=195
-  _globals['_EXECUTERUNREQUEST']._serialized_end=266
-  _globals['_EXECUTERUNRESPONSE']._serialized_start=268
-  _globals['_EXECUTERUNRESPONSE']._serialized_end=336
-  _globals['_RECONCILERUNSREQUEST']._serialized_start=338
-  _globals['_RECONCILERUNSREQUEST']._serialized_end=397
-  _globals['_RECONCILERUNSRESPONSE']._serialized_start=399
-  _globals['_RECONCILERUNSRESPONSE']._serialized_end=496
-  _globals['_CANCELRUNSREQUEST']._serialized_start=498
-  _globals['_CANCELRUNSREQUEST']._serialized_end=575
-  _globals['_CANCELRUNSRESPONSE']._serialized_start=577
-  _globals['_CANCELRUNSRESPONSE']._serialized_end=646
-  _globals['_ESTIMATEPLAYBOOKREQUEST']._serialized_start=649
-  _globals['_ESTIMATEPLAYBOOKREQUEST']._serialized_end=827
-  _globals['_ESTIMATEPLAYBOOKRESPONSE']._serialized_start=830
-  _globals['_ESTIMATEPLAYBOOKRESPONSE']._serialized_end=1014
-  _globals['_AIDAILYLIMIT']._serialized_start=1017
-  _globals['_AIDAILYLIMIT']._serialized_end=1160
-  _globals['_GETDRAFTREQUEST']._serialized_start=1163
-  _globals['_GETDRAFTREQUEST']._serialized_end=1294
-  _globals['_GETDRAFTRESPONSE']._serialized_start=1296
-  _globals['_GETDRAFTRESPONSE']._serialized_end=1380
-  _globals['_GETLATESTDRAFTREQUEST']._serialized_start=1383
-  _globals['_GETLATESTDRAFTREQUEST']._serialized_end=1564
-  _globals['_GETLATESTDRAFTRESPONSE']._serialized_start=1566
-  _globals['_GETLATESTDRAFTRESPONSE']._serialized_end=1656
-  _globals['_LISTRUNITEMSREQUEST']._serialized_start=1659
-  _globals['_LISTRUNITEMSREQUEST']._serialized_end=1792
-  _globals['_LISTRUNITEMSRESPONSE']._serialized_start=1794
-  _globals['_LISTRUNITEMSRESPONSE']._serialized_end=1884
-  _globals['_EXECUTORSERVICE']._serialized_start=1887
-  _globals['_EXECUTORSERVICE']._serialized_end=2638
+  _globals['_EXECUTORSERVICE'].methods_by_name['EstimatePlaybook']._loaded_options = None
+  _globals['_EXECUTORSERVICE'].methods_by_name['EstimatePlaybook']._serialized_options = b'\202\323\344\223\002\321\001\022F/api/projects/{project_id}/automation-playbooks/{playbook_id}/estimateZ:\0228/api/projects/{project_id}/automation-playbooks/estimateZK\"F/api/projects/{project_id}/automation-playbooks/{playbook_id}/estimate:\001*'
+  _globals['_EXECUTORSERVICE'].methods_by_name['GetDraft']._loaded_options = None
+  _globals['_EXECUTORSERVICE'].methods_by_name['GetDraft']._serialized_options = b'\202\323\344\223\002C\022A/api/projects/{project_id}/automation-playbooks/drafts/{draft_id}'
+  _globals['_EXECUTORSERVICE'].methods_by_name['GetLatestDraft']._loaded_options = None
+  _globals['_EXECUTORSERVICE'].methods_by_name['GetLatestDraft']._serialized_options = b'\202\323\344\223\002\233\001\022K/api/projects/{project_id}/automation-playbooks/{playbook_id}/drafts/latestZL\022J/api/projects/{project_id}/automation-playbooks/{playbook_id}/draft/latest'
+  _globals['_EXECUTORSERVICE'].methods_by_name['ListRunItems']._loaded_options = None
+  _globals['_EXECUTORSERVICE'].methods_by_name['ListRunItems']._serialized_options = b'\202\323\344\223\002L\022C/api/projects/{project_id}/automation-playbooks/runs/{run_id}/itemsb\005items'
+  _globals['_EXECUTERUNREQUEST']._serialized_start=225
+  _globals['_EXECUTERUNREQUEST']._serialized_end=296
+  _globals['_EXECUTERUNRESPONSE']._serialized_start=298
+  _globals['_EXECUTERUNRESPONSE']._serialized_end=366
+  _globals['_RECONCILERUNSREQUEST']._serialized_start=368
+  _globals['_RECONCILERUNSREQUEST']._serialized_end=427
+  _globals['_RECONCILERUNSRESPONSE']._serialized_start=429
+  _globals['_RECONCILERUNSRESPONSE']._serialized_end=526
+  _globals['_CANCELRUNSREQUEST']._serialized_start=528
+  _globals['_CANCELRUNSREQUEST']._serialized_end=605
+  _globals['_CANCELRUNSRESPONSE']._serialized_start=607
+  _globals['_CANCELRUNSRESPONSE']._serialized_end=676
+  _globals['_ESTIMATEPLAYBOOKREQUEST']._serialized_start=679
+  _globals['_ESTIMATEPLAYBOOKREQUEST']._serialized_end=857
+  _globals['_ESTIMATEPLAYBOOKRESPONSE']._serialized_start=860
+  _globals['_ESTIMATEPLAYBOOKRESPONSE']._serialized_end=1044
+  _globals['_AIDAILYLIMIT']._serialized_start=1047
+  _globals['_AIDAILYLIMIT']._serialized_end=1190
+  _globals['_GETDRAFTREQUEST']._serialized_start=1193
+  _globals['_GETDRAFTREQUEST']._serialized_end=1324
+  _globals['_GETDRAFTRESPONSE']._serialized_start=1326
+  _globals['_GETDRAFTRESPONSE']._serialized_end=1410
+  _globals['_GETLATESTDRAFTREQUEST']._serialized_start=1413
+  _globals['_GETLATESTDRAFTREQUEST']._serialized_end=1594
+  _globals['_GETLATESTDRAFTRESPONSE']._serialized_start=1596
+  _globals['_GETLATESTDRAFTRESPONSE']._serialized_end=1686
+  _globals['_LISTRUNITEMSREQUEST']._serialized_start=1689
+  _globals['_LISTRUNITEMSREQUEST']._serialized_end=1822
+  _globals['_LISTRUNITEMSRESPONSE']._serialized_start=1824
+  _globals['_LISTRUNITEMSRESPONSE']._serialized_end=1914
+  _globals['_EXECUTORSERVICE']._serialized_start=1917
+  _globals['_EXECUTORSERVICE']._serialized_end=3215
 # @@protoc_insertion_point(module_scope)

@@ -124,7 +124,7 @@ class ExecutorServiceServicer:
 
     def GetLatestDraft(self, request, context):
         """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+        DRAFT_NOT_FOUND (over HTTP: 200 with "draft": null, as for every path that ends in /latest); INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
         since the page before: start again without page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -58,7 +58,7 @@ class ExecutorServiceStub:
     """
     GetLatestDraft: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]
     """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+    DRAFT_NOT_FOUND (over HTTP: 200 with "draft": null, as for every path that ends in /latest); INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
     since the page before: start again without page_token.
     """
     ListRunItems: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]
@@ -94,7 +94,7 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """
     GetLatestDraft: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetLatestDraftRequest, _executor_service_pb2.GetLatestDraftResponse]  # type: ignore[assignment]
     """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-    DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+    DRAFT_NOT_FOUND (over HTTP: 200 with "draft": null, as for every path that ends in /latest); INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
     since the page before: start again without page_token.
     """
     ListRunItems: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListRunItemsRequest, _executor_service_pb2.ListRunItemsResponse]  # type: ignore[assignment]
@@ -163,7 +163,7 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.GetLatestDraftResponse, _abc.Awaitable[_executor_service_pb2.GetLatestDraftResponse]]:
         """The draft of a playbook that was written most recently, with a page of its items. Role: VIEWER. NOT_FOUND /
-        DRAFT_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
+        DRAFT_NOT_FOUND (over HTTP: 200 with "draft": null, as for every path that ends in /latest); INVALID_ARGUMENT / PAGE_TOKEN_INVALID also when this or another draft of the playbook was written
         since the page before: start again without page_token.
         """
 
