@@ -3,8 +3,8 @@
 Where the imports come from: google/protobuf is in the wheel grpcio-tools, google/api in
 googleapis-common-protos, and buf/validate is the descriptor that protovalidate embeds.
 
-    python tools/gen.py            write gen/
-    python tools/gen.py --check    exit 1 when gen/ is not what protos/ generate
+    python tools/gen.py            write gen/ and gateway/openapi.json
+    python tools/gen.py --check    exit 1 when they are not what protos/ generate
     python tools/gen.py --image F  write the descriptors of protos/ and their imports into F, for buf
 
 gen/playbook-runs.binpb is the descriptor set for other languages: every proto, its imports, the messages that errors
@@ -14,10 +14,12 @@ carry, and their comments.
 import argparse
 import filecmp
 import importlib.resources
+import json
 import os
 import shutil
 import sys
 import tempfile
+import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ("playbooks", "buf")  # the generated folders of gen/; gen/pyproject.toml is kept by hand
 DESCRIPTORS = "playbook-runs.binpb"
 ERRORS = ("google/rpc/status.proto", "google/rpc/error_details.proto")  # no proto imports what errors carry
+OPENAPI = ROOT / "gateway" / "openapi.json"
 
 
 def run_protoc(*options: str, extra: tuple[str, ...] = ()) -> None:
@@ -70,6 +73,20 @@ def write_descriptors(target: Path) -> None:
     run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}", extra=ERRORS)
 
 
+def openapi() -> str:
+    """Return the description of the HTTP API, out of what is in gen/."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "gen")]
+    from gateway.app import EXECUTOR, RUNS
+    from gateway.openapi.comments import Comments
+    from gateway.openapi.document import Document
+    from gateway.routes import Routes
+
+    comments = Comments((ROOT / "gen" / DESCRIPTORS).read_bytes())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    document = Document(Routes([*RUNS, *EXECUTOR]), comments).build(version)
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 def differences(left: Path, right: Path) -> list[str]:
     """Relative paths of the files that differ between two folders, or are in one only."""
     names = {p.relative_to(base) for base in (left, right) for p in base.rglob("*") if p.is_file()}
@@ -101,13 +118,16 @@ def main() -> int:
             kept = ROOT / "gen" / DESCRIPTORS
             if not kept.is_file() or not filecmp.cmp(fresh / DESCRIPTORS, kept, shallow=False):
                 drift.append(f"gen/{DESCRIPTORS}")
+            if not OPENAPI.is_file() or OPENAPI.read_text() != openapi():
+                drift.append(str(OPENAPI.relative_to(ROOT)))
             if drift:
-                print("gen/ is not what protos/ generate. Run: make gen\n  " + "\n  ".join(drift), file=sys.stderr)
+                print("These are not what protos/ generate. Run: make gen\n  " + "\n  ".join(drift), file=sys.stderr)
             return 1 if drift else 0
         for top in GENERATED:
             shutil.rmtree(ROOT / "gen" / top, ignore_errors=True)
             shutil.copytree(fresh / top, ROOT / "gen" / top)
         shutil.copy(fresh / DESCRIPTORS, ROOT / "gen" / DESCRIPTORS)
+    OPENAPI.write_text(openapi())
     return 0
 
 
