@@ -50,7 +50,7 @@ def parse(headers: Headers, body: bytes) -> Any:
         problem = "send JSON: content-type: application/json, without a content-encoding"
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE_UNSUPPORTED", problem)
     try:
-        return json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+        return json.loads(body.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse)
     except RecursionError:
         raise Problem.invalid("the body is nested too deeply") from None
     except UnicodeDecodeError:

@@ -29,6 +29,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.access_log = False  # uvicorn's has paths and queries, and is on wherever a handler is found
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0

@@ -51,15 +51,20 @@ def _fill(message: Message, values: dict[str, Any]) -> Message:
     try:
         return ParseDict(values, message)
     except ParseError as error:
-        words = str(error).partition("\n")[0]
-        if unknown := _UNKNOWN.match(words):
-            path = ".".join(part for part in (unknown[2], unknown[1]) if part)
-            raise Problem.invalid(f"there is no field {path}", path) from None
-        if bad := _BAD.match(words):
-            raise Problem.invalid(f"{bad[1]}: {bad[2]}", bad[1]) from None
-        raise Problem.invalid(words) from None
+        raise _explained(str(error).partition("\n")[0]) from None
     except (ValueError, TypeError, RecursionError):  # a surrogate alone, a number out of every range
         raise Problem.invalid("the body has a value that no field can have") from None
+
+
+def _explained(words: str) -> Problem:
+    """Return the problem that json_format's `words` are about."""
+    if unknown := _UNKNOWN.match(words):
+        path = ".".join(part for part in (unknown[2], unknown[1]) if part)
+        return Problem.invalid(f"there is no field {path}", path)
+    path = ""
+    while bad := _BAD.match(words):  # a field within a field
+        path, words = f"{path}.{bad[1]}" if path else bad[1], bad[2]
+    return Problem.invalid(f"{path}: {words}" if path else words, path)
 
 
 def _name_the_call(message: Any) -> None:

@@ -107,17 +107,19 @@ def _bind(settings: GatewaySettings) -> socket.socket:
         family, kind, protocol, _, endpoint = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.processes > 1:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind(endpoint)
-        bound.listen(BACKLOG)  # so that a taken port shows here
+        with contextlib.ExitStack() as opened:
+            bound = opened.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if settings.processes > 1:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(endpoint)
+            bound.listen(BACKLOG)  # so that a taken port shows here
+            bound.setblocking(False)
+            opened.pop_all()
+            return bound
     except (OSError, UnicodeError) as error:
         where = f"{settings.listen} ({settings.listen_variable})"
         raise SystemExit(f"cannot listen on {where}: {explain_bind_error(settings.listen)}") from error
-    bound.setblocking(False)
-    return bound
 
 
 def _allow_open_files() -> None:

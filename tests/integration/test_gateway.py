@@ -1,0 +1,304 @@
+"""The gateway before a real runs_service: what strangers send, event streams, and how it stops."""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+import pytest
+from playbooks.runs.v1.run_pb2 import Run
+
+from devstack.ports import HOST
+from devstack.valkey import Valkey
+from gateway import app as gateway_app
+from gateway.settings import GatewaySettings
+from runs_service import app as runs_app
+from runs_service.settings import RunsSettings
+from runs_service.store import RunStore
+from servicekit.postgres.database import Database
+from tests.support.http import Event, client, watching
+from tests.support.runs import NOW, event, new_run
+from tests.support.tokens import SECRET, hs256
+from tests.support.waiting import eventually
+
+RUNS = "/api/projects/p/automation-playbooks/runs"
+NOBODY = f"{HOST}:1"
+TOKEN = hs256()
+
+
+@dataclass
+class Front:
+    """A gateway before a runs_service, and the means to change runs."""
+
+    url: str
+    runs_target: str
+    http: httpx2.AsyncClient
+    store: RunStore
+    changes: int = 0
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def create(self) -> Run:
+        (stored,) = await self.store.runs.create([new_run(idempotency_key=str(self.changes))])
+        self.changes += 1
+        return stored.run
+
+    async def change(self, run: Run, number: int, status: Run.Status.ValueType = Run.RUNNING) -> None:
+        await self.store.history.apply_events([event(run.id, number, status, completed=number)], NOW)
+
+
+@asynccontextmanager
+async def gateway(**settings: Any) -> AsyncIterator[str]:
+    """Run a gateway; its URL."""
+    defaults = {"listen": f"{HOST}:0", "runs_target": NOBODY, "executor_target": NOBODY}
+    async with gateway_app.serving(GatewaySettings(**(defaults | settings))) as server:
+        yield f"{server.scheme}://{server.address}"
+
+
+@pytest.fixture
+async def front(runs_database_url: str, runs_database: Database, valkey_server: Valkey) -> AsyncIterator[Front]:
+    settings = RunsSettings(
+        database_url=runs_database_url, broker_url=valkey_server.url, broker_queue_prefix="test-gateway",
+        listen=f"{HOST}:0", auth_jwt_secret=SECRET, executor_target=NOBODY,
+    )  # fmt: skip
+    async with (
+        runs_app.serving(settings) as runs,
+        gateway(runs_target=runs.address) as url,
+        client(url, TOKEN) as http,
+    ):
+        yield Front(url, runs.address, http, RunStore(runs_database, reconcile_after=timedelta(hours=1)))
+
+
+def watch(run: Run) -> str:
+    return f"{RUNS}/{run.id}:watch"
+
+
+def seen(events: list[Event]) -> list[tuple[str, str]]:
+    return [(one.name, one.id) for one in events]
+
+
+# Event streams
+
+
+async def test_a_stream_has_each_change_once_and_ends_for_good(front: Front) -> None:
+    run = await front.create()
+    async with watching(front.http, watch(run)) as stream:
+        assert stream.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        first = await stream.next()
+        assert first is not None
+        assert (first.name, first.id, first.json["status"]) == ("snapshot", "1", "QUEUED")
+        await front.change(run, 1)
+        await front.change(run, 2, Run.SUCCEEDED)
+        assert seen(await stream.rest()) == [("updated", "2"), ("updated", "3")]
+
+    async with watching(front.http, watch(run), "1") as stream:
+        events = await stream.rest()
+    assert seen(events) == [("updated", "2"), ("updated", "3")]
+    assert events[-1].json == (await front.http.get(f"{RUNS}/{run.id}")).json()
+    assert (await front.http.get(watch(run), headers={"last-event-id": "3"})).status_code == HTTPStatus.NO_CONTENT
+
+
+async def test_a_quiet_stream_is_open_at_once_and_has_heartbeats(front: Front) -> None:
+    run = await front.create()
+    async with watching(front.http, watch(run), "1") as stream:  # there is nothing to send
+        assert stream.response.status_code == HTTPStatus.OK
+        await front.change(run, 1)
+        event = await stream.next()
+        assert event is not None
+        assert (event.name, event.id) == ("updated", "2")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "reason"),
+    [
+        (f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch", {}, 404, "RUN_NOT_FOUND"),
+        (f"{RUNS}/x:watch", {}, 400, "VALIDATION_FAILED"),
+        (f"{RUNS}/x:watch?after=1", {}, 400, "VALIDATION_FAILED"),
+        (f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch", {"last-event-id": "x"}, 400, "VALIDATION_FAILED"),
+        (f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch", {"authorization": "Bearer x"}, 401, "TOKEN_INVALID"),
+        (f"{RUNS.replace('/p/', '/q/')}/0198f0a0-0000-7000-8000-000000000000:watch", {}, 403, "PROJECT_ACCESS_DENIED"),
+    ],
+)
+async def test_a_refused_stream_is_a_problem(
+    front: Front, path: str, headers: dict[str, str], status: int, reason: str
+) -> None:
+    answer = await front.http.get(path, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert ("www-authenticate" in answer.headers) == (status == HTTPStatus.UNAUTHORIZED)
+
+
+async def test_a_stream_that_cannot_be_resumed_begins_anew(front: Front, runs_database: Database) -> None:
+    run = await front.create()
+    for number in range(1, 5):
+        await front.change(run, number)
+    await runs_database.execute("DELETE FROM runs.run_events WHERE sequence < 4")
+
+    async with watching(front.http, watch(run), "1") as stream:
+        event = await stream.next()
+    assert event is not None
+    assert (event.name, event.id) == ("snapshot", "5")
+    by_hand = await front.http.get(f"{watch(run)}?afterSequence=1")
+    assert (by_hand.status_code, by_hand.json()["metadata"]) == (HTTPStatus.GONE, {"oldestSequence": "4"})
+
+
+async def test_when_the_client_leaves_the_call_ends(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    run = await front.create()
+    loop = asyncio.get_running_loop()
+    with caplog.at_level(logging.DEBUG, "servicekit.rpc.interceptors.access_log"):
+        async with watching(front.http, watch(run)) as stream:
+            await stream.next()
+        left = loop.time()
+        await eventually(lambda: any("WatchRun CANCELLED" in line for line in caplog.messages))
+    assert loop.time() - left < 1.0  # 0.1 s on an idle machine
+
+
+async def test_a_stop_ends_streams_with_whole_chunks(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    run = await front.create()
+    loop = asyncio.get_running_loop()
+    target = GatewaySettings(listen=f"{HOST}:0", runs_target=front.runs_target, executor_target=NOBODY)
+    async with client("http://unused", TOKEN) as http:
+        async with gateway_app.serving(target) as server:
+            opened = watching(http, f"http://{server.address}{watch(run)}")
+            stream = await opened.__aenter__()
+            await stream.next()
+            stopping = loop.time()
+        assert await stream.rest() == []  # an incomplete chunk would raise
+        await opened.__aexit__(None, None, None)
+    assert loop.time() - stopping < 2.0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], caplog.text
+
+
+# What strangers send
+
+
+async def test_a_service_that_is_not_there_is_a_503_that_says_nothing_of_the_inside() -> None:
+    async with gateway() as url, client(url, TOKEN) as http:
+        answers = [await http.get(RUNS), await http.get(f"{RUNS}/{'0' * 8}:watch"), await http.get("/readyz")]
+        assert (await http.get("/healthz")).json() == {"status": "alive"}
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert all(answer.headers["retry-after"] == "1" for answer in answers)
+    assert not any(port in answer.text for answer in answers for port in (":1", "127.0.0.1"))
+    assert answers[2].json()["metadata"] == {"runs-service": "UNREACHABLE", "executor-service": "UNREACHABLE"}
+
+
+@pytest.fixture(scope="module")
+async def alone() -> AsyncIterator[str]:
+    """The URL of a gateway without services."""
+    async with gateway(gateway_cors_origins="https://shop.example") as url:
+        yield url
+
+
+async def test_every_answer_is_strict_with_browsers(alone: str) -> None:
+    async with client(alone) as http:
+        for path in ("/", "/healthz", "/openapi.json", RUNS):
+            headers = (await http.get(path, headers={"x-request-id": "mine"})).headers
+            assert headers["x-request-id"] == "mine"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "server" not in headers
+        assert len((await http.get("/healthz", headers={"x-request-id": "a b"})).headers["x-request-id"]) == 32
+
+
+async def test_pages_of_other_origins_may_not_call_unless_configured(alone: str) -> None:
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    async with client(alone) as http:
+        known = await http.options(RUNS, headers={"origin": "https://shop.example", **preflight})
+        assert known.headers["access-control-allow-origin"] == "https://shop.example"
+        assert "access-control-allow-credentials" not in known.headers
+        unknown = await http.options(RUNS, headers={"origin": "https://evil.example", **preflight})
+        assert "access-control-allow-origin" not in unknown.headers
+        assert unknown.status_code == HTTPStatus.BAD_REQUEST
+        # A POST without a body needs no preflight.
+        for origin, status in (
+            ("https://evil.example", 403),
+            ("null", 403),
+            ("https://shop.example", 503),
+            (alone, 503),
+        ):
+            answer = await http.post(f"{RUNS}/r:cancel", headers={"origin": origin})
+            assert answer.status_code == status, origin
+        refused = await http.get(RUNS, headers={"origin": "https://shop.example"})
+        assert refused.headers["access-control-allow-origin"] == "https://shop.example"  # or a page could not read it
+        assert "retry-after" in refused.headers["access-control-expose-headers"]
+
+
+async def test_large_bodies_are_refused_before_they_are_read(alone: str) -> None:
+    head = b"POST %b/r:cancel HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" % RUNS.encode()
+    told = await raw(alone, head + b"content-length: 104857600\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in told
+    chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    unsaid = await raw(alone, head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 9)
+    assert unsaid.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: %b\r\n\r\n" % (b"x" * 70_000), b"431"),
+        (b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n" % (b"x" * 70_000), b"431"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"400"),
+        (b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+    ],
+)
+async def test_what_is_no_request_is_refused_without_a_line_in_the_log(
+    alone: str, sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await raw(alone, sent)
+    assert answer.startswith(b"HTTP/1.1 " + status), answer
+    assert b'"statusCode":' + status in answer
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO], caplog.text
+
+
+async def raw(url: str, sent: bytes) -> bytes:
+    """Send bytes on a connection, and return what comes until its end or the end of an answer."""
+    reader, writer = await asyncio.open_connection(HOST, int(url.rpartition(":")[2]))
+    writer.write(sent)
+    try:
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            return head + await reader.read(65_536)
+    finally:
+        writer.close()
+
+
+async def test_tokens_come_in_one_header_and_never_reach_the_log(alone: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with client(alone) as http:
+            headers = {"authorization": f"Bearer {TOKEN}"}
+            await http.get(f"{RUNS}?token={TOKEN}")
+            await http.get(RUNS, headers=headers)
+            await http.get(f"/{TOKEN}", headers=headers)
+            twice = await http.get(RUNS, headers=[("authorization", "Bearer a"), ("authorization", "Bearer b")])
+            odd = await http.get(RUNS, headers={"authorization": b"Bearer \xff"})
+    assert (twice.status_code, odd.status_code) == (401, 401)
+    ours = [record for record in caplog.records if not record.name.startswith("http")]  # not the client's own lines
+    assert TOKEN not in "\n".join(json.dumps(vars(record), default=str) for record in ours)
+    assert {"gateway.edge"} <= {record.name for record in ours}
+
+
+async def test_a_taken_port_is_said_with_its_variable() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        where = f"{HOST}:{taken.getsockname()[1]}"
+        with pytest.raises(SystemExit, match=f"cannot listen on {where} .GATEWAY_LISTEN.: is the port taken"):
+            async with gateway(listen=where):
+                pass
+
+
+async def test_routes_may_be_at_the_root_too() -> None:
+    async with gateway(gateway_routes_at_root=True) as url, client(url, TOKEN) as http:
+        assert (await http.get(RUNS.removeprefix("/api"))).status_code == HTTPStatus.SERVICE_UNAVAILABLE
