@@ -82,8 +82,9 @@ def up(
     ports = {"--runs-port": runs_port, "--executor-port": executor_port}
     if not no_http:
         ports["--http-port"] = http_port
-    if len(set(ports.values())) < len(ports):
-        _fail(StackError(f"two servers would be at one port; choose others with {', '.join(ports)}"))
+    for port in ports.values():
+        if len(options := [option for option, chosen in ports.items() if chosen == port]) > 1:
+            _fail(StackError(f"{' and '.join(options)} are both {port}; choose another port for one of them"))
     _exit_on_signals()
     stack = Stack(
         StackOptions(

@@ -39,6 +39,7 @@ def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterat
         data_dir=stack_folder(),
         runs_replicas=2,
         executor_replicas=2,
+        http=True,
         durable=False,
         env=stack_env,
     )

@@ -607,7 +607,7 @@ def upped(
     folder = tmp_path_factory.mktemp("up")
     runs_port, executor_port = free_ports(2)
     cli = new_cli(folder, "--data-dir", str(prepared.stack_folder(folder / "stack")))
-    ports = ("--runs-port", runs_port, "--executor-port", executor_port)
+    ports = ("--runs-port", runs_port, "--executor-port", executor_port, "--no-http")
     process = cli.popen("up", *ports, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     line = process.stdout.readline()
@@ -638,8 +638,11 @@ class TestCLI_001_Up:
     def test_a_taken_port_is_named(self, new_cli: NewCli, upped: tuple[Cli, int, int], tmp_path: Path) -> None:
         _, runs_port, executor_port = upped
         other = new_cli(tmp_path, "--data-dir", str(tmp_path / "stack"))
-        refused(other("up", "--runs-port", runs_port, "--executor-port", free_ports(1)[0]), str(runs_port))
-        refused(other("up", "--runs-port", free_ports(1)[0], "--executor-port", executor_port), str(executor_port))
+        refused(other("up", "--runs-port", runs_port, "--executor-port", free_ports(1)[0], "--no-http"), str(runs_port))
+        refused(
+            other("up", "--runs-port", free_ports(1)[0], "--executor-port", executor_port, "--no-http"),
+            str(executor_port),
+        )
 
     def test_one_folder_has_one_stack(self, upped: tuple[Cli, int, int]) -> None:
         cli, *_ = upped

@@ -22,7 +22,7 @@ async def inline_shop(
 ) -> AsyncIterator[Shop]:
     has_broker = request.param == "queue processors off"
     env = stack_env | ({"ENABLE_QUEUE_PROCESSORS": "false"} if has_broker else {})
-    options = StackOptions(data_dir=stack_folder(), broker=has_broker, durable=False, env=env)
+    options = StackOptions(data_dir=stack_folder(), broker=has_broker, http=True, durable=False, env=env)
     with Stack(options) as stack:
         channels = Channels.to(stack)
         shop = Shop(stack, channels)
@@ -46,6 +46,13 @@ async def test_EC_001_without_a_queue_create_answers_with_the_final_status(inlin
     assert history[-1].run == reply.run == await shop.get(reply.run.id)
     applied = await shop.apply(reply.run)
     assert (applied.status, applied.result.updated) == (Run.SUCCEEDED, 2)
+
+
+async def test_WEB_EC_001_without_a_queue_the_answer_has_the_final_status(inline_shop: Shop) -> None:
+    await inline_shop.stock(2, prefix="web")
+    async with inline_shop.http() as http:
+        answer = await http.post("missing_seo_description/runs", json={"runType": "PREVIEW_GENERATE"})
+    assert (answer.status_code, answer.json()["status"]) == (201, "SUCCEEDED")
 
 
 async def test_EC_001_a_caller_that_gives_up_does_not_stop_an_inline_run(

@@ -318,7 +318,7 @@ def test_PRT_003_the_log_end_that_up_prints(new_cli: NewCli, tmp_path: Path) -> 
     (data / "postgresql.conf").write_text(f"max_wal_senders = '{OSC_52}\x1b[2J'\n")
     ports = free_ports(2)
     code, written = new_cli(tmp_path).at_a_terminal(
-        "up", "--data-dir", tmp_path / "stack", "--runs-port", ports[0], "--executor-port", ports[1]
+        "up", "--data-dir", tmp_path / "stack", "--runs-port", ports[0], "--executor-port", ports[1], "--no-http"
     )
     message, *log_end = assert_obeys_nothing(written).splitlines()
     assert code == 1

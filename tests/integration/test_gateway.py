@@ -16,6 +16,7 @@ import pytest
 from playbooks.runs.v1.run_pb2 import Run
 
 from devstack.ports import HOST
+from devstack.postgres import Postgres
 from devstack.valkey import Valkey
 from gateway import app as gateway_app
 from gateway.settings import GatewaySettings
@@ -23,7 +24,9 @@ from runs_service import app as runs_app
 from runs_service.settings import RunsSettings
 from runs_service.store import RunStore
 from servicekit.postgres.database import Database
+from tests.conftest import new_database
 from tests.support.http import Event, client, watching
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import NOW, event, new_run
 from tests.support.tokens import SECRET, hs256
 from tests.support.waiting import eventually
@@ -40,6 +43,7 @@ class Front:
     url: str
     runs_target: str
     http: httpx2.AsyncClient
+    database: Database
     store: RunStore
     changes: int = 0
 
@@ -64,18 +68,25 @@ async def gateway(**settings: Any) -> AsyncIterator[str]:
         yield f"{server.scheme}://{server.address}"
 
 
-@pytest.fixture
-async def front(runs_database_url: str, runs_database: Database, valkey_server: Valkey) -> AsyncIterator[Front]:
-    settings = RunsSettings(
-        database_url=runs_database_url, broker_url=valkey_server.url, broker_queue_prefix="test-gateway",
-        listen=f"{HOST}:0", auth_jwt_secret=SECRET, executor_target=NOBODY,
-    )  # fmt: skip
-    async with (
-        runs_app.serving(settings) as runs,
-        gateway(runs_target=runs.address) as url,
-        client(url, TOKEN) as http,
-    ):
-        yield Front(url, runs.address, http, RunStore(runs_database, reconcile_after=timedelta(hours=1)))
+@pytest.fixture(scope="module")
+async def front(postgres_server: Postgres, valkey_server: Valkey) -> AsyncIterator[Front]:
+    for database_url in new_database(postgres_server, template=RUNS_TEMPLATE):
+        settings = RunsSettings(
+            database_url=database_url,
+            broker_url=valkey_server.url,
+            broker_queue_prefix="test-gateway",
+            listen=f"{HOST}:0",
+            auth_jwt_secret=SECRET,
+            executor_target=NOBODY,
+        )
+        database = Database(database_url, pool_size=2, application_name="test")
+        async with (
+            runs_app.serving(settings) as runs,
+            gateway(runs_target=runs.address) as url,
+            client(url, TOKEN) as http,
+        ):
+            yield Front(url, runs.address, http, database, RunStore(database, reconcile_after=timedelta(hours=1)))
+        await database.close()
 
 
 def watch(run: Run) -> str:
@@ -117,31 +128,29 @@ async def test_a_quiet_stream_is_open_at_once_and_has_heartbeats(front: Front) -
         assert (event.name, event.id) == ("updated", "2")
 
 
-@pytest.mark.parametrize(
-    ("path", "headers", "status", "reason"),
-    [
-        (f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch", {}, 404, "RUN_NOT_FOUND"),
+async def test_a_refused_stream_is_a_problem(front: Front) -> None:
+    unknown = f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch"
+    foreign = unknown.replace("/p/", "/q/")
+    for path, headers, status, reason in (
+        (unknown, {}, 404, "RUN_NOT_FOUND"),
         (f"{RUNS}/x:watch", {}, 400, "VALIDATION_FAILED"),
-        (f"{RUNS}/x:watch?after=1", {}, 400, "VALIDATION_FAILED"),
-        (f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch", {"last-event-id": "x"}, 400, "VALIDATION_FAILED"),
-        (f"{RUNS}/0198f0a0-0000-7000-8000-000000000000:watch", {"authorization": "Bearer x"}, 401, "TOKEN_INVALID"),
-        (f"{RUNS.replace('/p/', '/q/')}/0198f0a0-0000-7000-8000-000000000000:watch", {}, 403, "PROJECT_ACCESS_DENIED"),
-    ],
-)
-async def test_a_refused_stream_is_a_problem(
-    front: Front, path: str, headers: dict[str, str], status: int, reason: str
-) -> None:
-    answer = await front.http.get(path, headers=headers)
-    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert ("www-authenticate" in answer.headers) == (status == HTTPStatus.UNAUTHORIZED)
+        (f"{unknown}?after=1", {}, 400, "VALIDATION_FAILED"),
+        (unknown, {"last-event-id": "x"}, 400, "VALIDATION_FAILED"),
+        (unknown, {"authorization": "Bearer x"}, 401, "TOKEN_INVALID"),
+        (foreign, {}, 403, "PROJECT_ACCESS_DENIED"),
+    ):
+        answer = await front.http.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert ("www-authenticate" in answer.headers) == (status == HTTPStatus.UNAUTHORIZED)
+    assert (await front.http.head(unknown)).status_code == HTTPStatus.METHOD_NOT_ALLOWED
 
 
-async def test_a_stream_that_cannot_be_resumed_begins_anew(front: Front, runs_database: Database) -> None:
+async def test_a_stream_that_cannot_be_resumed_begins_anew(front: Front) -> None:
     run = await front.create()
     for number in range(1, 5):
         await front.change(run, number)
-    await runs_database.execute("DELETE FROM runs.run_events WHERE sequence < 4")
+    await front.database.execute("DELETE FROM runs.run_events WHERE sequence < 4")
 
     async with watching(front.http, watch(run), "1") as stream:
         event = await stream.next()

@@ -1,9 +1,11 @@
 """`playbook-runs up`, as people run it: what it prints, how it ends, and what it leaves behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,14 +77,17 @@ def up(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterat
 
 @pytest.fixture
 def ports() -> list[str]:
-    return [str(port) for port in free_ports(2)]
+    return [str(port) for port in free_ports(3)]
 
 
 def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path, ports: list[str]) -> None:
     runs, executor = (f"{HOST}:{port}" for port in ports)
-    options = ("--runs-port", ports[0], "--executor-port", ports[1])
+    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--http-port", ports[2])
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
     with up(tmp_path, *options, env=clean) as first:
+        assert f"HTTP at http://{HOST}:{ports[2]};" in first.ready_line
+        with urllib.request.urlopen(f"http://{HOST}:{ports[2]}/readyz", timeout=5) as answer:
+            assert json.load(answer)["status"] == "ready"
         assert runs in first.ready_line
         assert executor in first.ready_line
         assert "suggestions by the offline template writer; set OPENAI_API_KEY" in first.ready_line
@@ -91,6 +96,7 @@ def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path,
         info = DataDir(tmp_path).info()
         assert info is not None
         assert (info.pid, info.runs_targets, info.executor_targets) == (first.process.pid, [runs], [executor])
+        assert info.http_url == f"http://{HOST}:{ports[2]}"
 
         second = subprocess.run(first.arguments, capture_output=True, text=True, check=False)
         assert second.returncode == 1
@@ -112,7 +118,7 @@ def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
     stack_folder: Callable[[], Path], ports: list[str]
 ) -> None:
     folder = stack_folder()
-    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker", "--auth", "disabled")
+    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-http", "--no-broker", "--auth", "disabled")
     with up(folder, *options, env=os.environ | OPENAI) as killed:
         assert "suggestions by OpenAI's model m-1 at 127.0.0.1" in killed.ready_line
         assert "sk-" not in killed.ready_line
@@ -136,7 +142,7 @@ def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
     stack_folder: Callable[[], Path], ports: list[str]
 ) -> None:
     folder = stack_folder()
-    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-broker")
+    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-http", "--no-broker")
     with up(folder, *options, env=os.environ | OPENAI | {"AI_PROVIDER": "offline"}) as ending:
         assert "suggestions by the offline template writer" in ending.ready_line
         for _ in range(4):
@@ -157,6 +163,7 @@ def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
         (("--runs-port", "20001", "--executor-port", "20001"), "20001"),
         (("--runs-port", "50052"), "50052"),
         (("--executor-port", "50051"), "50051"),
+        (("--http-port", "50052"), "50052"),
     ],
 )
 def test_one_port_for_both_services_is_refused(options: tuple[str, ...], port: str, tmp_path: Path) -> None:
@@ -164,6 +171,6 @@ def test_one_port_for_both_services_is_refused(options: tuple[str, ...], port: s
         [*COMMAND, "--data-dir", str(tmp_path / "stack"), *options], capture_output=True, text=True, check=False
     )
     assert (refused.returncode, refused.stdout) == (1, "")
-    for word in (port, "--runs-port", "--executor-port"):
+    for word in (port, "--executor-port"):
         assert word in refused.stderr
     assert not (tmp_path / "stack").exists()

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import httpx2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from playbooks.executor.v1 import catalog_service_pb2 as catalog
@@ -21,6 +22,7 @@ from playbooks.runs.v1.run_pb2 import Draft, PlaybookRules, Run, RunItem, RunMet
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.stack import Stack
+from tests.support.http import client
 from tests.support.runs import TERMINAL
 
 TITLES = "missing_seo_title"
@@ -63,6 +65,12 @@ class Shop:
     def auth(self, role: str = "OWNER", project: str | None = None, user: str = "tester") -> dict[str, Any]:
         token = self.stack.token(project or self.project, role, user)
         return {"metadata": (("authorization", f"Bearer {token}"),), "timeout": DEADLINE}
+
+    def http(self, role: str = "OWNER", user: str = "tester") -> httpx2.AsyncClient:
+        """Return a client of the stack's gateway, for paths within this project's playbooks."""
+        assert self.stack.gateway is not None
+        url = f"{self.stack.gateway.url}/api/projects/{self.project}/automation-playbooks/"
+        return client(url, self.stack.token(self.project, role, user))
 
     # Catalog
 
