@@ -1,4 +1,4 @@
-# One image, two commands: runs-service and executor-service.
+# One image, three commands: runs-service, executor-service and runs-gateway.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY requirements.lock ./
@@ -10,6 +10,7 @@ COPY client client
 COPY servicekit servicekit
 COPY runs_service runs_service
 COPY executor_service executor_service
+COPY gateway gateway
 COPY runs_client runs_client
 COPY devstack devstack
 COPY examples examples
@@ -24,5 +25,5 @@ COPY --from=build /app /app
 ENV PATH=/app/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 # By number, so that Kubernetes sees that it is not root (runAsNonRoot).
 USER 10001
-EXPOSE 50051 50052
+EXPOSE 50051 50052 8080
 CMD ["runs-service"]

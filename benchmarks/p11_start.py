@@ -64,13 +64,13 @@ def measure(options: Options) -> Results:
 
 def start(folder: Path) -> Start:
     """Start a stack in `folder`, measure, see that it works, and stop it."""
-    runs_port, executor_port = free_ports(2)
+    runs_port, executor_port, http_port = free_ports(3)
     begin, began = time.monotonic(), time.time()
     up = subprocess.Popen(
         [
             COMMAND,
             *("up", "--data-dir", str(folder)),
-            *("--runs-port", str(runs_port), "--executor-port", str(executor_port)),
+            *("--runs-port", str(runs_port), "--executor-port", str(executor_port), "--http-port", str(http_port)),
         ],
         stdout=subprocess.PIPE,
         text=True,

@@ -71,6 +71,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[HttpServer]:
             streams,
             max_body_bytes=settings.gateway_max_body_bytes,
             call_seconds=settings.gateway_call_seconds,
+            body_seconds=settings.max_receive_seconds,
         )
         health = Health([runs, executor])
         by_hand = [

@@ -19,8 +19,8 @@ class ConnectionLimits:
     """The limits of a connection, and on their number."""
 
     connections: int
+    head_seconds: float  # from the first byte of a request, or the connection's start, to the end of its headers
     head_bytes: int = 64 * 1024  # a token has at most 32 kB
-    head_seconds: float = 10.0  # from the first byte of a request, or the connection's start, to the end of its headers
 
 
 class Connection(HttpToolsProtocol):
@@ -33,6 +33,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._is_in_head = False
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,6 +71,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
+        self._is_in_head = True
         self._head_bytes = 0
         self.scope["state"]["abort"] = self.transport.abort
 
@@ -85,8 +87,16 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to serve the request."""
+        self._is_in_head = False
         self._end_head()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request: some of it may be here already."""
+        super().on_response_complete()
+        if self._is_in_head and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._await_head()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection on which nothing happens; cut it off if its client takes nothing of an answer."""

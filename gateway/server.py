@@ -62,7 +62,7 @@ class HttpServer:
         host, port = settings.listen.rpartition(":")[0], self._socket.getsockname()[1]
         self.scheme = "https" if settings.tls_cert_file else "http"
         self.address = f"{host}:{port}"
-        limits = ConnectionLimits(connections=settings.max_connections)
+        limits = ConnectionLimits(settings.max_connections, head_seconds=settings.max_receive_seconds)
         config = uvicorn.Config(
             app,
             http=cast(Any, functools.partial(Connection, limits=limits)),

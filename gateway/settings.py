@@ -24,6 +24,8 @@ class GatewaySettings(ListenerSettings):
     gateway_routes_at_root: bool = False
     # The largest CreateRun has 95 kB, of which JSON may make three times as many.
     gateway_max_body_bytes: int = Field(default=512 * 1024, ge=1_024, le=64 * 1024 * 1024)
+    # In which the headers of a request must have arrived, and then its body.
+    max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
     # Previews and applies wait for their run. Proxies wait for 60 s.
     gateway_call_seconds: float = Field(default=55.0, gt=0, le=3600)
 

@@ -16,7 +16,6 @@ from gateway.upstream import Call, Metadata, Upstream
 from servicekit.errors import Reason
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
 
-BODY_SECONDS = 10.0  # in which a body must have arrived
 LONGEST_TOKEN = 36_000  # a service reads no more metadata
 
 
@@ -25,7 +24,7 @@ class Transcoder:
 
     def __init__(
         self, routes: Routes, upstreams: Mapping[str, Upstream], answers: Answers, streams: Streams,
-        *, max_body_bytes: int, call_seconds: float, body_seconds: float = BODY_SECONDS,
+        *, max_body_bytes: int, call_seconds: float, body_seconds: float,
     ) -> None:  # fmt: skip
         self._routes = routes
         self._upstreams = upstreams

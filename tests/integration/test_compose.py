@@ -103,7 +103,7 @@ class Container(Process):
 
 def test_no_container_can_do_more_than_it_must() -> None:
     compose = ComposeFile({})
-    assert len(compose.services()) == 7
+    assert len(compose.services()) == 8
     for service in compose.services():
         keys = compose.keys(service)
         assert keys["read_only"] == "true", service
@@ -120,7 +120,7 @@ def test_no_container_can_do_more_than_it_must() -> None:
 def test_ports_are_published_on_this_machine_only() -> None:
     compose = ComposeFile({})
     published = {service: keys["ports"] for service in compose.services() if "ports" in (keys := compose.keys(service))}
-    assert set(published) == {"runs_service", "executor_service"}
+    assert set(published) == {"runs_service", "executor_service", "gateway"}
     for ports in published.values():
         assert re.match(rf'\["{HOST}:[\d-]+:\d+"\]', ports)
     assert compose.text.count("ports:") == len(published)
@@ -159,11 +159,13 @@ def test_only_the_executor_that_serves_gets_the_ai_key() -> None:
 
 
 def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> None:
-    postgres_port, valkey_port, runs_port, *executor_ports = map(str, free_ports(5))
+    postgres_port, valkey_port, runs_port, http_port, *executor_ports = map(str, free_ports(6))
     places = {
         "@postgres:5432": f"@{HOST}:{postgres_port}",
         "@valkey:6379": f"@{HOST}:{valkey_port}",
         "executor_service:50052": f"{HOST}:{executor_ports[0]}",
+        "runs_service:50051": f"{HOST}:{runs_port}",
+        "8080": http_port,
         "50051": runs_port,
     }
     compose = ComposeFile(places)
@@ -229,5 +231,16 @@ def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> Non
                 tmp_path / "runs.log",
             )
         )
-    for service in ("runs", *(f"executor-{port}" for port in executor_ports)):
+        gateway = running.enter_context(
+            Container(
+                "gateway",
+                here(compose.command("gateway")),
+                here(compose.health("gateway")),
+                {name: value for name, value in env.items() if value not in SECRETS.values() and "URL" not in name},
+                tmp_path / "gateway.log",
+            )
+        )
+        environment = Path(f"/proc/{gateway.pid}/environ").read_text()
+        assert not any(secret in environment for secret in SECRETS.values())
+    for service in ("runs", "gateway", *(f"executor-{port}" for port in executor_ports)):
         assert '"level": "error"' not in (tmp_path / f"{service}.log").read_text()

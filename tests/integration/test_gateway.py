@@ -14,12 +14,19 @@ from typing import Any
 import httpx2
 import pytest
 from playbooks.runs.v1.run_pb2 import Run
+from prometheus_client import CollectorRegistry, Gauge
+from starlette.types import Message
 
 from devstack.ports import HOST
 from devstack.postgres import Postgres
 from devstack.valkey import Valkey
 from gateway import app as gateway_app
+from gateway.encoder import Encoder
+from gateway.request import build
+from gateway.routes import Routes
 from gateway.settings import GatewaySettings
+from gateway.streams import Streams
+from gateway.upstream import Call, Upstream
 from runs_service import app as runs_app
 from runs_service.settings import RunsSettings
 from runs_service.store import RunStore
@@ -34,6 +41,7 @@ from tests.support.waiting import eventually
 RUNS = "/api/projects/p/automation-playbooks/runs"
 NOBODY = f"{HOST}:1"
 TOKEN = hs256()
+ROUTES = Routes(gateway_app.RUNS)
 
 
 @dataclass
@@ -171,6 +179,30 @@ async def test_when_the_client_leaves_the_call_ends(front: Front, caplog: pytest
     assert loop.time() - left < 1.0  # 0.1 s on an idle machine
 
 
+async def test_a_client_that_does_not_read_is_cut_off(front: Front) -> None:
+    run = await front.create()
+    path = watch(run)
+    route, values = ROUTES.find("GET", path)
+    upstream = Upstream("runs-service", front.runs_target, GatewaySettings())
+    token = ("authorization", f"Bearer {TOKEN}")
+    call = Call(route, upstream, build(route, values, b"", None), (("x-request-id", "r"), token))
+    is_cut_off = asyncio.Event()
+
+    async def receive() -> Message:
+        await is_cut_off.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not is_cut_off.is_set():
+            await asyncio.Event().wait()  # there is never room for it
+
+    streams = Streams(Encoder(), Gauge("streams", "", registry=CollectorRegistry()), write=0.1)
+    async with asyncio.timeout(5):
+        await streams.serve(call, "", {"state": {"abort": is_cut_off.set}}, receive, send)
+    assert is_cut_off.is_set()
+    await upstream.close()
+
+
 async def test_a_stop_ends_streams_with_whole_chunks(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     run = await front.create()
     loop = asyncio.get_running_loop()
@@ -249,6 +281,37 @@ async def test_large_bodies_are_refused_before_they_are_read(alone: str) -> None
     chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
     unsaid = await raw(alone, head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 9)
     assert unsaid.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n\r\nGET"],
+)
+async def test_headers_that_do_not_come_end_the_connection(sent: bytes) -> None:
+    async with gateway(max_receive_seconds=0.2) as url, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(HOST, int(url.rpartition(":")[2]))
+        writer.write(sent)
+        told = await reader.read()
+        writer.close()
+    assert b"HTTP/1.1 408 " in told
+    assert (b"HTTP/1.1 200 " in told) == (b"healthz" in sent)
+
+
+async def test_a_body_that_does_not_come_ends_the_request() -> None:
+    async with gateway(max_receive_seconds=0.2) as url:
+        head = b"POST %b/r:cancel HTTP/1.1\r\nhost: x\r\n" % RUNS.encode()
+        assert (await raw(url, head + b"content-length: 5\r\n\r\n{}")).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_connections_have_a_limit() -> None:
+    async with gateway(max_connections=2) as url, client(url) as http, asyncio.timeout(5):
+        await http.get("/healthz")
+        held = [await asyncio.open_connection(HOST, int(url.rpartition(":")[2])) for _ in range(2)]
+        told = await held[1][0].read()
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert (await http.get("/healthz")).status_code == HTTPStatus.OK
+        for _, writer in held:
+            writer.close()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def ports() -> list[str]:
 
 
 def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path, ports: list[str]) -> None:
-    runs, executor = (f"{HOST}:{port}" for port in ports)
+    runs, executor, _ = (f"{HOST}:{port}" for port in ports)
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--http-port", ports[2])
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
     with up(tmp_path, *options, env=clean) as first:
