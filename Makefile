@@ -58,7 +58,7 @@ lint-protos: setup ## buf lint over protos/ (needs npm)
 	$(BIN)/python tools/gen.py --image $(VENV)/protos.binpb
 	npx --yes @bufbuild/buf@1.75.0 lint $(VENV)/protos.binpb --config buf.yaml --path playbooks
 
-gen: setup ## regenerate gen/ from protos/
+gen: setup ## regenerate gen/ and gateway/openapi.json from protos/
 	$(BIN)/python tools/gen.py
 
 lock: setup ## resolve requirements.lock anew (needs uv)

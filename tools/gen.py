@@ -6,6 +6,7 @@ googleapis-common-protos, and buf/validate is the descriptor that protovalidate 
     python tools/gen.py            write gen/ and gateway/openapi.json
     python tools/gen.py --check    exit 1 when they are not what protos/ generate
     python tools/gen.py --image F  write the descriptors of protos/ and their imports into F, for buf
+    python tools/gen.py --envoy F  the same without response_body, with which Envoy's transcoder refuses to start
 
 gen/playbook-runs.binpb is the descriptor set for other languages: every proto, its imports, the messages that errors
 carry, and their comments.
@@ -73,6 +74,20 @@ def write_descriptors(target: Path) -> None:
     run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}", extra=ERRORS)
 
 
+def write_envoys_descriptors(target: Path) -> None:
+    """Write the descriptors as `write_descriptors` does, with routes that answer with the whole response."""
+    from google.api import annotations_pb2
+
+    write_descriptors(target)
+    files = descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+    for method in (method for file in files.file for service in file.service for method in service.method):
+        if method.options.HasExtension(annotations_pb2.http):
+            rule = method.options.Extensions[annotations_pb2.http]
+            for binding in (rule, *rule.additional_bindings):
+                binding.ClearField("response_body")
+    target.write_bytes(files.SerializeToString())
+
+
 def openapi() -> str:
     """Return the description of the HTTP API, out of what is in gen/."""
     sys.path[:0] = [str(ROOT), str(ROOT / "gen")]
@@ -105,7 +120,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when gen/ is not up to date")
     parser.add_argument("--image", metavar="FILE", help="write a descriptor set for buf instead")
+    parser.add_argument("--envoy", metavar="FILE", help="write a descriptor set for Envoy instead")
     arguments = parser.parse_args()
+    if arguments.envoy:
+        write_envoys_descriptors(Path(arguments.envoy))
+        return 0
     if arguments.image:
         write_descriptors(Path(arguments.image))
         return 0

@@ -1,11 +1,15 @@
 """The description of the API: valid, whole, and of the protos."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from playbooks.runs.v1.run_pb2 import Run, RunMeta, RunProgress
 
@@ -49,3 +53,15 @@ def test_requests_have_the_limits_of_the_protos(document: Any) -> None:
 def test_answers_are_as_it_says(document: Any, run: Run) -> None:
     schema = {"$ref": "#/components/schemas/Run", "components": document["components"]}
     jsonschema.validate(Encoder().value(run), schema)
+
+
+def test_envoys_descriptors_have_the_routes_and_no_response_body(tmp_path: Path) -> None:
+    tool = [sys.executable, str(ROOT / "tools" / "gen.py"), "--envoy", str(tmp_path / "set.binpb")]
+    subprocess.run(tool, check=True)
+    files = FileDescriptorSet.FromString((tmp_path / "set.binpb").read_bytes()).file
+    methods = [method for file in files for service in file.service for method in service.method]
+    rules = [method.options.Extensions[annotations_pb2.http] for method in methods]
+    assert sum(bool(rule.WhichOneof("pattern")) for rule in rules) == len(
+        {r.rpc for r in Routes([*RUNS, *EXECUTOR]).all}
+    )
+    assert not any(rule.response_body for rule in rules)
