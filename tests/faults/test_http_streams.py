@@ -99,14 +99,13 @@ async def _is_answered(http: httpx2.AsyncClient, run: Run) -> bool:
 
 async def test_the_gateway_stops_at_once_with_streams_open(start_stack: Callable[..., Any]) -> None:
     shop = await start_stack(http=True)
-    await shop.stock(1)
-    run = await shop.preview()
+    shop.stack.executors[0].kill()  # so that the run waits
+    run = (await shop.create(Run.PREVIEW_GENERATE)).run
     gateway = shop.stack.gateway
-    async with shop.http() as http:
-        assert (await http.get(f"runs/{run.id}")).status_code == httpx2.codes.OK
-        async with watching(http, "runs:watch") as stream:
-            assert stream.response.status_code in (200, 404)  # 200 once there is WatchRuns
-            gateway.send_signal(signal.SIGTERM)
-            await eventually(lambda: gateway.died, timeout=4.0)
+    async with shop.http() as http, watching(http, f"runs/{run.id}:watch") as stream:
+        await stream.next()
+        gateway.send_signal(signal.SIGTERM)
+        assert await stream.rest() == []  # the end is whole
+        await eventually(lambda: gateway.died, timeout=4.0)
     assert "ended with exit code 0;" in gateway.death_notice()
     assert "Traceback" not in gateway.log.read_text()

@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -32,6 +34,7 @@ from runs_service.settings import RunsSettings
 from runs_service.store import RunStore
 from servicekit.postgres.database import Database
 from tests.conftest import new_database
+from tests.support.certificates import Authority
 from tests.support.http import Event, client, watching
 from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import NOW, event, new_run
@@ -369,6 +372,26 @@ async def test_a_taken_port_is_said_with_its_variable() -> None:
         with pytest.raises(SystemExit, match=f"cannot listen on {where} .GATEWAY_LISTEN.: is the port taken"):
             async with gateway(listen=where):
                 pass
+
+
+async def test_https_with_and_without_certificates_of_clients(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate, key = authority.issue("gateway")
+    trusting = ssl.create_default_context(cafile=authority.file)
+    async with (
+        gateway(tls_cert_file=certificate, tls_key_file=key) as url,
+        client(url, verify=trusting) as http,
+    ):
+        answer = await http.get("/healthz")
+        assert answer.headers["strict-transport-security"].startswith("max-age=")
+    assert url.startswith("https://")
+    async with gateway(tls_cert_file=certificate, tls_key_file=key, tls_client_ca_file=authority.file) as url:
+        async with client(url, verify=trusting) as http:
+            with pytest.raises(httpx2.TransportError):
+                await http.get("/healthz")
+        trusting.load_cert_chain(*authority.issue("client"))
+        async with client(url, verify=trusting) as http:
+            assert (await http.get("/healthz")).status_code == HTTPStatus.OK
 
 
 async def test_routes_may_be_at_the_root_too() -> None:
