@@ -171,6 +171,32 @@ async def test_a_stream_that_cannot_be_resumed_begins_anew(front: Front) -> None
     assert (by_hand.status_code, by_hand.json()["metadata"]) == (HTTPStatus.GONE, {"oldestSequence": "4"})
 
 
+async def test_a_project_is_one_stream_that_resumes_by_position(front: Front) -> None:
+    run = await front.create()
+    path = f"{RUNS}:watch?runType=PREVIEW_GENERATE"
+    async with watching(front.http, path) as stream:
+        newest = await stream.next()
+        assert newest is not None
+        assert (newest.name, newest.json["id"], newest.json["status"]) == ("snapshot", run.id, "QUEUED")
+        while (event := await stream.next()) is not None and event.name == "snapshot":
+            pass
+        assert event is not None
+        assert (event.name, event.json) == ("bookmark", None)
+        await front.change(run, 1)
+        event = await stream.next()
+        assert event is not None
+        assert (event.name, event.json["id"], event.json["status"]) == ("updated", run.id, "RUNNING")
+
+    await front.change(run, 2)
+    async with watching(front.http, path, stream.last_id) as stream:
+        event = await stream.next()
+        assert event is not None
+        assert (event.name, event.json["id"], event.json["progress"]["completed"]) == ("updated", run.id, 2)
+    for last_id, query in (("x", path), (stream.last_id, f"{RUNS}:watch?runType=APPLY")):
+        answer = await front.http.get(query, headers={"last-event-id": last_id})
+        assert (answer.status_code, answer.json()["reason"]) == (HTTPStatus.BAD_REQUEST, "VALIDATION_FAILED")
+
+
 async def test_when_the_client_leaves_the_call_ends(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     run = await front.create()
     loop = asyncio.get_running_loop()
