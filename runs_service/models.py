@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, UUID
 
 from runs_service.predicates import ACTIVE, HOLDS_KEY, STATUSES, STOP_PENDING, UNDISPATCHED
-from servicekit.postgres.snapshots import Xid8
+from servicekit.postgres.xid8 import Xid8
 
 SCHEMA = "runs"
 metadata = sa.MetaData(schema=SCHEMA)

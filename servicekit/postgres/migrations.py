@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from servicekit.postgres.address import keywords, password
 from servicekit.postgres.pool import CONNECT_TIMEOUT
-from servicekit.postgres.snapshots import Xid8
+from servicekit.postgres.xid8 import Xid8
 from servicekit.telemetry.outages import first_line
 
 REPORT = "report"  # the attribute of Alembic's configuration that says what was done

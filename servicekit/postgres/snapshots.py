@@ -7,21 +7,9 @@ so two of them say exactly what became visible in between.
 import itertools
 import re
 from dataclasses import dataclass
-from typing import Any, Self
-
-from sqlalchemy.types import UserDefinedType
+from typing import Self
 
 _TEXT = re.compile(r"([1-9][0-9]{0,18}):([1-9][0-9]{0,18}):((?:[1-9][0-9]{0,18},)*[1-9][0-9]{0,18})?", re.ASCII)
-
-
-class Xid8(UserDefinedType[Any]):
-    """The column type xid8: the number of a transaction, which is never used again."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: object) -> str:
-        """Return the type's name in SQL."""
-        return "xid8"
 
 
 @dataclass(frozen=True, slots=True)

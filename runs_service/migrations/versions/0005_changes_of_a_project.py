@@ -7,7 +7,7 @@ column keeps no default: a process of the release before, which does not know it
 import sqlalchemy as sa
 from alembic import op
 
-from servicekit.postgres.snapshots import Xid8
+from servicekit.postgres.xid8 import Xid8
 
 revision = "0005"
 down_revision = "0004"
