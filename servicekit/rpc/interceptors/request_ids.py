@@ -1,6 +1,6 @@
 """Gives every call an id: the caller's `x-request-id`, or a new one. The answer and every log line have it."""
 
-import os
+import random
 import re
 from collections.abc import Sequence
 
@@ -36,7 +36,8 @@ def bind_request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
         if key == HEADER and _ACCEPTABLE.fullmatch(str(value)):
             logs.bind(request_id=str(value))
             return
-    logs.bind(request_id=os.urandom(16).hex())
+    # No secret, so no system call: that takes 1 to 2 % of a CreateRun.
+    logs.bind(request_id=f"{random.getrandbits(128):032x}")
 
 
 def current_request_id() -> str:
