@@ -1,6 +1,7 @@
 """Real servers for the session: PostgreSQL with a migrated database for each test, Valkey."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -38,6 +39,12 @@ GROUPS = {
 # No time limits of its own: the machine may be busy with other things.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C also where the shell that started us in the background has it ignored: tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
