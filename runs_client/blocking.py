@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import CancelledError
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,8 @@ from runs_client.service_client import ServiceClient
 P = ParamSpec("P")
 T = TypeVar("T")
 Client = TypeVar("Client", bound=ServiceClient)
+
+CLOSED = "the client is closed"
 
 
 class BlockingClient(Generic[Client]):
@@ -78,7 +81,7 @@ class BlockingClient(Generic[Client]):
         self._wait(self._client.require_serving())
 
     def close(self) -> None:
-        """Close the connection and end its calls; a second time does nothing."""
+        """Close the connection and end its calls, those of other threads with RuntimeError; again does nothing."""
         with self._lock:
             if self._is_closed:
                 return
@@ -99,28 +102,38 @@ class BlockingClient(Generic[Client]):
         self._loop.close()
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop. When this thread is interrupted (Ctrl-C) it is cancelled."""
+        """Run a coroutine on the loop. When this thread is interrupted (Ctrl-C) it is cancelled.
+
+        Raises RuntimeError when the client is closed, or another thread closes it meanwhile.
+        """
         with self._lock:
             if self._is_closed:
                 coroutine.close()
-                raise RuntimeError("the client is closed")
+                raise RuntimeError(CLOSED)
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            if not self._is_closed:
+                raise
+            raise RuntimeError(CLOSED) from None
         finally:
             future.cancel()  # does nothing when it has ended
 
     def _each(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Yield what an asynchronous generator does, and close it when the caller stops before its end."""
-        reading = asyncio.Lock()  # a read that was interrupted ends before the generator is closed
+        reading: asyncio.Task[Any] | None = None
 
         async def read() -> T | None:
-            async with reading:
-                return await anext(items, None)
+            nonlocal reading
+            reading = asyncio.current_task()
+            return await anext(items, None)
 
         async def end() -> None:
-            async with reading:
-                await items.aclose()
+            if reading and not reading.done():  # Ctrl-C came while this thread handed it over, before it could wait
+                reading.cancel()
+                await asyncio.wait([reading])
+            await items.aclose()
 
         try:
             while (item := self._wait(read())) is not None:
