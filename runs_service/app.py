@@ -125,11 +125,11 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
 
         dispatcher = Dispatcher(jobs, InlineExecution(executor, store, events), fallback=settings.runs_inline_fallback)
         interval = min(MAINTENANCE_INTERVAL, settings.runs_reconcile_seconds)
-        canceller = Canceller(store, executor, events, clock, announce=announcer.changed, interval=interval)
+        canceller = Canceller(store, executor, events, interval=interval)
         runs = Runs(store, queries, dispatcher, canceller, clock, announce=announcer.created)
         maintenance: list[Worker] = [
             canceller,
-            DeadlineKeeper(store, executor, events, clock, canceller, announce=announcer.changed, interval=interval),
+            DeadlineKeeper(store, executor, events, canceller, interval=interval),
             OutboxSweeper(store, dispatcher, interval=interval),
             Reconciler(store, executor, events, dispatcher, interval=interval),
         ]

@@ -21,7 +21,7 @@ from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.openai_answers import read_body, read_completion
 from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
 from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
-from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT_VERSION, system_message, user_message_in_turns
+from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT
 from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
 
@@ -38,7 +38,7 @@ _RESPONSE_FORMAT: Final = {
 class OpenAIProvider:
     """Asks for several products a request, repeats what failed, and asks again for what is missing."""
 
-    prompt_version = PROMPT_VERSION
+    prompt_version = PROMPT.version
 
     def __init__(
         self,
@@ -137,7 +137,8 @@ class OpenAIProvider:
 
     async def _complete(self, suggestion_field: str, products: Sequence[ProductBrief]) -> Mapping[str, Any]:
         """Return the provider's completion. Raises AIError, also where an answer of status 200 has an error in it."""
-        system, user = system_message(suggestion_field), await user_message_in_turns(suggestion_field, products)
+        system = PROMPT.system_message(suggestion_field)
+        user = await PROMPT.user_message_in_turns(suggestion_field, products)
         body: dict[str, object] = {
             "model": self.model,
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],

@@ -1,17 +1,15 @@
-"""What the model is asked. Editing anything here changes PROMPT_VERSION by itself."""
+"""What the model is asked. Editing anything here changes the prompt's version by itself."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from executor_service.ai.provider import ProductBrief
 from executor_service.ai.text import cut_at_word, one_line, plain_text
 from servicekit.background.breathing import breathing
-
-# Enough for any description worth reading; more costs money and adds nothing to a search result.
-TITLE_LIMIT: Final = 300  # characters
-DESCRIPTION_LIMIT: Final = 2_000  # characters
 
 _SYSTEM: Final = """\
 You write the metadata that search engines show for the products of an online shop.
@@ -59,37 +57,45 @@ ANSWER_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def system_message(field: str) -> str:
-    """Return the instructions for a field: `seo_title` or `seo_description`."""
-    return _SYSTEM + _FIELDS[field]
+@dataclass(frozen=True)
+class Prompt:
+    """The instructions for the model, and how much of a product it gets."""
 
+    system: str
+    fields: Mapping[str, str]  # what to write, for `seo_title` and `seo_description`
+    title_limit: int  # characters
+    description_limit: int  # characters
 
-def user_message(field: str, products: Sequence[ProductBrief]) -> str:
-    """Return the products as a JSON document, without markup and cut to a sensible length."""
-    return _document(field, [_described(product) for product in products])
+    def system_message(self, field: str) -> str:
+        """Return the instructions for a field: `seo_title` or `seo_description`."""
+        return self.system + self.fields[field]
 
+    def user_message(self, field: str, products: Sequence[ProductBrief]) -> str:
+        """Return the products as a JSON document, without markup and cut to a sensible length."""
+        return _document(field, [self._described(product) for product in products])
 
-async def user_message_in_turns(field: str, products: Sequence[ProductBrief]) -> str:
-    """Return the same as `user_message`, and let other tasks run between two products: large ones take a while."""
-    return _document(field, [_described(product) async for product in breathing(products)])
+    async def user_message_in_turns(self, field: str, products: Sequence[ProductBrief]) -> str:
+        """Return the same as `user_message`, and let other tasks run between two products: large ones take a while."""
+        return _document(field, [self._described(product) async for product in breathing(products)])
+
+    @cached_property
+    def version(self) -> str:
+        """A digest of all that is sent besides the products: equal prompts have equal versions."""
+        example = self.user_message("", [ProductBrief("id", "title", "description")])
+        parts = [self.system, self.fields, ANSWER_SCHEMA, self.title_limit, self.description_limit, example]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    def _described(self, product: ProductBrief) -> dict[str, str]:
+        return {
+            "id": product.product_id,
+            "title": cut_at_word(one_line(product.title), self.title_limit),
+            "description": cut_at_word(plain_text(product.description), self.description_limit),
+        }
 
 
 def _document(field: str, described: Sequence[Mapping[str, str]]) -> str:
     return json.dumps({"field": field, "products": described}, ensure_ascii=False)
 
 
-def _described(product: ProductBrief) -> dict[str, str]:
-    return {
-        "id": product.product_id,
-        "title": cut_at_word(one_line(product.title), TITLE_LIMIT),
-        "description": cut_at_word(plain_text(product.description), DESCRIPTION_LIMIT),
-    }
-
-
-def _version() -> str:
-    example = user_message("", [ProductBrief("id", "title", "description")])
-    parts = [_SYSTEM, _FIELDS, ANSWER_SCHEMA, TITLE_LIMIT, DESCRIPTION_LIMIT, example]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-PROMPT_VERSION: Final = _version()
+# The limits are enough for any description worth reading; more costs money and adds nothing to a search result.
+PROMPT: Final = Prompt(_SYSTEM, _FIELDS, title_limit=300, description_limit=2_000)

@@ -99,8 +99,9 @@ class EventPublisher(Conflator[UUID, State]):
 class OutboxSweeper(Ticker):
     """Publishes changes that were committed and never published."""
 
-    def __init__(self, database: Database, publisher: EventPublisher) -> None:
+    def __init__(self, database: Database, publisher: EventPublisher, *, batch: int = BATCH) -> None:
         super().__init__(SWEEP_INTERVAL)
+        self._batch = batch
         self._outbox = Outbox(database)
         self._publisher = publisher
 
@@ -108,8 +109,8 @@ class OutboxSweeper(Ticker):
         """Publish what is left."""
         more = True
         while more:
-            states = await self._outbox.unpublished(older_than=SWEEP_AGE, limit=BATCH)
+            states = await self._outbox.unpublished(older_than=SWEEP_AGE, limit=self._batch)
             if not states or not await self._publisher.publish(states):
                 return
             await self._outbox.mark_published(states)
-            more = len(states) == BATCH
+            more = len(states) == self._batch

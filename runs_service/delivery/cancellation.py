@@ -6,9 +6,7 @@ its row.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-
-from playbooks.runs.v1.run_pb2 import Run
+from collections.abc import Sequence
 
 from runs_service import messages
 from runs_service.delivery.event_applier import EventApplier
@@ -16,7 +14,6 @@ from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.store import Dispatchable, RunStore
 from servicekit.background.batching import packed
 from servicekit.background.tasks import Ticker
-from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -33,9 +30,7 @@ class Canceller(Ticker):
         store: RunStore,
         executor: ExecutorClient,
         events: EventApplier,
-        clock: Clock,
         *,
-        announce: Callable[[Sequence[Run]], None],
         interval: float | None = None,
         batch: int = BATCH,
     ) -> None:
@@ -43,8 +38,6 @@ class Canceller(Ticker):
         self._store = store
         self._executor = executor
         self._events = events
-        self._clock = clock
-        self._announce = announce
         self._batch = batch
         self._reachable = True
 
@@ -100,12 +93,9 @@ class Canceller(Ticker):
             log = logger.warning if self._reachable else logger.debug
             log("%d cancels wait for an executor: %s", len(items), error)
             self._reachable = False
-            await self._cancel_queued([item.run.id for item in items])
+            await self._events.cancel_queued([item.run.id for item in items])
             return False
         self._reachable = True
         await self._events.apply(events)
         await self._store.stops.mark_delivered([item.run.id for item in items])
         return True
-
-    async def _cancel_queued(self, run_ids: Sequence[str]) -> None:
-        self._announce(await self._store.history.cancel_queued(run_ids, self._clock.now()))

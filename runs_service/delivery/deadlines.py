@@ -1,17 +1,14 @@
 """Ending runs whose deadline has passed and that no executor has ended."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-
-from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service.delivery.cancellation import Canceller
 from runs_service.delivery.event_applier import EventApplier
 from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.store import RunStore
 from servicekit.background.tasks import Ticker
-from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -29,10 +26,8 @@ class DeadlineKeeper(Ticker):
         store: RunStore,
         executor: ExecutorClient,
         events: EventApplier,
-        clock: Clock,
         canceller: Canceller,
         *,
-        announce: Callable[[Sequence[Run]], None],
         interval: float | None = None,
         batch: int = BATCH,
     ) -> None:
@@ -40,9 +35,7 @@ class DeadlineKeeper(Ticker):
         self._store = store
         self._executor = executor
         self._events = events
-        self._clock = clock
         self._canceller = canceller
-        self._announce = announce
         self._batch = batch
 
     async def tick(self) -> None:
@@ -58,9 +51,8 @@ class DeadlineKeeper(Ticker):
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
                 raise
-        if ended := await self._store.history.fail_overdue(run_ids, self._clock.now()):
-            self._announce(ended)
-            logger.warning("%d runs ended past their deadline without a report from an executor", len(ended))
+        if count := await self._events.fail_overdue(run_ids):
+            logger.warning("%d runs ended past their deadline without a report from an executor", count)
             self._canceller.wake()
         if len(run_ids) == self._batch:
             self.wake()

@@ -1,4 +1,4 @@
-"""Applying the events of executors to the runs."""
+"""Applying the events of executors to the runs, and what stands in for an event that no executor can send."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,7 +24,10 @@ ODD_TIME = "started_at or finished_at has nanos beyond a second"
 
 
 class EventApplier:
-    """Applies events and announces the runs they changed. Applying an event again changes nothing."""
+    """Changes runs by the events of executors, and announces the runs that changed.
+
+    Applying an event again changes nothing.
+    """
 
     def __init__(self, store: RunStore, clock: Clock, *, announce: Callable[[Sequence[Run]], None]) -> None:
         self._store = store
@@ -57,6 +60,16 @@ class EventApplier:
         refused = await self._apply(events)
         reached(FailPoint.RUNS_BEFORE_ACK)
         return dead + self._reader.refused(refused)
+
+    async def cancel_queued(self, run_ids: Sequence[str]) -> None:
+        """Cancel those of the runs that are QUEUED. Raises ServiceError."""
+        self._announce(await self._store.history.cancel_queued(run_ids, self._clock.now()))
+
+    async def fail_overdue(self, run_ids: Sequence[str]) -> int:
+        """Fail those of the runs that have not ended: their deadline passed. Return how many. Raises ServiceError."""
+        failed = await self._store.history.fail_overdue(run_ids, self._clock.now())
+        self._announce(failed)
+        return len(failed)
 
     async def _apply(self, events: Sequence[RunEvent]) -> list[tuple[RunEvent, str]]:
         """Apply events that keep the rules in their proto; return those that are refused nevertheless, and why."""

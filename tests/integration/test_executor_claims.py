@@ -3,16 +3,15 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
 from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, Status
 from executor_service.execution.pipeline import MAX_CRASHES
-from executor_service.execution.types import Effect
 from executor_service.models import RUN_TYPES, STATUSES
 from executor_service.store.claims import Claims
 from executor_service.store.executions import Executions
@@ -313,12 +312,10 @@ async def finished(bench: Bench, status: Status, count: int) -> bool:
 
 
 async def test_an_unknown_error_fails_the_run_and_shows_only_the_request_id(
-    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(*_: Any) -> Effect:
-        raise RuntimeError("the secret inside")
-
-    monkeypatch.setattr(bench.generate, "perform", broken)
+    (product,) = await bench.stock(1)
+    bench.provider.failing[product] = RuntimeError("the secret inside")
     async with bench.working():
         state = await bench.preview(expect=Status.FAILED)
     assert state.error_code == "INTERNAL_ERROR"
@@ -366,18 +363,24 @@ async def test_a_run_of_another_replica_can_be_followed(bench: Bench, other: Ben
     assert state.status is Status.SUCCEEDED
 
 
-async def test_effects_and_outcome_are_one_transaction(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+# SUCCEEDED is written after a run's effects, in the same transaction.
+REFUSE_SUCCESS = """
+CREATE FUNCTION executor.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+CREATE TRIGGER refuse_success BEFORE UPDATE ON executor.executions
+FOR EACH ROW WHEN (new.status = 'SUCCEEDED') EXECUTE FUNCTION executor.refuse()"""
+
+
+async def test_effects_and_outcome_are_one_transaction(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     await bench.stock(2)
-    finish_really = Outcomes.finish
-
-    async def fail_once(outcomes: Outcomes, endings: Sequence[tuple[Lease, Outcome]]) -> Any:
-        if endings[0][1].status is Status.SUCCEEDED:
-            raise RuntimeError("between the effects and the commit")
-        return await finish_really(outcomes, endings)
-
-    monkeypatch.setattr(Outcomes, "finish", fail_once)
-    async with bench.working():
-        state = await bench.preview(expect=Status.FAILED)
+    with psycopg.connect(bench.url) as connection:
+        connection.execute(REFUSE_SUCCESS)
+    try:
+        async with bench.working():
+            state = await bench.preview(expect=Status.FAILED)
+    finally:
+        with psycopg.connect(bench.url) as connection:
+            connection.execute("DROP FUNCTION executor.refuse CASCADE")
+    assert "refused" in caplog.text
     assert state.draft_id is None
     for effects in ("drafts", "draft_items"):
         assert await bench.value(f"SELECT count(*) FROM executor.{effects}") == 0

@@ -130,10 +130,7 @@ async def test_a_sweep_leaves_alone_what_is_on_its_way(bench: Bench, broker: Bro
     assert broker.events == []
 
 
-async def test_a_full_outbox_is_published_without_a_pause(
-    bench: Bench, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("executor_service.execution.event_publisher.BATCH", 2)
+async def test_a_full_outbox_is_published_without_a_pause(bench: Bench, broker: Broker) -> None:
     await bench.stock(0)
     broker.away = True
     async with bench.working():
@@ -141,7 +138,7 @@ async def test_a_full_outbox_is_published_without_a_pause(
             await bench.preview()
     await bench.rows("UPDATE executor.executions SET updated_at = now() - interval '1 minute'")
     broker.away = False
-    await OutboxSweeper(bench.database, bench.publisher).tick()
+    await OutboxSweeper(bench.database, bench.publisher, batch=2).tick()
     assert await outbox_is_empty(bench)
     assert len(broker.events) == 5
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from executor_service.ai.errors import AIError, AIRefusedError
 from executor_service.ai.factory import DEFAULT_MODEL, build_provider
-from executor_service.ai.prompts import PROMPT_VERSION
+from executor_service.ai.prompts import PROMPT
 from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
 from tests.support.openai_server import Behaviour, OpenAIServer
@@ -93,7 +93,7 @@ async def test_all_products_of_a_request_are_asked_for_at_once(
 ) -> None:
     assert (await provider.suggest(titles("a", "b", "c"))).texts == suggested("a", "b", "c")
     assert server.stats().batches == [["a", "b", "c"]]
-    assert (provider.model, provider.prompt_version) == (DEFAULT_MODEL, PROMPT_VERSION)
+    assert (provider.model, provider.prompt_version) == (DEFAULT_MODEL, PROMPT.version)
 
 
 async def test_descriptions_are_asked_for_as_such(server: OpenAIServer, provider: SuggestionProvider) -> None:

@@ -42,12 +42,8 @@ class Desk:
         self.events = events = EventApplier(self.store, self.clock, announce=self.announced.extend)
         self.channel = open_channel(target, executor_settings("", target))
         self.executor = executor = ExecutorClient(self.channel, ServiceTokens(secret, service="test", clock=self.clock))
-        self.canceller = Canceller(
-            self.store, executor, events, self.clock, announce=self.announced.extend, batch=batch
-        )
-        self.deadlines = DeadlineKeeper(
-            self.store, executor, events, self.clock, self.canceller, announce=self.announced.extend, batch=batch
-        )
+        self.canceller = Canceller(self.store, executor, events, batch=batch)
+        self.deadlines = DeadlineKeeper(self.store, executor, events, self.canceller, batch=batch)
 
     async def create(self, count: int = 1, *, age: timedelta = timedelta(0), **fields: Any) -> list[Run]:
         now = self.clock.now() - age

@@ -12,7 +12,6 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 
 from executor_service import messages
-from executor_service.ai.errors import AIError
 from executor_service.ai.provider import Answers, SuggestionRequest
 from executor_service.catalog import Catalog
 from executor_service.domain.catalog import Product
@@ -69,7 +68,7 @@ class ScriptedProvider:
         self.blank: set[str] = set()  # products it has no text for
         self.reasons: dict[str, str] = {}  # of products that it has no answer for
         self.patience: float | None = None  # of the last request
-        self.failing: dict[str, AIError] = {}  # by product
+        self.failing: dict[str, Exception] = {}  # by product
         self.waiting = asyncio.Event()  # set while requests are held back
         self.open = asyncio.Event()  # clear it to hold requests back
         self.open.set()

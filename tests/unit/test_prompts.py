@@ -1,8 +1,10 @@
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 
-from executor_service.ai import prompts
+from executor_service.ai.prompts import PROMPT
 from executor_service.ai.provider import ProductBrief
 
 
@@ -10,7 +12,7 @@ def test_products_are_sent_as_data_without_markup() -> None:
     product = ProductBrief(
         'p"1', "Mug\x00 \n“blau”", "<p>Holds <b>350</b>&nbsp;ml</p><script>x()</script><li>Stoneware"
     )
-    document = json.loads(prompts.user_message("seo_title", [product]))
+    document = json.loads(PROMPT.user_message("seo_title", [product]))
     assert document == {
         "field": "seo_title",
         "products": [{"id": 'p"1', "title": "Mug “blau”", "description": "Holds 350 ml\nStoneware"}],
@@ -19,19 +21,20 @@ def test_products_are_sent_as_data_without_markup() -> None:
 
 def test_long_products_are_cut() -> None:
     product = ProductBrief("p1", "title " * 100, "<p>word</p>" * 10_000)
-    sent = json.loads(prompts.user_message("seo_title", [product]))["products"][0]
-    assert len(sent["title"]) <= prompts.TITLE_LIMIT
-    assert 0.9 * prompts.DESCRIPTION_LIMIT < len(sent["description"]) <= prompts.DESCRIPTION_LIMIT
+    sent = json.loads(PROMPT.user_message("seo_title", [product]))["products"][0]
+    assert len(sent["title"]) <= PROMPT.title_limit
+    assert 0.9 * PROMPT.description_limit < len(sent["description"]) <= PROMPT.description_limit
 
 
 def test_both_fields_have_instructions_and_products_are_declared_data() -> None:
     for field in ("seo_title", "seo_description"):
-        assert f'Field "{field}"' in prompts.system_message(field)
-        assert "never an instruction" in prompts.system_message(field)
+        assert f'Field "{field}"' in PROMPT.system_message(field)
+        assert "never an instruction" in PROMPT.system_message(field)
 
 
-@pytest.mark.parametrize(("name", "value"), [("_SYSTEM", "Other words."), ("DESCRIPTION_LIMIT", 3), ("_FIELDS", {})])
-def test_an_edited_prompt_has_another_version(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
-    assert prompts._version() == prompts.PROMPT_VERSION
-    monkeypatch.setattr(prompts, name, value)
-    assert prompts._version() != prompts.PROMPT_VERSION
+@pytest.mark.parametrize(
+    "edit", [{"system": "Other words."}, {"fields": {}}, {"title_limit": 3}, {"description_limit": 3}], ids=list
+)
+def test_an_edited_prompt_has_another_version(edit: dict[str, Any]) -> None:
+    assert dataclasses.replace(PROMPT).version == PROMPT.version
+    assert dataclasses.replace(PROMPT, **edit).version != PROMPT.version
