@@ -124,7 +124,7 @@ def measure(options: Options) -> Results:
         ],
         notes=[
             "The clock of a round stops at the last answer or when the last run was noted as published, what is later.",
-            "After each round the broker's queue was read: it held a job for every run of the round.",
+            "After each round the broker's queue was read: it had a job for every run of the round.",
             "Client, server, PostgreSQL and Valkey share the machine; the client took "
             f"{median(creation.client_cpu):.2f} of a core during CreateRun.",
         ],

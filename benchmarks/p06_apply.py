@@ -69,7 +69,7 @@ class Shop:
         self.applied = 0
 
     def reset(self) -> None:
-        """Take the titles away again, and leave nothing to clean up for who comes next."""
+        """Take the titles away again, and leave nothing to clean up for the next contender."""
         self._client.put_products(self._project, self.products)
         with psycopg.connect(self._stack.postgres.url(database=checks.DATABASE), autocommit=True) as connection:
             connection.execute("VACUUM executor.products, executor.run_item_blocks, executor.executions")

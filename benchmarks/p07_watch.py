@@ -120,7 +120,7 @@ def _rounds(stack: Stack, watchers: Load, watched: list[list[str]], rounds: int)
     """Open the streams, the first few to warm up, and look at what arrives in each round."""
     server = psutil.Process(stack.runs[0].pid)
     _open(watchers, watched * WARM, len(watched) * WARM)
-    # The requests that were held end: from here on runs change.
+    # The slow first requests end: from here on runs change.
     poll(lambda: bool(_ask(watchers, len(watched) * WARM)["ages"]), 2 * STARTING_DELAY, lambda: "no run changes")
     before = server.memory_info().rss
     more = STREAMS_A_RUN - WARM

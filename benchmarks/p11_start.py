@@ -104,14 +104,16 @@ def _moment(log: Path, words: str) -> float:
 
 def _require_working(folder: Path, target: str) -> None:
     """Create a run and see it end. There is no such project, so it ends FAILED; it ran, and that is what is asked."""
-    token = DataDir(folder).secrets().token({"nobody": "OWNER"}, user="bench")
+    token = DataDir(folder).secrets().token({"no-such-project": "OWNER"}, user="bench")
     call = runs.credentials(token)
-    asked = pb.CreateRunRequest(project_id="nobody", playbook_id="missing_seo_title", run_type=Run.PREVIEW_GENERATE)
+    asked = pb.CreateRunRequest(
+        project_id="no-such-project", playbook_id="missing_seo_title", run_type=Run.PREVIEW_GENERATE
+    )
     with grpc.insecure_channel(target) as channel:
         stub = RunsServiceStub(channel)
         run = stub.CreateRun(asked, **call).run
         messages: Sequence[pb.WatchRunResponse] = list(
-            stub.WatchRun(pb.WatchRunRequest(project_id="nobody", run_id=run.id), **call)
+            stub.WatchRun(pb.WatchRunRequest(project_id="no-such-project", run_id=run.id), **call)
         )
     last = messages[-1].run
     require(last.error_code == "PROJECT_NOT_FOUND", f"the run ended {Run.Status.Name(last.status)}: {last.error_code}")

@@ -192,7 +192,7 @@ def _texts(rules: PlaybookRules) -> str:
 
 
 def _time(message: RunJob, field: Literal["created_at", "deadline"]) -> datetime | None:
-    """Read a time. Raises ValueError when no datetime can hold it."""
+    """Read a time. Raises ValueError when it is beyond the range of datetime."""
     timestamp: Timestamp = getattr(message, field)
     return timestamp.ToDatetime(tzinfo=UTC) if message.HasField(field) else None
 

@@ -17,11 +17,11 @@ JOB_BYTES = 8_000  # of a job that counts as one; rules can make it ten times as
 
 
 class Call(NamedTuple):
-    """A call that may arrive more than once and leads to one run, whatever becomes of that run."""
+    """A call that may arrive more than once and leads to one run, even after that run has ended."""
 
     name: str  # unique in its project
     meaning: bytes  # equal when the same is said again
-    # Whether a repeat hears `created` as the first one did; else it hears that the run was there.
+    # Whether a repeat gets the first answer's `created`; else it gets false.
     echoes_created: bool
 
     @classmethod
@@ -32,7 +32,7 @@ class Call(NamedTuple):
 
     @classmethod
     def retry(cls, original: "NewRun") -> "Call":
-        """Return the call for the one retry of a run: whatever its key, it says the same."""
+        """Return the call for the one retry of a run: the same under every key."""
         return cls(f"retry:{original.run.id}", original.fingerprint, echoes_created=False)
 
 

@@ -30,9 +30,9 @@ runs = sa.Table(
     sa.Column("frees_on_success", sa.Boolean, nullable=False),
     sa.Column("fingerprint", BYTEA, nullable=False),
     # Delivery
-    sa.Column("dispatched_at", sa.DateTime(timezone=True)),  # NULL: not yet at the executor's door
+    sa.Column("dispatched_at", sa.DateTime(timezone=True)),  # NULL: not published yet
     sa.Column("event_number", sa.BigInteger, nullable=False, server_default="0"),  # the newest event applied
-    sa.Column("reconcile_at", sa.DateTime(timezone=True), nullable=False),  # when silence gets suspicious
+    sa.Column("reconcile_at", sa.DateTime(timezone=True), nullable=False),  # when the executor is asked about the run
     # Ending
     sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
     # The executor has not answered the cancel of this run yet.
@@ -62,8 +62,8 @@ calls = sa.Table(
         nullable=False,
     ),
     sa.Column("meaning", BYTEA, nullable=False),
-    sa.Column("created", sa.Boolean, nullable=False),  # what a repeat is told
-    sa.Index("calls_by_run", "run_id"),  # for whoever deletes runs
+    sa.Column("created", sa.Boolean, nullable=False),  # `created` in the answer to a repeat
+    sa.Index("calls_by_run", "run_id"),  # for deleting runs
 )
 
 run_events = sa.Table(

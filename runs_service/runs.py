@@ -75,7 +75,7 @@ class Runs:
         )
 
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
-        """Return the run that `request` asks for, and whether it is new; to a repeated `request_id` as the first time.
+        """Return the run that `request` asks for, and whether it is new; a repeated `request_id` gets the first answer.
 
         Raises ServiceError (IDEMPOTENCY_KEY_REUSED) when its key, or its request_id, stands for a different request.
         """

@@ -1,4 +1,4 @@
-"""What a provider says went wrong, in whichever shape it says so."""
+"""Reads the errors of providers, in all the forms that they have."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -44,9 +44,9 @@ _TEXT_LIMIT: Final = 2_000  # characters of an answer that is but a text
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """An error as a provider stated it. `status` is what decides: of an HTTP 200 it is what the body says.
+    """An error as a provider stated it. `status` decides; for an HTTP 200 it is the status in the body.
 
-    `names` are its codes and types in small letters, `words` its own words, which nothing has been taken out of yet.
+    `names` are its codes and types in lower case. `words` is its message, not yet redacted.
     """
 
     http_status: int
@@ -68,7 +68,7 @@ class Complaint:
 
 
 def complaint(http_status: int, headers: Mapping[str, str], body: object) -> Complaint:
-    """Return what an answer complains of: of a status, or of a body that says so."""
+    """Return the error that an answer reports by its status or in its body."""
     layers = list(_layers(body, _DEPTH))
     names = [name for layer in layers for name in _names_in(layer)]
     words = next((words for layer in reversed(layers) if (words := _words_in(layer))), "")
@@ -88,7 +88,7 @@ def body_of_error(content: bytes) -> object:
         return json.loads(content)
     except (ValueError, RecursionError):
         text = content[: 4 * _TEXT_LIMIT].decode(errors="replace").strip()
-    # Proxies answer with pages of HTML: the status says more. So it does of half a document.
+    # Proxies answer with pages of HTML, or half a document: the status says more.
     return None if text.startswith(_BEGINNINGS_OF_MARKUP) else text[:_TEXT_LIMIT]
 
 

@@ -1,4 +1,4 @@
-"""What a provider repeats of what it was sent: that belongs into no message and no log."""
+"""Finds what a provider repeats of a request, so that no product text gets into a message or the log."""
 
 import re
 from collections.abc import Iterator

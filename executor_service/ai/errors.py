@@ -13,7 +13,7 @@ AIErrorCode = Literal[
 
 
 class AIError(Exception):
-    """A request to the AI provider failed; `str()` tells a person what happened and what to do next.
+    """A request to the AI provider failed; `str()` says for a person what happened and what to do next.
 
     `code` is the run error code. `partial` are the texts, by product id, that arrived before the failure: they are
     paid for and worth keeping.
@@ -36,7 +36,7 @@ class AIError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.attempts = 1
         self.too_late = False  # it may be repeated, and the run's deadline comes first
-        self.progress = False  # a part of what was asked for did arrive
+        self.progress = False  # a part of the answer arrived
         self.partial: Mapping[str, str] = {}
 
     @property
@@ -53,8 +53,8 @@ class AIError(Exception):
 class AIBatchError(AIError):
     """The provider does not answer these products together; fewer at a time may work.
 
-    A product that it does not answer alone either has no suggestion: `reason` says why, as a sentence. Such a product
-    fails no run that got other texts.
+    A product that it does not answer alone either has no suggestion: `reason` says why, as a sentence. The run fails
+    only when no other product got a text.
     """
 
     def __init__(self, problem: str, remedy: str, *, reason: str, retryable: bool = False) -> None:
@@ -98,7 +98,7 @@ class AITooLongError(AIBatchError):
 
 
 class AIUnusableError(AIBatchError):
-    """The answer is not what was agreed."""
+    """The answer does not have the agreed form."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
@@ -110,7 +110,7 @@ class AIUnusableError(AIBatchError):
 
 
 class AIUnansweredError(AIBatchError):
-    """The answer is what was agreed, without a text for some of the products."""
+    """The answer has the agreed form, and no text for some of the products."""
 
     def __init__(self, missing: int, asked: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""The JSON in what a model wrote: in a fence, behind its thoughts, between words, with an end or without."""
+"""Finds the JSON in a model's text: in a fence, after its thoughts, between words, complete or cut off."""
 
 import json
 import re

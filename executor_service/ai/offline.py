@@ -51,7 +51,7 @@ class OfflineProvider:
 
 
 def write_title(product: ProductBrief) -> str:
-    """Return the title with the first telling clause of the description that fits, at most 60 characters."""
+    """Return the title with the first meaningful clause of the description that fits, at most 60 characters."""
     title = cut_at_word(one_line(product.title), TITLE_LENGTH)
     if not title:
         return ""

@@ -49,7 +49,7 @@ def read_body(body: bytes) -> Any:
 def read_completion(completion: Mapping[str, Any], sent: Sequence[str]) -> Reading:
     """Return what a completion says about the products that were sent under these ids; raise AIError for a flood.
 
-    What is usable is kept, whatever becomes of the rest.
+    Usable texts are kept even when the rest of the answer is not usable.
     """
     message = (first_choice(completion) or {}).get("message")
     if not isinstance(message, dict):
@@ -142,7 +142,7 @@ def _texts_in(items: Sequence[Any], sent: Sequence[str]) -> dict[str, str]:
     good = [item for item in items if isinstance(item, dict) and isinstance(item.get("text"), str)]
     for item in good:
         text = cut_at_word(one_line(item["text"]), TEXT_LIMIT)
-        # Of one product it can only be about that one, whatever the model made of its id.
+        # A request for one product has an answer about that one, even under a wrong id.
         key = sent[0] if len(sent) == len(items) == 1 else _sent_id(item.get("id"))
         if key not in sent:
             continue

@@ -35,7 +35,7 @@ class OpenAIClient(DefaultAsyncHttpxClient):
         )
 
     async def send(self, request: Request, *, stream: bool = False, **options: Any) -> Response:
-        """Send a request and return the whole answer, whatever `stream` says.
+        """Send a request and return the whole answer; `stream` is ignored.
 
         Of an answer other than 2xx it may be the beginning. Raises AnswerTooLongError, and what httpx2 raises.
         """

@@ -1,4 +1,4 @@
-"""From what a provider complains of, and the OpenAI client's exceptions, to run errors."""
+"""Turns errors of the provider and exceptions of the OpenAI client into run errors."""
 
 import re
 from collections.abc import Callable
@@ -152,7 +152,7 @@ def _is_too_long(complaint: Complaint) -> bool:
 def _is_about_money(complaint: Complaint) -> bool:
     if complaint.names & _BILLING or complaint.status == HTTPStatus.PAYMENT_REQUIRED:
         return True
-    # Who says when to come back means a rate, also where it speaks of plan and billing.
+    # A provider that names a wait reports a rate limit, even if its message speaks of plan and billing.
     return complaint.wait_seconds is None and bool(_BILLING_WORDS.search(complaint.words))
 
 

@@ -22,8 +22,8 @@ class RetryPolicy:
     Waits grow from `base_seconds` by powers of two up to `cap_seconds`, half of each left to chance. The wait that a
     provider asks for replaces it, up to `retry_after_cap_seconds`, so that one header cannot park a run for an hour.
 
-    A request that was turned away as one too many is repeated as long as its answer is of use, whatever `attempts` and
-    `retry_after_cap_seconds` say: these count where nothing says how long that is.
+    A rate-limited request is repeated until `until`, without regard to `attempts` and `retry_after_cap_seconds`. Those
+    two apply without `until`, and to all other failures.
     """
 
     attempts: int = 4
@@ -41,7 +41,7 @@ class RetryPolicy:
     def wait_seconds(self, attempt: int, retry_after_seconds: float | None = None) -> float:
         """Return how long to wait after the failure of an attempt, counted from 1."""
         if retry_after_seconds is not None:
-            # The spread keeps requests that were turned away together from coming back together.
+            # Without the spread, requests that were refused together would be repeated together.
             return retry_after_seconds + self.base_seconds * self.random()
         backoff = min(self.base_seconds * 2.0 ** min(attempt - 1, 32), self.cap_seconds)
         return backoff * (0.5 + 0.5 * self.random())
@@ -88,7 +88,7 @@ class RetryPolicy:
         return min(seconds, self.retry_after_cap_seconds)
 
     def _patient_wait(self, times: int, asked: float | None) -> float:
-        """Return the wait after so many refusals. Who asks for "0 s" again and again is not asked without a pause."""
+        """Return the wait after so many refusals. A provider that always asks for 0 s gets growing pauses too."""
         wait = self.wait_seconds(times, asked)
         if asked is None or times <= self.attempts:
             return wait

@@ -38,7 +38,7 @@ class Cancellation:
     async def cancel(self, jobs: Sequence[Job]) -> list[State]:
         """Cancel the runs that have not ended, also those that never arrived; return the terminal states of all.
 
-        One that is being ended by its own work is waited for. Raises ServiceError: VALIDATION_FAILED, and nothing is
+        Waits for runs that are being ended by their own work. Raises ServiceError: VALIDATION_FAILED, and nothing is
         cancelled, when a run is here as another project's.
         """
         run_ids = [job.run_id for job in jobs]

@@ -151,5 +151,5 @@ class Claimer(Worker):
 
 
 def _is_suspect(execution: Execution) -> bool:
-    """Whether it may be what killed its executors; no other such run is worked on beside it."""
+    """Whether the run may be what killed its executors. The claimer works on one such run at a time."""
     return execution.crashes >= DOUBTFUL_CRASHES

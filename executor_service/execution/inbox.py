@@ -23,7 +23,7 @@ FOREIGN = "a run of this id is here as another project's; nothing was done"
 
 
 class Inbox:
-    """Takes jobs in. A job that is here already is skipped, so every delivery may be repeated."""
+    """Stores jobs. A job that is stored already is skipped, so every delivery may be repeated."""
 
     def __init__(self, database: Database, leases: Leases, slots: Slots, claimer: Claimer) -> None:
         self._jobs = Jobs(database)

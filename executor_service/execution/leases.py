@@ -21,7 +21,7 @@ RENEW_INTERVAL = 1.0  # seconds at most: so soon a process stops work on a run t
 
 
 @dataclass(eq=False)
-class _Held:
+class _Entry:
     """An execution that this process works on."""
 
     execution: Execution
@@ -40,36 +40,36 @@ class Leases:
         self.owner = owner
         self.seconds = seconds
         self._claims = Claims(database)
-        self._held: dict[Lease, _Held] = {}
+        self._entries: dict[Lease, _Entry] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[Lease]:
-        return iter(list(self._held))
+        return iter(list(self._entries))
 
     @property
     def executions(self) -> list[Execution]:
         """The executions that this process works on."""
-        return [held.execution for held in self._held.values()]
+        return [entry.execution for entry in self._entries.values()]
 
     @property
     def tasks(self) -> Mapping[asyncio.Task[None], Lease]:
         """The tasks under way, each with its lease."""
-        return {held.task: lease for lease, held in self._held.items()}
+        return {entry.task: lease for lease, entry in self._entries.items()}
 
     # Keeping
 
     def add(self, execution: Execution, task: asyncio.Task[None]) -> None:
         """Keep the lease of an execution that was claimed just now, until its task is done."""
-        self._held[execution.lease] = _Held(execution, task, time.monotonic() + self.seconds)
+        self._entries[execution.lease] = _Entry(execution, task, time.monotonic() + self.seconds)
         # Not at the end of the task's own code: a task that is cancelled before its first step never gets there.
-        task.add_done_callback(lambda _: self._held.pop(execution.lease))
+        task.add_done_callback(lambda _: self._entries.pop(execution.lease))
 
     def holds(self, lease: Lease) -> bool:
         """Whether a lease cannot have run out. False is no proof of the opposite: this process may have stood still."""
-        held = self._held.get(lease)
-        return held is not None and time.monotonic() < held.valid_until
+        entry = self._entries.get(lease)
+        return entry is not None and time.monotonic() < entry.valid_until
 
     async def lock_lease(self, connection: Connection, lease: Lease) -> int:
         """Make sure that this transaction writes as the owner of the lease, up to its end.
@@ -82,7 +82,7 @@ class Leases:
 
     async def renew(self) -> None:
         """Renew all leases with one statement, and stop the work under those that are lost. Raises ServiceError."""
-        leases = list(self._held)
+        leases = list(self._entries)
         if not leases:
             return
         until = time.monotonic() + self.seconds
@@ -91,8 +91,8 @@ class Leases:
         for lease in leases:
             if (lease.run_id, lease.attempt) not in kept:
                 self._revoke(lease)
-            elif held := self._held.get(lease):
-                held.valid_until = until
+            elif entry := self._entries.get(lease):
+                entry.valid_until = until
 
     def revoke(self, run_id: UUID) -> None:
         """Stop the work on an execution that was ended from outside."""
@@ -101,15 +101,15 @@ class Leases:
                 self._revoke(lease)
 
     def mark_committing(self, lease: Lease) -> None:
-        """From now on a revocation does not break off the work: its commit is under way, and the database decides
-        which of the two comes first."""
-        self._held[lease].committing = True
+        """From now on a revocation does not cancel the task: its commit is under way, and the database decides which
+        of the two comes first."""
+        self._entries[lease].committing = True
 
     def _revoke(self, lease: Lease) -> None:
-        held = self._held.get(lease)
-        if held and not held.committing:
+        entry = self._entries.get(lease)
+        if entry and not entry.committing:
             logger.warning("lost the lease on run %s; stopping attempt %d", lease.run_id, lease.attempt)
-            held.task.cancel()
+            entry.task.cancel()
 
     # Handing back
 
@@ -127,7 +127,7 @@ class Leases:
 
     async def hand_back_unknown(self) -> None:
         """Hand back what is claimed for this process and what it does not know of. Raises ServiceError."""
-        known = [lease.run_id for lease in self._held]
+        known = [lease.run_id for lease in self._entries]
         await self._claims.hand_back_all_but(known, self.owner)
 
 

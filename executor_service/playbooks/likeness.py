@@ -32,7 +32,7 @@ def graphemes(text: str) -> Iterator[tuple[int, int]]:
 def cut(text: str, room: int) -> str:
     """Return the longest beginning of whole graphemes that has at most `room` characters (code points)."""
     end = 0
-    # No grapheme behind the cut matters, and one character there tells whether the last one goes on.
+    # The cut depends on one more character only: whether it continues the last grapheme.
     for _, stop in graphemes(text[: room + 1]):
         if stop > room:
             break
@@ -94,7 +94,7 @@ def _is_variation_selector(character: str) -> bool:
 
 
 def _are_joined(before: str, after: str, flags: int) -> bool:
-    """Whether two characters are parts of one grapheme (Unicode's UAX 29, as far as the character database tells)."""
+    """Whether two characters are parts of one grapheme (Unicode's UAX 29, as far as unicodedata covers it)."""
     if after < _FIRST_COMBINING:
         return before == "\r" and after == "\n"
     if _extends(after):

@@ -11,8 +11,8 @@ from executor_service.store.rows import FENCE, STATE, execution_of, fence, lease
 from servicekit.postgres.database import Querier
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-# Its executor died twice, now and before: one such run after another, so that the one that kills them is found out and
-# those that only were there are not taken for it.
+# Executors of this run died twice. Such runs are tried one after the other: then only the run that kills its executor
+# uses up its attempts, and the runs beside it do not.
 DOUBTFUL_CRASHES = 2
 _DOUBTFUL = f"(lease_owner IS NOT NULL AND crashes >= {DOUBTFUL_CRASHES - 1})"
 _HAND_BACK = "lease_owner = NULL, lease_until = now() - interval '1 second', updated_at = now()"
@@ -37,7 +37,7 @@ class Claims:
 
     # Projects take turns: a project's next run comes at the place (its running ones + those before it), so one with
     # 2,000 queued runs does not delay another's first. Leases that ran out come before everything. `waiting` is a loose
-    # index scan, one step a project, whatever the length of its queue.
+    # index scan, one step a project, however long its queue is.
     _CLAIM = f"""
     WITH RECURSIVE waiting AS (
       (SELECT project_id FROM executor.executions
@@ -102,8 +102,8 @@ class Claims:
         executions = [execution_of(row) for row in rows if row.run_id is not None]
         return Claimed(executions, seen=rows[0].candidates)
 
-    # A row that is locked is being written by its owner, or taken from him: waiting for it would let the other leases
-    # run out.
+    # A locked row is being written by its owner or claimed by another process. To wait for it could let the other
+    # leases expire.
     _RENEW = """
     WITH ours AS (
       SELECT run_id, attempt FROM executor.executions

@@ -44,7 +44,7 @@ class RunItems:
              array_agg(CASE WHEN is_updated THEN ''
                             ELSE rtrim(%(skipped)s || ' ' || coalesce(reason, '')) END ORDER BY id)
       FROM (
-        -- IN, not a join: it is hashed whatever the planner thinks of the number of rows
+        -- IN, not a join: it is always hashed, even when the planner misjudges the number of rows
         SELECT id, id IN (SELECT id FROM updated) AS is_updated,
                (row_number() OVER (ORDER BY id) - 1) / {BLOCK} AS block, reason
         FROM affected LEFT JOIN (

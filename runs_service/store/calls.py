@@ -11,7 +11,7 @@ from servicekit.postgres.database import Connection, Database
 
 
 class Calls:
-    """Creates runs for calls that have a name: their repeats find the run, whatever has become of it."""
+    """Creates runs for calls that have a name: their repeats find the run, even after it has ended."""
 
     def __init__(self, database: Database, runs: Runs) -> None:
         self._database = database
@@ -55,7 +55,7 @@ class Calls:
     async def _repeats(self, wanted: Sequence[NewRun]) -> dict[str, Stored]:
         """Return what `wanted`, of whose calls there were other attempts, led to.
 
-        Left out is whose first attempt was refused, or met a key between two holders, and who may do better.
+        Leaves out those whose first attempt was refused or met a key that was just being freed: they are tried anew.
         """
         found = await self._recorded(wanted)
         if rest := [new for new in wanted if new.run.id not in found]:

@@ -11,7 +11,7 @@ from runs_service.store.version_cache import Version
 
 
 class ChangeSet:
-    """What becomes of runs that are at `before`, by id, and the steps on the way there."""
+    """The changes of runs that are at `before`, by id: where they end up, and each step."""
 
     def __init__(self, before: Mapping[str, Version]) -> None:
         self.before = before
@@ -23,7 +23,7 @@ class ChangeSet:
         """Let events happen, in order.
 
         An event whose number was passed already is ignored, except for a terminal event of a run that has not ended: an
-        execution that has ended changes no more. So whatever number was accepted before, a run learns of its end.
+        execution that has ended changes no more. So a run ends even when a larger number was accepted before.
         """
         for event in events:
             version = self.changed.get(event.run_id) or self.before.get(event.run_id)

@@ -17,7 +17,7 @@ class Stored(NamedTuple):
 
     @property
     def is_new(self) -> bool:
-        """Whether the run was stored just now, and nobody has been told of it yet."""
+        """Whether the run was stored just now, and has to be announced."""
         return self.created and not self.is_repeat
 
 
@@ -32,7 +32,7 @@ class Changed(NamedTuple):
     """What events led to."""
 
     history: list[Run]  # each change of a run, in order
-    foreign: list[RunEvent]  # events that name another project than their run's: nothing came of them
+    foreign: list[RunEvent]  # events that name another project than their run's: not applied
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class Runs:
             taken = [i for i in pending if wanted[i].run.id not in inserted]
             outcomes |= {i: Stored(wanted[i].run, True, True) for i in pending if i not in taken}
             if taken:
-                held = await self.holding_key(self._database, [wanted[i] for i in taken])
-                outcomes |= {i: held[wanted[i].run.id] for i in taken if wanted[i].run.id in held}
+                found = await self.holding_key(self._database, [wanted[i] for i in taken])
+                outcomes |= {i: found[wanted[i].run.id] for i in taken if wanted[i].run.id in found}
         return [outcomes[i] for i in range(len(wanted))]
 
     _INSERT = f"""
@@ -89,7 +89,7 @@ class Runs:
         return {str(row.id) for row in await querier.fetch_all(self._INSERT, parameters)}
 
     def remember(self, committed: Iterable[NewRun]) -> None:
-        """Take note of runs that were inserted: their first change needs not read them."""
+        """Cache runs that were inserted: their first change need not read them."""
         self._versions.put(Version(new.run, 0) for new in committed)
 
     _HOLDING_KEY = f"""
@@ -106,11 +106,11 @@ class Runs:
             "projects": [w.run.project_id for w in wanted],
             "keys": [w.dedup_key for w in wanted],
         }
-        holding = {str(row.wanted_id): row for row in await querier.fetch_all(self._HOLDING_KEY, parameters)}
+        rows = {str(row.wanted_id): row for row in await querier.fetch_all(self._HOLDING_KEY, parameters)}
         return {
             w.run.id: Stored(Run.FromString(row.run), False, bytes(row.fingerprint) == w.fingerprint)
             for w in wanted
-            if (row := holding.get(w.run.id))
+            if (row := rows.get(w.run.id))
         }
 
     # Reading
@@ -147,7 +147,7 @@ class Runs:
     ORDER BY created_at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"""
 
     # A kind is a playbook, a type and a status. The index runs_by_kind has the newest runs of each at hand; a page is
-    # put together out of these: it costs the same whatever is asked for and however rare it is.
+    # put together out of these: it costs the same for every filter, however few runs it finds.
     _PAGE_OF_KINDS = """
     SELECT runs.run
     FROM (

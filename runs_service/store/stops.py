@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - statements are put together from constants only
-"""Runs that shall not go on: the executor still has to know it, or their deadline has passed."""
+"""Runs that have to end: their cancel is not delivered yet, or their deadline has passed."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,7 +23,7 @@ class Stops:
     _REQUEST = f"UPDATE runs.runs SET stop_pending = true WHERE id = CAST(%(id)s AS uuid) AND {ACTIVE}"
 
     async def request(self, run_id: str) -> None:
-        """Note that a run shall not go on, until the executor knows it."""
+        """Note that a run has to end, until the executor has answered its cancel."""
         await self._database.execute(self._REQUEST, {"id": run_id})
 
     _PENDING = f"""
@@ -31,14 +31,14 @@ class Stops:
     ORDER BY id LIMIT %(limit)s"""
 
     async def pending(self, *, limit: int, after: str = FIRST_ID) -> list[Dispatchable]:
-        """Return runs whose stop the executor does not know yet, by id, from the one after `after`."""
+        """Return runs whose cancel is not delivered yet, by id, from the one after `after`."""
         rows = await self._database.fetch_all(self._PENDING, {"limit": limit, "after": after})
         return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
 
     _MARK_DELIVERED = "UPDATE runs.runs SET stop_pending = false WHERE id = ANY(CAST(%(ids)b AS uuid[]))"
 
     async def mark_delivered(self, run_ids: Sequence[str]) -> None:
-        """Note that the executor knows it."""
+        """Note that the executor has answered the cancels of these runs."""
         await self._database.execute(self._MARK_DELIVERED, {"ids": list(run_ids)})
 
     _OVERDUE = f"""

@@ -12,7 +12,7 @@ CAPACITY = 10_000  # runs; about a kilobyte each
 class Version(NamedTuple):
     """A run as it was written, and the number of the newest event in it.
 
-    Whatever changes a run changes its event number or its status, so the two tell whether it is still the same.
+    Every change of a run changes its event number or its status, so the two show whether it is still the same.
     """
 
     run: Run

@@ -135,7 +135,8 @@ class Batcher(Worker, Generic[Item, Result]):
 class Conflator(Worker, Generic[Key, Value]):
     """Hands on what is put, in batches of at most `limit`, and of each key only the newest value.
 
-    No caller waits for it, and a batch whose handling raises is dropped: it is for what is found again otherwise.
+    No caller waits for it, and a batch whose handling raises is dropped: use it only for items that a sweeper finds
+    again.
     `pause` seconds lie between two batches of what is not urgent.
     """
 

@@ -64,7 +64,7 @@ class Worker(ABC):
                 if asyncio.get_running_loop().time() - started > RESTART_DELAYS[-1] * 5:
                     failures = 0
                 delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
-                # An outage is no fault of the worker: one line, no trace; who cannot be reached logs why, and that
+                # An outage is no fault of the worker: one line, no trace; `Outage` logs the reason, and that
                 # it lasts.
                 is_outage = isinstance(error, ConnectionError | ServiceError)
                 logger.log(

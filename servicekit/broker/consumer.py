@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 POLL: Final = 0.5  # seconds a consumer waits for a message before it looks whether to stop
 # Seconds without a message after which a consumer of RabbitMQ subscribes anew. A quorum queue that is deleted and
-# declared again sends its old consumers nothing, and nobody tells them (seen with 3.10).
+# declared again sends its old consumers nothing, and they get no error (seen with 3.10).
 RENEWAL = 5.0
 RECONNECT_DELAYS: Final = (0.1, 0.5, 1.0, 2.0)  # seconds; the last one repeats
 CONSUMER_BATCH: Final = 100  # messages handled, and acknowledged, together
@@ -52,7 +52,7 @@ class DeadLetter:
     reason: str
 
 
-# Takes what had arrived and returns what of it nobody can ever read. It raises ServiceError or OSError when it
+# Takes the bodies that arrived and returns those that cannot be read. It raises ServiceError or OSError when it
 # cannot work now.
 Handler = Callable[[Sequence[bytes]], Awaitable[Sequence[DeadLetter]]]
 
@@ -107,7 +107,7 @@ class Consumer(Worker):
             cause = None
             try:
                 self._consume(stopping, loop)
-            except BaseException as error:  # whatever ends the thread is raised in `run`
+            except BaseException as error:  # every end of the thread is raised in `run`
                 cause = error
             loop.call_soon_threadsafe(ended.set_result, cause)
 
@@ -193,7 +193,7 @@ class Consumer(Worker):
         return consumer
 
     def _sorted_out(self, arrived: Sequence[Arrival], connection: kombu.Connection) -> list[Arrival]:
-        """Return the messages that we read; each of the others is put where it belongs."""
+        """Return the messages that we read; move the others to their queues."""
         if refused := [one for one in arrived if one.refusal]:
             self._dead_letter_refused(refused, connection)
         for version in sorted({one.version for one in arrived if one.version > self._version}):
@@ -230,9 +230,9 @@ class Consumer(Worker):
         stopping: threading.Event,
         loop: asyncio.AbstractEventLoop,
     ) -> list[DeadLetter] | None:
-        """Have `bodies` handled, again and again if need be; return those nobody can read, or None at a stop.
+        """Have `bodies` handled, with retries; return those that cannot be read, or None at a stop.
 
-        What was not handled is left unacknowledged: closing the connection gives it back.
+        Messages that were not handled stay unacknowledged: the broker delivers them again.
         """
         attempt = 0
         own = 0  # failures that were the messages' own, and not of what handling them needs

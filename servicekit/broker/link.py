@@ -125,7 +125,7 @@ def put_confirmed(producer: kombu.Producer, queue: kombu.Queue, body: bytes, hea
 
 
 def give_up(connection: Any) -> None:
-    """Take a connection for broken: RabbitMQ's is closed without a goodbye, for which a dead broker keeps us waiting.
+    """Give a broken connection up: RabbitMQ's is closed without a goodbye, which would wait for a dead broker.
 
     Redis' is not: closing it gives unacknowledged messages back, if that can be done at all.
     """

@@ -82,7 +82,7 @@ class Publisher:
             except TimeoutError:
                 raise
             except Exception:
-                # The broker may have dropped the connection while nobody used it, which says nothing about now.
+                # The broker may have dropped an idle connection; a new one may work.
                 if not reused:
                     raise
                 self._send(body)
@@ -107,7 +107,7 @@ class Publisher:
             headers = self._signer.headers(self._queue.name, self._version, body)
             put_confirmed(self._producer, self._queue, body, headers)
         except Exception:
-            # Whatever went wrong, this connection is not to be trusted any more.
+            # After any error the state of this connection is unknown.
             if self._producer is not None:
                 give_up(self._producer.connection)
             self._disconnect()

@@ -1,4 +1,4 @@
-"""Signatures of broker messages: who reaches the broker without the services' secret gives them no orders."""
+"""Signatures of broker messages: a client of the broker without the services' secret cannot forge jobs or events."""
 
 import hashlib
 import hmac

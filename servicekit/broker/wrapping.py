@@ -1,4 +1,4 @@
-"""What a message is wrapped in at the broker, and how it arrives as it was sent whatever that is.
+"""The envelope of a message at the broker. Every message arrives as it was sent, even in a bad envelope.
 
 Kombu unpacks a body whose `compression` header says so, however large that gets. A wrapper that Kombu or py-amqp cannot
 read is an error of the connection to them: over Redis the entry is lost with it, over RabbitMQ the message comes again,
@@ -54,7 +54,7 @@ def take_as_sent(channel: Any) -> None:
 
 
 def receive(connection: kombu.Connection, channel: Any, timeout: float) -> bool:
-    """Let one message in, waiting at most `timeout` seconds; tell whether anything came.
+    """Let one message in, waiting at most `timeout` seconds; return whether one arrived.
 
     Raises what Kombu raises when the connection is broken.
     """

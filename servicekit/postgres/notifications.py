@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 PAYLOAD_LIMIT = 7_900  # bytes; NOTIFY fails the statement at 8,000
 WORDS = 10_000  # at once
-PAUSE = 0.01  # seconds between two NOTIFYs: each holds a lock that all writers of the server share
+PAUSE = 0.01  # seconds between two NOTIFYs: each takes a lock that all writers of the server share
 CHECK_TIMEOUT = 2.0  # seconds in which a notification of our own has to arrive through a pooler
 IDLE_CHECK = 30  # seconds without a hint after which the connection is tried
 

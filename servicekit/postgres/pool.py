@@ -1,7 +1,7 @@
 """A pool of connections to PostgreSQL that answers or fails within a bound.
 
-Not psycopg_pool: when there is no server it connects in the background, and callers wait for their whole timeout where
-the first refused connection could tell them.
+Not psycopg_pool: when there is no server it connects in the background, and callers wait for their whole timeout,
+although the first refused connection shows that it is down.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ class BoundedConnection(psycopg.AsyncConnection[Any]):
     """A connection whose server answers each statement in time, or counts as lost.
 
     The server's own statement_timeout does not help against a server that stands still, nor does TCP: the kernel
-    of such a machine goes on acknowledging.
+    of a frozen machine goes on acknowledging.
     """
 
     answer_timeout = ANSWER_TIMEOUT
     opened_at = 0.0  # by time.monotonic()
 
     async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        """Wait as psycopg does, but not for ever."""
+        """Wait as psycopg does, but at most `answer_timeout`."""
         try:
             return await super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
         except psycopg.errors._WaitTimeout:

@@ -16,7 +16,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "statement_timeout": str(STATEMENT_TIMEOUT),
     "idle_in_transaction_session_timeout": str(IDLE_TIMEOUT),
     "TimeZone": "UTC",
-    # Every statement has an index that fits it, so there is one good plan whatever the sizes: made once, where the
+    # Every statement has an index that fits it, so one plan is good for all table sizes. It is made once, where the
     # planner would make a new one for every call (it takes longer than most statements do), and never a scan of the
     # table that was small when it was made. And a queue's indexes are full of entries of rows that have moved on: an
     # index scan marks them, and the next one passes them over; a bitmap scan reads all of them every time, until the

@@ -1,7 +1,7 @@
 """Admission: decides by a call's headers whether to serve it, before its request is read.
 
-HTTP/2 flow control keeps an unread request at 64 kB. So an unauthenticated caller cannot make the process hold more
-than that for each stream, however large its requests are.
+HTTP/2 flow control keeps an unread request at 64 kB. So an unauthenticated caller takes up no more memory than
+that for each stream, however large its requests are.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """A workaround for grpc#41785: a gRPC server that shuts down ends calls it has not begun with CANCELLED.
 
-Callers take CANCELLED for their own doing: no standard retry policy sends such a call again. A call whose connection
+CANCELLED means that the caller cancelled, so no standard retry policy repeats such a call. A call whose connection
 ends is UNAVAILABLE, which every policy retries. So before the server shuts down, we close its connections under it.
 Retrying CANCELLED in our own clients is not enough: without this module, up to 59 of 64 concurrent callers without our
 retry policy got CANCELLED in a stop.

@@ -1,4 +1,4 @@
-"""The limits on what callers can make a server process hold, and the gRPC options that enforce some of them."""
+"""The limits on the memory, calls and connections that callers can take up, and the gRPC options that enforce some."""
 
 from dataclasses import dataclass
 

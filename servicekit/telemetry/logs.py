@@ -73,14 +73,14 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes each line at once, or at the end of the `joined` block that it is logged in."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        held = _held.get()
-        if held is None:
+        buffers = _joined_records.get()
+        if buffers is None:
             super().emit(record)
         else:
-            held.setdefault(self, []).append(record)
+            buffers.setdefault(self, []).append(record)
 
     def emit_all(self, records: Sequence[logging.LogRecord]) -> None:
-        """Write the lines of `records` with one call. Like `emit` it never raises: whoever logs has done its work."""
+        """Write the lines of `records` with one call. Like `emit` it never raises: a full disk fails no run."""
         try:
             text = "".join(f"{self.format(record)}{self.terminator}" for record in records)
             with self.lock or nullcontext():
@@ -90,7 +90,7 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.handleError(records[0])
 
 
-_held: ContextVar[dict[_Handler, list[logging.LogRecord]] | None] = ContextVar("held", default=None)
+_joined_records: ContextVar[dict[_Handler, list[logging.LogRecord]] | None] = ContextVar("joined_records", default=None)
 
 
 @contextmanager
@@ -99,13 +99,13 @@ def joined() -> Iterator[None]:
 
     Each write lets other threads have the interpreter, and getting it back takes longer than formatting the line.
     """
-    held: dict[_Handler, list[logging.LogRecord]] = {}
-    token = _held.set(held)
+    buffers: dict[_Handler, list[logging.LogRecord]] = {}
+    token = _joined_records.set(buffers)
     try:
         yield
     finally:
-        _held.reset(token)
-        for handler, records in held.items():
+        _joined_records.reset(token)
+        for handler, records in buffers.items():
             handler.emit_all(records)
 
 

@@ -139,7 +139,7 @@ async def test_EC_002_two_hundred_attempts_at_one_preview_make_one_run_and_so_do
     )
 
     assert len({reply.run.id for reply in replies}) == 1
-    assert all(reply.created for reply in replies), "each attempt hears what the first one did"
+    assert all(reply.created for reply in replies), "each attempt gets the first answer"
     ended = await shop.ended(replies[0].run)
     assert ended.status == Run.SUCCEEDED
     again = await shop.create(Run.PREVIEW_GENERATE, replica=1, **call)

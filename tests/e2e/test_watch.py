@@ -120,7 +120,7 @@ async def test_WAT_001_a_quiet_stream_has_heartbeats(lonely: Shop, openai: OpenA
 
 
 async def test_WAT_001_a_client_that_goes_away_frees_the_server(shop: Shop, openai: OpenAIServer) -> None:
-    """Its handler ends, and with it the subscription: the access log tells when."""
+    """Its handler ends, and with it the subscription: the access log says when."""
     await shop.stock(1)
     openai.behave(Behaviour(delay_seconds=30))
     run = (await shop.create(Run.PREVIEW_GENERATE)).run

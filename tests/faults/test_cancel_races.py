@@ -1,4 +1,4 @@
-"""Cancels that race with completions, and cancels inside AI calls: one end each, and everybody tells the same."""
+"""Cancels that race with completions, and cancels inside AI calls: one end each, and every reader sees the same one."""
 
 import asyncio
 import time

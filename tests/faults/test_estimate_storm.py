@@ -26,7 +26,7 @@ SELECT count(*) FROM pg_stat_activity
 WHERE usename = 'executor_service' AND state = 'active' AND query LIKE '%%FROM executor.products%%'"""
 
 
-async def test_a_storm_of_estimates_of_a_large_project_holds_up_nobody_elses_runs(
+async def test_many_estimates_of_a_large_project_do_not_delay_runs_of_other_projects(
     start_stack: Callable[..., Any],
 ) -> None:
     shop: Shop = await start_stack(env={"AI_PROVIDER": "offline"})

@@ -1,4 +1,4 @@
-"""A service gets a signal to stop: nobody is cut off, nothing is lost, and it ends in time with exit code 0."""
+"""A service gets a signal to stop: no call is cut off, nothing is lost, and it ends in time with exit code 0."""
 
 import asyncio
 import signal
@@ -212,7 +212,9 @@ async def test_under_load_no_call_fails_but_with_unavailable(kind: str, shop: Sh
     await audit(shop.stack)
 
 
-async def test_watchers_end_with_a_time_to_come_again_and_resume_elsewhere(shop: Shop, openai: OpenAIServer) -> None:
+async def test_watchers_are_ended_with_a_retry_delay_and_resume_on_another_replica(
+    shop: Shop, openai: OpenAIServer
+) -> None:
     await shop.stock(20)
     openai.behave(Behaviour(delay_seconds=0.25))
     run = (await shop.create(Run.PREVIEW_GENERATE, meta=RunMeta(sample_size=20))).run
@@ -267,7 +269,7 @@ async def test_work_that_ends_within_the_grace_time_is_finished(shop: Shop, open
     await audit(shop.stack)
 
 
-async def test_work_that_does_not_is_handed_back_at_once_and_finished_elsewhere(
+async def test_work_beyond_the_grace_time_is_handed_back_at_once_and_finished_elsewhere(
     hasty_shop: Shop, openai: OpenAIServer
 ) -> None:
     shop = hasty_shop
@@ -316,9 +318,7 @@ async def test_inline_callers_are_answered_and_their_runs_go_on(
     await audit(shop.stack)
 
 
-async def test_callers_of_the_synchronous_methods_come_again_and_get_what_they_asked_for(
-    shop: Shop, openai: OpenAIServer
-) -> None:
+async def test_callers_of_synchronous_methods_retry_and_get_their_answer(shop: Shop, openai: OpenAIServer) -> None:
     await shop.stock(3)
     openai.behave(Behaviour(delay_seconds=0.7))
     async with RunsClient(either_of(shop), token=shop.stack.token(shop.project, "OWNER")) as client:

@@ -145,6 +145,6 @@ async def test_every_call_that_makes_a_run_makes_one_however_many_answers_are_lo
 
     assert sum(cuts) > 0.2 * CALLS
     assert len({run_id for run_id, _ in made.values()}) == len(made) == CALLS
-    assert all(new for _, new in made.values()), "each attempt hears what the first one did"
+    assert all(new for _, new in made.values()), "each attempt gets the first answer"
     assert await audit(shop.stack, timeout=60) == CALLS + len(ended) + 1
     print(f"{CALLS} calls, {sum(cuts)} answers cut off, {repeated} calls asked again by hand, {CALLS} runs")

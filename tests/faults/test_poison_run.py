@@ -1,4 +1,4 @@
-"""A run that kills its executor each time: it is tried three times, and nobody else pays for it."""
+"""A run that kills its executor each time: it is tried three times, and no other run fails with it."""
 
 import asyncio
 import contextlib

@@ -1,5 +1,5 @@
-"""Scenario 7: one watcher that never reads, beside 49 that do. It slows nobody, costs the server little, is cut off,
-and resumes without loss."""
+"""Scenario 7: one watcher that never reads, beside 49 that do. It delays no other watcher, costs the server
+little, is cut off, and resumes without loss."""
 
 import asyncio
 import statistics
@@ -67,7 +67,7 @@ class Reader:
 
 
 class Load:
-    """Changes of one run, as an executor tells them over the broker."""
+    """Changes of one run, as an executor publishes them."""
 
     def __init__(self, stack: Stack, run: Run, readers: list[Reader]) -> None:
         assert stack.valkey is not None
@@ -125,7 +125,7 @@ async def running(shop: Shop, openai: OpenAIServer) -> Run:
 
 
 async def take(call: Any, seen: list[int], *, until: int | None = None) -> None:
-    """Add the sequences that a stream tells to `seen`, up to one of them or the stream's end, and leave it."""
+    """Add the sequences of a stream to `seen`, up to one of them or the stream's end, and close it."""
     try:
         async for message in call:
             if message.kind == WatchRunResponse.UPDATED:

@@ -78,7 +78,7 @@ async def test_messages_whose_handling_failed_come_again(link: Link) -> None:
     assert inbox.entered == 3
 
 
-async def test_messages_that_were_not_handled_before_the_stop_are_the_next_consumers(link: Link) -> None:
+async def test_messages_that_were_not_handled_before_a_stop_go_to_the_next_consumer(link: Link) -> None:
     publisher, consumer = link
     failing, after = Inbox(), Inbox()
     failing.failures = 1000
@@ -312,6 +312,6 @@ async def test_a_second_outage_is_logged_like_the_first(own: Valkey, caplog: pyt
             own.wait_ready()
 
 
-async def test_a_url_that_nobody_can_read_is_refused() -> None:
+async def test_a_url_that_cannot_be_parsed_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         Consumer("redis://127.0.0.1:6379x/0", "q", Inbox().handle, Metrics(), SIGNER)

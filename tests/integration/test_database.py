@@ -70,7 +70,7 @@ async def refusal(database: Database) -> ServiceError:
     return failure.value
 
 
-async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_good_connection(
+async def test_cancelling_a_statement_leaves_a_usable_connection(
     runs_database: Database, runs_database_url: str
 ) -> None:
     """Watchers that come and go by the hundred would otherwise have every connection replaced all the time."""
@@ -108,7 +108,7 @@ async def test_a_killed_connection_is_reported_as_unavailable_and_replaced(
     assert await asyncio.gather(*(one(runs_database) for _ in range(5))) == [1] * 5
 
 
-async def test_what_one_pool_finds_out_about_lost_connections_those_beside_it_know(
+async def test_a_lost_connection_in_one_pool_makes_the_other_pools_discard_theirs(
     runs_database: Database, runs_database_url: str
 ) -> None:
     other = Database(runs_database_url, pool_size=5, application_name="test", beside=runs_database)
@@ -175,7 +175,7 @@ async def test_a_frozen_server_is_reported_within_the_bound_and_used_again_when_
         await database.close()
 
 
-async def test_a_primary_that_takes_no_writes_any_more_is_reported_as_unavailable_and_left(
+async def test_a_primary_that_became_a_standby_is_unavailable_and_its_connections_are_closed(
     runs_database: Database, runs_database_url: str
 ) -> None:
     write = "UPDATE runs.runs SET status = status"

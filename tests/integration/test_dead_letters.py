@@ -38,7 +38,7 @@ def consumer(url: str, queue: str) -> NewConsumer:
     return lambda inbox, **options: Consumer(url, queue, inbox.handle, Metrics(), SIGNER, **options)
 
 
-async def test_what_cannot_be_read_is_kept_with_the_reason_and_the_others_get_through(
+async def test_an_unreadable_message_is_dead_lettered_with_the_reason_and_others_are_handled(
     url: str, queue: str, publisher: Publisher, consumer: NewConsumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     inbox = Inbox()
@@ -155,7 +155,7 @@ async def test_rabbitmq_tells_when_no_queue_takes_a_message(amqp_url: str) -> No
         delete_queues(amqp_url, name)
 
 
-async def test_an_unreadable_event_is_found_by_itself_and_does_not_stop_the_others(runs_database: Database) -> None:
+async def test_an_unreadable_event_is_dead_lettered_alone_and_the_others_are_applied(runs_database: Database) -> None:
     store = RunStore(runs_database, reconcile_after=timedelta(hours=1))
     created = (await store.runs.create([new_run()]))[0].run
     no_uuid, no_text = event("run-7", 1, Run.RUNNING), event(created.id, 2, Run.RUNNING, scope_id="\0")

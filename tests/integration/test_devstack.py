@@ -111,7 +111,7 @@ class TestPostgres:
             pass
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can own folders that PostgreSQL's account cannot enter")
-    def test_root_can_run_it_out_of_and_in_a_folder_nobody_else_may_enter(
+    def test_root_can_run_it_in_folders_that_only_root_may_enter(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         closed = tmp_path / "closed"

@@ -61,7 +61,7 @@ async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[D
     await publisher.close()
 
 
-async def test_what_lies_around_goes_out_in_bounded_messages_each_run_once(desk: Desk) -> None:
+async def test_a_backlog_is_published_in_bounded_messages_each_run_once(desk: Desk) -> None:
     stored = await desk.store.runs.create([new_run(idempotency_key=str(n)) for n in range(2 * BATCH + 200)])
     lying_around = await desk.store.outbox.undispatched(older_than=SWEEP_AGE, limit=SWEEP_LIMIT)
     desk.dispatcher.dispatch(lying_around)

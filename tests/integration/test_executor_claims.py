@@ -53,7 +53,7 @@ async def test_a_job_that_is_delivered_again_is_taken_once(bench: Bench) -> None
     assert await bench.value("SELECT count(*) FROM executor.executions") == 2
 
 
-async def test_an_unreadable_job_is_found_by_itself_and_does_not_stop_the_others(bench: Bench) -> None:
+async def test_an_unreadable_job_is_dead_lettered_alone_and_the_others_are_stored(bench: Bench) -> None:
     good = job()
     unknown_playbook = RunJob(run_id=str(uuid4()), project_id="p", playbook_id="nonsense", run_type=Run.APPLY)
     no_type = RunJob(run_id=str(uuid4()), project_id="p", playbook_id="missing_seo_title")
@@ -229,7 +229,7 @@ async def test_the_work_stops_at_once_when_its_lease_is_lost(bench: Bench) -> No
     assert await bench.value("SELECT lease_owner FROM executor.executions") == "two"
 
 
-async def test_an_attempt_that_lost_its_lease_does_not_take_the_next_one_with_it(bench: Bench) -> None:
+async def test_an_attempt_that_lost_its_lease_does_not_stop_the_next_attempt(bench: Bench) -> None:
     """The process that hands a run back may be the one that takes it again, before the first attempt is quite over."""
     await bench.stock(1)
     bench.provider.open.clear()
@@ -342,7 +342,7 @@ async def outbox_is_empty(bench: Bench) -> bool:
     return await bench.value(unpublished) == 0
 
 
-async def test_what_was_published_is_marked_without_waiting_for_a_run_that_is_being_written(bench: Bench) -> None:
+async def test_marking_published_events_does_not_wait_for_a_run_that_is_being_written(bench: Bench) -> None:
     await bench.inbox.accept([job() for _ in range(50)])
     states = [execution.state for execution in await claim(bench, limit=50)]
 

@@ -33,7 +33,7 @@ def test_many_may_migrate_at_once(postgres_server: Postgres, executor_forks: For
     command.upgrade(configuration, "head")
 
 
-def test_what_earlier_runs_did_survives_the_move_into_blocks_and_back(postgres_server: Postgres) -> None:
+def test_items_of_earlier_runs_survive_the_migration_to_blocks_and_back(postgres_server: Postgres) -> None:
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE with_items")
     url = postgres_server.url(database="with_items")
@@ -93,7 +93,7 @@ def test_blank_fields_are_found_through_their_index(executor_database: str, fiel
     assert f"products_without_{field}" in plan
 
 
-def test_what_shows_nothing_is_forgotten_and_what_is_unclean_is_not_applied(postgres_server: Postgres) -> None:
+def test_the_migration_drops_invisible_suggestions_and_does_not_apply_unclean_ones(postgres_server: Postgres) -> None:
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE with_unclean_texts")
     url = postgres_server.url(database="with_unclean_texts")

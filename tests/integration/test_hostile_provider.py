@@ -143,7 +143,7 @@ async def test_a_flood_of_announcements_ends_with_the_time_limit(server: OpenAIS
     assert error.code == "AI_TIMEOUT"
 
 
-async def test_a_packed_answer_is_asked_for_by_nobody_and_read_all_the_same(
+async def test_compressed_answers_are_not_requested_but_are_read(
     server: OpenAIServer, provider: SuggestionProvider
 ) -> None:
     server.behave(Behaviour(answer="packed"))

@@ -1,4 +1,4 @@
-"""Errors as providers tell them: in which status and shape ever, and when they say to come back."""
+"""Errors of providers, in every status and form, and the waits that they ask for."""
 
 import asyncio
 import time
@@ -205,7 +205,7 @@ def patient(*product_ids: str, seconds: float = DEADLINE) -> SuggestionRequest:
     return SuggestionRequest("seo_title", titles(*product_ids).products, patience_seconds=seconds)
 
 
-async def test_a_rate_limit_that_says_nothing_is_backed_off_from_until_the_deadline(
+async def test_a_rate_limit_without_retry_after_is_retried_with_backoff_until_the_deadline(
     server: OpenAIServer, build: Build
 ) -> None:
     clock = Passing()
@@ -224,9 +224,7 @@ async def test_a_wait_beyond_the_deadline_is_not_begun(server: OpenAIServer, bui
     assert (clock.now, server.stats().requests) == (0, 1)
 
 
-async def test_no_wait_at_all_asked_for_time_and_again_does_not_make_a_flood(
-    server: OpenAIServer, build: Build
-) -> None:
+async def test_repeated_retry_after_0_does_not_cause_a_flood_of_requests(server: OpenAIServer, build: Build) -> None:
     server.behave(Behaviour(status=429, retry_after="0"))
     with pytest.raises(AIError):
         await build(retry=Passing().policy()).suggest(patient("a"))

@@ -118,7 +118,7 @@ async def test_an_event_that_breaks_a_rule_changes_nothing(desk: Desk, kind: str
         assert MessageToJson(run)
 
 
-async def test_of_a_batch_only_the_bad_events_are_dead_letters_and_never_many(desk: Desk) -> None:
+async def test_only_the_bad_events_of_a_batch_become_dead_letters_and_few_of_them(desk: Desk) -> None:
     bad = [event(desk.run.id, 1, Run.FAILED, scope_id="x" * (65 + n)) for n in range(400)]
     good = event(desk.run.id, 1, Run.RUNNING)
     dead = await desk.applier.consume([body(*bad[:200], good, *bad[200:])])

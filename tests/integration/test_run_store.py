@@ -47,7 +47,7 @@ async def created(store: RunStore, **fields: Any) -> Run:
     return stored.run
 
 
-async def tell(store: RunStore, *events: RunEvent) -> list[Run]:
+async def apply(store: RunStore, *events: RunEvent) -> list[Run]:
     return (await store.history.apply_events(events, NOW)).history
 
 
@@ -106,10 +106,10 @@ async def test_keys_of_two_projects_have_nothing_to_do_with_each_other(store: Ru
 @pytest.mark.parametrize("fields", [{"idempotency_key": "k"}, {"scope_id": "s"}, {}], ids=["given", "scoped", "bare"])
 async def test_when_a_key_is_free_again(status: Run.Status.ValueType, fields: dict[str, str], store: RunStore) -> None:
     first = await created(store, **fields)
-    await tell(store, event(first.id, 1, Run.RUNNING))
+    await apply(store, event(first.id, 1, Run.RUNNING))
     (while_running,) = await store.runs.create([new_run(**fields)])
     assert while_running.run.id == first.id
-    await tell(store, event(first.id, 2, status))
+    await apply(store, event(first.id, 2, status))
     (after,) = await store.runs.create([new_run(**fields)])
     is_free = status != Run.SUCCEEDED or not fields
     assert after.created is is_free
@@ -124,7 +124,7 @@ async def test_a_key_that_is_freed_and_taken_all_the_time_still_gets_an_answer(
     async def end_runs() -> None:
         while not done.is_set():
             page = await other.runs.page(Filters("p", status="QUEUED"), limit=10, offset=0, before=None)
-            await tell(other, *(event(run.id, 1, Run.FAILED) for run in page))
+            await apply(other, *(event(run.id, 1, Run.FAILED) for run in page))
             await asyncio.sleep(0)
 
     ending = asyncio.create_task(end_runs())
@@ -166,22 +166,22 @@ async def test_concurrent_appliers_leave_a_history_without_gaps(
 
 async def test_a_number_that_was_passed_changes_nothing(store: RunStore) -> None:
     run = await created(store)
-    (*_, after) = await tell(store, event(run.id, 5, Run.RUNNING, completed=5))
+    (*_, after) = await apply(store, event(run.id, 5, Run.RUNNING, completed=5))
     for late in (5, 4, 1):
-        assert await tell(store, event(run.id, late, Run.RUNNING, attempt=2)) == []
+        assert await apply(store, event(run.id, late, Run.RUNNING, attempt=2)) == []
     assert await store.runs.get("p", run.id) == after
 
 
 async def test_events_of_unknown_runs_are_passed_over(store: RunStore) -> None:
     run = await created(store)
-    stranger = new_run().run.id
-    changed = await tell(store, event(stranger, 1, Run.RUNNING), event(run.id, 1, Run.RUNNING))
+    unknown = new_run().run.id
+    changed = await apply(store, event(unknown, 1, Run.RUNNING), event(run.id, 1, Run.RUNNING))
     assert [one.id for one in changed] == [run.id]
 
 
 async def test_events_of_one_batch_apply_in_order(store: RunStore) -> None:
     run = await created(store)
-    (*_, after) = await tell(
+    (*_, after) = await apply(
         store,
         event(run.id, 1, Run.RUNNING),
         event(run.id, 2, Run.RUNNING, completed=50),
@@ -196,7 +196,7 @@ async def test_a_change_that_fails_leaves_nothing_behind(store: RunStore, runs_d
 
     unstorable = event(run.id, 2, Run.SUCCEEDED, scope_id="\0")
     with pytest.raises(psycopg.DataError):
-        await tell(store, event(run.id, 1, Run.RUNNING), unstorable)
+        await apply(store, event(run.id, 1, Run.RUNNING), unstorable)
     assert await store.runs.get("p", run.id) == run
     assert len(await rows(runs_database, "SELECT 1 FROM runs.run_events")) == 1
 
@@ -246,7 +246,7 @@ async def test_pages_skip_and_repeat_nothing_while_runs_are_inserted(store: RunS
 async def test_filters_hold_on_every_page(store: RunStore, queries: RunQueries) -> None:
     stored = await store.runs.create([new_run(scope_id=f"s{n % 2}", idempotency_key=str(n)) for n in range(20)])
     for one in stored[:10]:
-        await tell(store, event(one.run.id, 1, Run.FAILED))
+        await apply(store, event(one.run.id, 1, Run.FAILED))
     both = Filters("p", "missing_seo_title", "PREVIEW_GENERATE", "s0", "FAILED")
     assert {run.id for run in await pages(queries, both, 2)} == {one.run.id for one in stored[:10:2]}
     assert await pages(queries, Filters("p", status="SUCCEEDED"), 2) == []
@@ -266,7 +266,7 @@ async def test_every_combination_of_filters_finds_what_it_says(store: RunStore, 
             scope_id=scope,
             idempotency_key=str(number),
         )
-        await tell(
+        await apply(
             store, *[event(run.id, n + 1, status) for n, status in enumerate((Run.RUNNING, *TERMINAL)[:end])][-1:]
         )
         stored.append(await store.runs.get("p", run.id))
@@ -343,7 +343,7 @@ async def test_a_made_up_position_in_a_page_token_is_refused(queries: RunQueries
 async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> None:
     one, two = await created(store, idempotency_key="1"), await created(store, idempotency_key="2")
     for number in range(1, 5):
-        await tell(store, *(event(run.id, number, Run.RUNNING, completed=number) for run in (one, two)))
+        await apply(store, *(event(run.id, number, Run.RUNNING, completed=number) for run in (one, two)))
     found = await store.history.after({one.id: 3, two.id: 0, new_run().run.id: 0}, limit=2)
     assert sorted((run.id, run.sequence) for run in found) == sorted(
         [(one.id, 4), (one.id, 5), (two.id, 1), (two.id, 2)]
@@ -357,13 +357,13 @@ async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> Non
 async def test_a_run_is_in_the_outbox_until_it_is_dispatched_or_has_an_event(store: RunStore) -> None:
     marked, reported, left = [await created(store, idempotency_key=str(n)) for n in range(3)]
     await store.outbox.mark_dispatched({marked.id: 0.0})
-    await tell(store, event(reported.id, 1, Run.QUEUED))
+    await apply(store, event(reported.id, 1, Run.QUEUED))
     waiting = await store.outbox.undispatched(older_than=timedelta(0), limit=10)
     assert [(item.run.id, item.request_id) for item in waiting] == [(left.id, "r")]
     assert await store.outbox.undispatched(older_than=timedelta(days=36500), limit=10) == []
 
 
-async def test_a_run_was_dispatched_when_it_was_handed_on_not_when_that_was_noted(
+async def test_dispatched_at_is_the_time_of_the_publication_not_of_the_mark(
     store: RunStore, runs_database: Database
 ) -> None:
     run = await created(store)
@@ -392,17 +392,17 @@ async def test_what_is_not_dispatched_or_has_ended_is_not_silent(runs_database: 
     store = RunStore(runs_database, reconcile_after=timedelta(0))
     _, ended, silent = [await created(store, idempotency_key=str(n)) for n in range(3)]
     await store.outbox.mark_dispatched({ended.id: 0.0, silent.id: 0.0})
-    await tell(store, event(ended.id, 1, Run.FAILED))
+    await apply(store, event(ended.id, 1, Run.FAILED))
     assert [item.run.id for item in await store.outbox.take_silent(limit=10)] == [silent.id]
 
 
 # What another process changed meanwhile
 
 
-async def test_a_change_on_top_of_what_another_process_changed_loses_nothing(store: RunStore, other: RunStore) -> None:
+async def test_a_change_after_another_process_changed_the_run_loses_nothing(store: RunStore, other: RunStore) -> None:
     run = await created(store)  # and remembers it as it was
-    await tell(other, event(run.id, 1, Run.RUNNING))
-    (after,) = await tell(store, event(run.id, 2, Run.RUNNING, completed=7))
+    await apply(other, event(run.id, 1, Run.RUNNING))
+    (after,) = await apply(store, event(run.id, 2, Run.RUNNING, completed=7))
     assert (after.sequence, after.progress.completed) == (3, 7)
     history = await store.history.after({run.id: 0}, limit=10)
     assert [change.sequence for change in history] == [1, 2, 3]
@@ -412,18 +412,20 @@ async def test_a_run_that_another_process_ended_stays_ended(store: RunStore, oth
     run = await created(store)
     (ended,) = await other.history.cancel_queued([run.id], NOW)
     assert ended.status == Run.CANCELLED
-    assert await tell(store, event(run.id, 1, Run.RUNNING)) == []
+    assert await apply(store, event(run.id, 1, Run.RUNNING)) == []
     assert await store.runs.get("p", run.id) == ended
 
 
-async def test_of_a_batch_only_what_another_process_changed_is_read_again(store: RunStore, other: RunStore) -> None:
+async def test_only_the_runs_of_a_batch_that_another_process_changed_are_read_again(
+    store: RunStore, other: RunStore
+) -> None:
     mine, theirs = await created(store, idempotency_key="a"), await created(store, idempotency_key="b")
-    await tell(other, event(theirs.id, 1, Run.RUNNING))
-    changed = await tell(store, event(theirs.id, 2, Run.SUCCEEDED), event(mine.id, 1, Run.SUCCEEDED))
+    await apply(other, event(theirs.id, 1, Run.RUNNING))
+    changed = await apply(store, event(theirs.id, 2, Run.SUCCEEDED), event(mine.id, 1, Run.SUCCEEDED))
     assert {(run.id, run.sequence) for run in changed} == {(mine.id, 2), (mine.id, 3), (theirs.id, 3)}
 
 
-async def test_a_number_that_was_passed_is_ignored_without_asking_the_database(store: RunStore) -> None:
+async def test_an_event_with_a_passed_number_is_ignored_without_a_query(store: RunStore) -> None:
     run = await created(store)
-    await tell(store, event(run.id, 4, Run.RUNNING))
-    assert await tell(store, event(run.id, 4, Run.RUNNING), event(run.id, 3, Run.RUNNING, completed=9)) == []
+    await apply(store, event(run.id, 4, Run.RUNNING))
+    assert await apply(store, event(run.id, 4, Run.RUNNING), event(run.id, 3, Run.RUNNING, completed=9)) == []

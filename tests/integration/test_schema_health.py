@@ -86,7 +86,7 @@ def of_the_other(url: str, service: str) -> None:
 
 @SERVICES
 @pytest.mark.parametrize("schema", [missing, older, newer, of_the_other])
-async def test_a_schema_that_is_not_ours_is_no_service_and_the_log_names_the_command(
+async def test_with_a_schema_of_another_release_calls_are_refused_and_the_log_names_the_command(
     service: str, schema: Callable[[str, str], None], empty_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     schema(empty_database_url, service)

@@ -146,7 +146,7 @@ async def test_a_rejected_cancel_is_reported_to_its_caller_and_kept(desk: Desk, 
     assert await pending(runs_database) == 1
 
 
-async def test_an_executor_that_is_away_is_tried_again_after_a_while_and_not_at_once(lonely: Desk) -> None:
+async def test_an_unreachable_executor_is_tried_again_after_a_delay(lonely: Desk) -> None:
     runs = await lonely.create(2)
     await lonely.canceller.cancel(Dispatchable(runs[0], "r"))
     assert await lonely.statuses(runs) == ["CANCELLED", "QUEUED"]

@@ -1,4 +1,4 @@
-"""What strangers can do to the services that are open to everyone, health and reflection: real processes."""
+"""What unauthenticated callers can do to health and reflection, which are open to everyone: real processes."""
 
 import asyncio
 from collections.abc import Iterator

@@ -66,7 +66,7 @@ def serving(environment: dict[str, str], process: Forked) -> bool:
     return listening == 2 and is_serving(environment["EXECUTOR_LISTEN"], 1)
 
 
-async def test_both_serve_one_that_dies_is_replaced_and_all_stop_together(
+async def test_all_processes_serve_a_dead_one_is_replaced_and_all_stop_together(
     started: Started, log: Path, environment: dict[str, str]
 ) -> None:
     with started(environment) as process:

@@ -91,7 +91,7 @@ def table(seen: Outcome) -> str:
         f"- events: {len(load.deliveries)} deliveries to watchers that were there before the change",
         f"- AI: {seen.ai_requests} requests, {seen.ai_texts} texts given, of which {seen.ai_repeated} a second time;"
         f" {seen.ai_used} charged",
-        "- audit: everything holds",
+        "- audit: nothing is wrong",
         "",
     ]
     memory = [

@@ -1,4 +1,4 @@
-"""What must be true of a stack when the dust has settled, whatever was done to it."""
+"""What must be true of a stack once all runs have ended, after any fault."""
 
 import psycopg
 import redis
@@ -34,7 +34,7 @@ PROMISES = {
 
 
 def broken_promises(stack: Stack, *, unacknowledged: int = 0) -> dict[str, int]:
-    """Return what does not hold now, by name."""
+    """Return the promises that are broken now, by name."""
     broken: dict[str, int] = {}
     with psycopg.connect(stack.postgres.url(database="playbook_runs")) as database:
         for name, query in PROMISES.items():
@@ -52,7 +52,7 @@ def broken_promises(stack: Stack, *, unacknowledged: int = 0) -> dict[str, int]:
 
 
 async def audit(stack: Stack, *, timeout: float = 30, unacknowledged: int = 0) -> int:
-    """Wait until every promise holds, and return how many runs there are. Fails naming those that do not hold.
+    """Wait until every promise is kept, and return how many runs there are. Fails naming those that are broken.
 
     So many messages may be `unacknowledged`: what a killed consumer had in hand the broker keeps for a minute, and
     delivers it then once more, which changes nothing.

@@ -191,12 +191,12 @@ class Bench:
         """Take the job in and return every state up to its end."""
         states: list[State] = []
 
-        async def tell(state: State) -> None:
+        async def note(state: State) -> None:
             states.append(state)
 
         await self.inbox.accept([job])
         async with asyncio.timeout(20):
-            await self.follower.follow(job.run_id, tell)
+            await self.follower.follow(job.run_id, note)
         return states
 
     async def preview(self, *, expect: Status = Status.SUCCEEDED, **fields: Any) -> State:

@@ -1,4 +1,4 @@
-"""A runs_service that tells what it holds: memory, tasks, subscriptions.
+"""A runs_service that reports its memory, tasks and subscriptions.
 
 with measured(stack.runs[0]) as service:  # runs in its place
     before = await service.holdings()
@@ -40,7 +40,7 @@ class Holdings:
 
 
 class MeasuredRuns(Process):
-    """A replica of runs_service that answers what it holds."""
+    """A replica of runs_service that reports its memory, tasks and subscriptions."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(service.name, service.log)
@@ -57,7 +57,7 @@ class MeasuredRuns(Process):
         return self._service.is_ready()
 
     async def holdings(self, *, collected: bool = True) -> Holdings:
-        """Return what it holds; `collected`: once what is garbage is gone, which takes a while."""
+        """Return its figures; `collected`: after a garbage collection, which takes a while."""
         reader, writer = await asyncio.open_connection(HOST, self._port)
         try:
             writer.write(COLLECT if collected else LOOK)

@@ -56,7 +56,7 @@ class _RecordedCall:
 
 
 def broken_words(streams: Sequence[Stream], history: Sequence[Run]) -> list[str]:
-    """Return what does not hold of one watcher's `streams` of one run, whose whole `history` the database has.
+    """Return the broken promises of one watcher's `streams` of one run, whose whole `history` the database has.
 
     The watcher began with the first stream, and went on with each further one where it was cut.
     """

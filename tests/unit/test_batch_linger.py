@@ -53,7 +53,7 @@ async def test_a_crowd_that_comes_back_one_by_one_is_one_batch() -> None:
             await asyncio.gather(*again)
 
 
-async def test_a_crowd_that_stays_away_is_not_waited_for_while_the_thread_is_idle() -> None:
+async def test_a_batch_does_not_linger_for_absent_callers_while_the_thread_is_idle() -> None:
     batcher: Batcher[int, int] = Batcher(Sizes().handle, limit=100, max_linger=FOR_EVER)
     async with running(batcher), asyncio.timeout(5):
         await crowd(batcher)

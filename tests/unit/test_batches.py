@@ -31,7 +31,7 @@ async def test_items_keep_their_order_over_all_messages(reader: BatchReader[RunE
     assert (good, dead) == (events, [])
 
 
-async def test_what_is_wrong_with_a_message_is_of_no_account_to_those_checked_with_it(
+async def test_an_invalid_message_does_not_affect_messages_in_the_same_batch(
     reader: BatchReader[RunEvent],
 ) -> None:
     first, second, last = event(1), event(2), event(3)

@@ -63,7 +63,7 @@ async def answers(calls: Sequence["asyncio.Task[str]"]) -> set[str]:
     return set(await asyncio.gather(*calls))
 
 
-async def test_calls_that_come_while_a_read_is_under_way_share_the_next_one() -> None:
+async def test_calls_that_arrive_during_a_read_share_the_next_one() -> None:
     reads = Reads()
     first = reads.ask("p")
     await reads.begin("p.k")

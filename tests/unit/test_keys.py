@@ -60,7 +60,7 @@ def test_secrets_are_separated_by_commas() -> None:
         (public_pem(KEYS["RS256"]).decode(), "the secret is a key for another algorithm"),
     ],
 )
-def test_a_secret_that_is_no_good_is_named_by_its_place_and_not_shown(value: str, why: str) -> None:
+def test_a_bad_secret_is_named_by_its_position_and_not_shown(value: str, why: str) -> None:
     good = "a secret that no message may show"
     with pytest.raises(ValueError, match="secret") as failure:
         secrets_in(value.format(good, good) if "BEGIN" not in value else value)
@@ -130,7 +130,7 @@ def test_keys_of_a_set_that_are_for_something_else_are_passed_over(tmp_path: Pat
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_with_other_than_good_public_keys_is_refused_with_the_reason(
+def test_a_key_file_with_anything_but_valid_public_keys_is_refused_with_the_reason(
     content: bytes, why: str, tmp_path: Path
 ) -> None:
     assert why in refusal(tmp_path, content)
@@ -184,7 +184,7 @@ def rotation(tmp_path: Path) -> Rotation:
     return Rotation(tmp_path / "keys")
 
 
-def test_a_replaced_file_is_read_again_and_what_was_remembered_forgotten(
+def test_a_replaced_key_file_is_read_again_and_cached_tokens_are_dropped(
     rotation: Rotation, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

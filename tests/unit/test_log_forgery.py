@@ -102,7 +102,7 @@ def test_joined_lines_are_written_at_the_end_of_the_block_in_order(capsys: pytes
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["one", "two", "after"]
 
 
-def test_joined_lines_that_cannot_be_written_fail_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joined_lines_that_cannot_be_written_raise_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = io.StringIO()
     monkeypatch.setattr(sys, "stderr", closed)
     logs.configure(service="s", format="json", level="INFO")

@@ -64,7 +64,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         yield watched
 
 
-def test_one_that_is_killed_is_started_again_and_the_other_is_left_alone(watched: Watched) -> None:
+def test_a_killed_process_is_restarted_and_the_other_keeps_running(watched: Watched) -> None:
     other, dead = watched.two.pid, watched.one.pid
     watched.dies(watched.one)
     watched.supervisor.check()
@@ -91,7 +91,7 @@ def test_one_that_was_stopped_on_purpose_stays_stopped(watched: Watched) -> None
     assert watched.reports == []
 
 
-def test_one_that_dies_five_times_within_a_minute_ends_the_stack_with_its_log(watched: Watched) -> None:
+def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack_with_its_log(watched: Watched) -> None:
     for _ in range(DEATHS - 1):
         watched.dies(watched.one)
         watched.restarted(watched.one)

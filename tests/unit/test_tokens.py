@@ -310,7 +310,7 @@ def test_a_token_that_is_remembered_expires_all_the_same() -> None:
     assert reason_of(authenticator, token) is Reason.TOKEN_EXPIRED
 
 
-def test_a_token_with_another_signature_is_not_taken_for_one_that_is_remembered() -> None:
+def test_a_token_with_another_signature_does_not_match_a_cached_one() -> None:
     authenticator = TokenAuthenticator([SECRET])
     token = hs256()
     authenticator.authenticate(f"Bearer {token}")

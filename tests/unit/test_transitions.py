@@ -109,7 +109,7 @@ def test_a_status_of_a_newer_version_changes_nothing_and_breaks_nothing(status: 
     assert transitions.changes(run, event(run.id, 1, status, completed=5), NOW) == []  # type: ignore[arg-type]
 
 
-def test_the_end_fills_in_what_was_found_out_and_keeps_what_was_asked_for() -> None:
+def test_a_terminal_event_fills_in_results_and_keeps_the_request() -> None:
     run = run_in(Run.RUNNING)
     run.scope_id = "asked"
     events = event(run.id, 3, Run.SUCCEEDED, ai_used=True, draft_id="d", rules_hash="r")

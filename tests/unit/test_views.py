@@ -64,7 +64,7 @@ async def test_a_run_that_starts_at_once_says_nothing() -> None:
     assert view.shown == ["QUEUED", "RUNNING", "SUCCEEDED"]
 
 
-async def test_what_goes_wrong_while_the_reason_is_looked_for_is_not_lost() -> None:
+async def test_an_error_during_the_search_for_the_reason_is_reported_too() -> None:
     async def broken() -> str:
         failed.set()
         raise ZeroDivisionError

@@ -200,7 +200,7 @@ class Gate:
         return [ValueError(str(item)) if item < 0 else item * 10 for item in items]
 
 
-async def test_what_comes_in_while_a_batch_is_under_way_is_the_next_batch_in_order() -> None:
+async def test_items_that_arrive_during_a_batch_become_the_next_batch_in_order() -> None:
     gate = Gate()
     batcher: Batcher[int, int] = Batcher(gate.handle, limit=3)
     async with running(batcher):

@@ -1,0 +1,82 @@
+"""What the documents name is there: files, folders, identifiers, environment variables and their defaults."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from executor_service.settings import ExecutorSettings
+from runs_service.settings import RunsSettings
+from servicekit.config.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = (
+    "docs/architecture.md",
+    "docs/performance.md",
+    "docs/reliability.md",
+    "docs/security.md",
+    "CONTRIBUTING.md",
+)
+# Of Envoy, RabbitMQ and Redis.
+OF_OTHERS = {"max_concurrent_streams", "overload_manager", "connection_limit", "max_message_size", "LTRIM"}
+UNITS = {"": 1, " MiB": 1024**2}
+
+
+def quoted(document: str) -> Iterator[str]:
+    """Yield what a document has in backticks, outside of blocks."""
+    text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
+    yield from re.findall(r"`([^`\n]+)`", text)
+
+
+@cache
+def files() -> tuple[str, ...]:
+    """Return the files of the repository, each as "/" and its path."""
+    hidden = re.compile(r"/(\.(?!ci/)|build/|__pycache__)")
+    paths = (f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*") if path.is_file())
+    return tuple(path for path in paths if not hidden.search(path))
+
+
+@cache
+def source() -> frozenset[str]:
+    """Return the words of the source."""
+    ours = [ROOT / path[1:] for path in files() if path.endswith((".py", ".proto", ".toml", "Makefile"))]
+    return frozenset(re.findall(r"\w+", "\n".join(path.read_text() for path in ours if path != Path(__file__))))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_and_folder_that_a_document_names_exists(document: str) -> None:
+    named = [text for text in quoted(document) if re.fullmatch(r"[\w./-]+(\.(py|proto|md|toml|json)|/)", text)]
+    assert named
+    missing = [
+        text
+        for text in named
+        if not any(f"/{text}" in path if text.endswith("/") else path.endswith(f"/{text}") for path in files())
+    ]
+    assert missing == []
+
+
+# docs/performance.md also names what was measured and deleted.
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if document != "docs/performance.md"])
+def test_every_identifier_that_a_document_names_is_in_the_source(document: str) -> None:
+    named = [text.removesuffix("()") for text in quoted(document)]
+    words = [
+        word
+        for text in named
+        if re.fullmatch(r"\w+(\.\w+)*", text) and not text.endswith((".py", ".md", ".proto"))
+        for word in text.split(".")
+    ]
+    assert [word for word in words if word not in source() | OF_OTHERS] == []
+
+
+def test_the_limits_on_callers_have_the_documented_defaults() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    rows = re.findall(r"^\| `(MAX_\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for name, documented in rows:
+        services: dict[str, type[ServiceSettings]] = {"runs ": RunsSettings, "executor ": ExecutorSettings}
+        for value in documented.split("; "):
+            (service,) = [service for prefix, service in services.items() if value.startswith(prefix)] or [RunsSettings]
+            number, unit = re.fullmatch(r"(?:runs |executor )?([\d,]+)(.*)", value).groups()  # type: ignore[union-attr]
+            assert service.model_fields[name.lower()].default == int(number.replace(",", "")) * UNITS[unit], name
