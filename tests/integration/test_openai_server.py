@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from executor_service.ai.prompts import ANSWER_SCHEMA, system_message, user_message
+from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT
 from executor_service.ai.provider import ProductBrief
 from tests.support.openai_server import API_KEY, Behaviour, OpenAIServer
 
@@ -26,8 +26,8 @@ def proper_request() -> dict[str, Any]:
     return {
         "model": "any",
         "messages": [
-            {"role": "system", "content": system_message("seo_title")},
-            {"role": "user", "content": user_message("seo_title", [ProductBrief("1", "Mug", "Article a")])},
+            {"role": "system", "content": PROMPT.system_message("seo_title")},
+            {"role": "user", "content": PROMPT.user_message("seo_title", [ProductBrief("1", "Mug", "Article a")])},
         ],
         "response_format": {
             "type": "json_schema",

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from executor_service.ai.offline import OfflineProvider, write_title
-from executor_service.ai.prompts import user_message_in_turns
+from executor_service.ai.prompts import PROMPT
 from executor_service.ai.provider import ProductBrief, SuggestionRequest
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
 
@@ -70,7 +70,7 @@ async def test_ten_of_the_largest_descriptions_keep_no_other_task_waiting(part: 
             turns += 1
 
     for work in (
-        user_message_in_turns("seo_title", products),
+        PROMPT.user_message_in_turns("seo_title", products),
         OfflineProvider().suggest(SuggestionRequest("seo_title", products, "p")),
     ):
         beside = asyncio.create_task(other())

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from executor_service.settings import ExecutorSettings
+from gateway.settings import GatewaySettings
 from runs_service.settings import RunsSettings
-from servicekit.config.settings import ServiceSettings
+from servicekit.config.settings import ListenerSettings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
@@ -19,8 +20,8 @@ DOCUMENTS = (
     "docs/security.md",
     "CONTRIBUTING.md",
 )
-# Of Envoy, RabbitMQ and Redis.
-OF_OTHERS = {"max_concurrent_streams", "overload_manager", "connection_limit", "max_message_size", "LTRIM"}
+# Of Envoy, HTTP, RabbitMQ and Redis.
+OF_OTHERS = {"Origin", "max_concurrent_streams", "overload_manager", "connection_limit", "max_message_size", "LTRIM"}
 UNITS = {"": 1, " MiB": 1024**2}
 
 
@@ -47,7 +48,8 @@ def source() -> frozenset[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_and_folder_that_a_document_names_exists(document: str) -> None:
-    named = [text for text in quoted(document) if re.fullmatch(r"[\w./-]+(\.(py|proto|md|toml|json)|/)", text)]
+    # A path from the root is a route.
+    named = [text for text in quoted(document) if re.fullmatch(r"[\w.][\w./-]*(\.(py|proto|md|toml|json)|/)", text)]
     assert named
     missing = [
         text
@@ -72,11 +74,12 @@ def test_every_identifier_that_a_document_names_is_in_the_source(document: str) 
 
 def test_the_limits_on_callers_have_the_documented_defaults() -> None:
     text = (ROOT / "docs/security.md").read_text()
-    rows = re.findall(r"^\| `(MAX_\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE)
-    assert len(rows) == 6
+    rows = re.findall(r"^\| `((?:GATEWAY_)?MAX_\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE)
+    assert len(rows) == 9
     for name, documented in rows:
-        services: dict[str, type[ServiceSettings]] = {"runs ": RunsSettings, "executor ": ExecutorSettings}
+        services: dict[str, type[ListenerSettings]] = {"runs ": RunsSettings, "executor ": ExecutorSettings}
+        default = GatewaySettings if name.startswith("GATEWAY_") else RunsSettings
         for value in documented.split("; "):
-            (service,) = [service for prefix, service in services.items() if value.startswith(prefix)] or [RunsSettings]
+            (service,) = [service for prefix, service in services.items() if value.startswith(prefix)] or [default]
             number, unit = re.fullmatch(r"(?:runs |executor )?([\d,]+)(.*)", value).groups()  # type: ignore[union-attr]
             assert service.model_fields[name.lower()].default == int(number.replace(",", "")) * UNITS[unit], name

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from executor_service.ai.echoes import Echoes
-from executor_service.ai.prompts import system_message, user_message
+from executor_service.ai.prompts import PROMPT
 from executor_service.ai.provider import ProductBrief
 
 PRODUCTS = [
@@ -13,7 +13,7 @@ PRODUCTS = [
     ProductBrief("p2", "山小屋マグカップ", "帆布のかばん"),
     ProductBrief("p3", "हाथ का बना प्याला", "ผ้าไหมไทยแท้จากเชียงใหม่"),
 ]
-SYSTEM, USER = system_message("seo_title"), user_message("seo_title", PRODUCTS)
+SYSTEM, USER = PROMPT.system_message("seo_title"), PROMPT.user_message("seo_title", PRODUCTS)
 
 
 @pytest.fixture
