@@ -108,6 +108,7 @@ class Bench:
         concurrency: int = 4,
         lease_seconds: float = 15.0,
         batch_size: int = 2,
+        startup_delay: float = 0.0,
     ) -> None:
         self.url = url
         self.clock = clock or FakeClock()
@@ -131,9 +132,11 @@ class Bench:
         self.affected = AffectedLookup(self.database)
         self.apply = Apply(self.affected, self.clock)
         pipeline = Pipeline(self.database, self.leases, self.outcomes, self.publisher, work=self.work, clock=self.clock)
-        slots = Slots(self.leases, count=concurrency)
-        self.claimer = Claimer(self.database, self.leases, slots, pipeline, self.clock, grace_seconds=0)
-        self.inbox = Inbox(self.database, self.leases, slots, self.claimer)
+        self.slots = Slots(self.leases, count=concurrency)
+        self.claimer = Claimer(
+            self.database, self.leases, self.slots, pipeline, self.clock, grace_seconds=0, startup_delay=startup_delay
+        )
+        self.inbox = Inbox(self.database, self.leases, self.slots, self.claimer)
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
         self.queries = Queries(self.database)
         self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=Metrics()))
