@@ -77,7 +77,7 @@ def measure(options: Options) -> Results:
                     followers,
                     projects,
                     streams=count * STREAMS_A_RUN,
-                    rounds=options.rounds,
+                    rounds=options.size(options.rounds, 1),  # all drafts still run
                     found=found,
                 )
             provider.behave()

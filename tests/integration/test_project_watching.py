@@ -328,6 +328,7 @@ async def test_a_change_between_the_list_and_the_following_is_not_missed(replica
         async def newest(self, filters: Filters, *, limit: int) -> tuple[Snapshot, list[Run]]:
             found = await super().newest(filters, limit=limit)
             await replica.create()
+            await eventually(lambda: not replica.watchers._woken)  # the hint was taken, and nothing read
             return found
 
     replica.store = Interrupted(replica.database, reconcile_after=timedelta(hours=1))
@@ -448,6 +449,18 @@ async def test_a_quiet_stream_gets_bookmarks_that_move_on(replica: Replica) -> N
     async with watching(replica, watcher.position, playbook_id="missing_seo_title") as resumed:
         ours = await replica.create()
         await eventually(lambda: resumed.seen == updates(ours, 1, 1))
+
+
+async def test_bookmarks_move_on_while_nothing_happens_in_the_project(runs_database: Database) -> None:
+    """So that a position of a quiet project does not expire, nor look back on all that others did."""
+    async with (
+        running_replica(runs_database, poll=0.02) as replica,
+        watching(replica, bookmark_after=0.05) as watcher,
+    ):
+        await eventually(lambda: watcher.sent)
+        await replica.create(project_id=f"q-{uuid4()}")
+        await eventually(lambda: watcher.position != watcher.sent[0].position)
+        assert {kind for kind, _, _ in watcher.seen} == {BOOKMARK}
 
 
 async def test_stopping_ends_all_watchers_and_those_to_come(replica: Replica) -> None:
