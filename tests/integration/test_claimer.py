@@ -1,81 +1,174 @@
-"""The claimer: what it takes, what it leaves, and what it keeps from jobs that come in meanwhile."""
+"""The claimer: when it looks for work, what it leaves alone, and what happens to what it started."""
 
-from collections.abc import Sequence
-from uuid import UUID
+import asyncio
+from collections.abc import AsyncIterator
 
-import psycopg
+import pytest
 
-from executor_service.domain.execution import Job
-from executor_service.store.claims import DOUBTFUL_CRASHES
-from tests.support.executor import Bench, job
+from executor_service.domain.execution import Job, Lease, Outcome, Status
+from executor_service.execution.claimer import BUSY_POLL, IDLE_POLL, Claimer
+from executor_service.store.claims import DOUBTFUL_CRASHES, Claims
+from executor_service.store.jobs import Jobs
+from servicekit.background.tasks import running
+from servicekit.errors import database_unavailable
+from servicekit.postgres.database import Database
+from tests.support.executor import Bench, FakeClock, job
 from tests.support.waiting import eventually
 
-SLOTS = 4  # of a bench
+FRUITLESS = 5  # claims without work after which the claimer waits as long as it ever does
+SOON = 3.0  # seconds; nobody who waits for the next poll after FRUITLESS claims gets there
+assert SOON < 0.8 * IDLE_POLL
 
 
-def under_way(bench: Bench) -> set[UUID]:
-    return {lease.run_id for lease in bench.leases}
+class HeldWork:
+    """Work that succeeds when `open` is set, and raises `errors` first, one an attempt."""
+
+    def __init__(self) -> None:
+        self.begun: list[Lease] = []
+        self.open = asyncio.Event()
+        self.errors: list[Exception] = []
+
+    async def perform(self, lease: Lease, job: Job) -> Outcome:
+        self.begun.append(lease)
+        await self.open.wait()
+        if self.errors:
+            raise self.errors.pop()
+        return Outcome(Status.SUCCEEDED)
 
 
-async def stocked(bench: Bench, jobs: Sequence[Job]) -> Sequence[Job]:
-    """Store jobs that wait for a claim, and let the provider keep each run under way."""
-    for project in {each.project_id for each in jobs}:
-        await bench.stock(1, project=project)
-    bench.slots.backlog = True  # so that none is claimed as it comes in
-    await bench.inbox.accept(list(jobs))
-    bench.provider.open.clear()
-    return jobs
+class Stage(Bench):
+    """An executor whose runs end when the test says so."""
+
+    def __init__(self, url: str, *, concurrency: int = 4) -> None:
+        self.held = HeldWork()
+        super().__init__(url, concurrency=concurrency)
+
+    def work(self, job: Job) -> HeldWork:
+        return self.held
+
+    def claimer_over(self, database: Database, *, startup_delay: float = 0.0) -> Claimer:
+        """Return another claimer of this executor, which claims over `database`."""
+        return Claimer(
+            database,
+            self.leases,
+            self.slots,
+            self.pipeline,
+            self.clock,
+            grace_seconds=0,
+            startup_delay=startup_delay,
+        )
+
+    async def claim_in_vain(self) -> None:
+        """Have the claimer look for work, where there is none, until it waits for long before it looks again."""
+        for _ in range(FRUITLESS):
+            self.slots.backlog = True
+            self.claimer.wake()
+            await eventually(lambda: not self.slots.backlog)
+
+    async def attempts(self) -> list[tuple[str, int, int]]:
+        """Return the status, the attempt and the crashes of each run, the oldest first."""
+        found = await self.rows("SELECT status, attempt, crashes FROM executor.executions ORDER BY created_at, run_id")
+        return [tuple(row) for row in found]
+
+    async def all_succeeded(self) -> bool:
+        return all(status == "SUCCEEDED" for status, *_ in await self.attempts())
 
 
-async def test_a_claim_that_takes_its_time_has_its_slots_reserved(bench: Bench) -> None:
-    (first,) = await stocked(bench, [job()])
-    async with bench.working():
-        await eventually(lambda: under_way(bench) == {first.run_id} and bench.slots.free == SLOTS - 1)
-        with psycopg.connect(bench.url) as blocker:
-            blocker.execute("LOCK TABLE executor.executions IN ACCESS EXCLUSIVE MODE")
-            bench.claimer.wake()
-            await eventually(lambda: bench.slots.free == 0)
-        await eventually(lambda: bench.slots.free == SLOTS - 1)
-        bench.provider.open.set()
-        await eventually(lambda: bench.slots.free == SLOTS)
+@pytest.fixture
+async def stage(executor_database: str) -> AsyncIterator[Stage]:
+    async with Stage(executor_database) as stage:
+        yield stage
 
 
-async def test_what_is_left_for_want_of_slots_is_not_overtaken(bench: Bench) -> None:
-    await stocked(bench, [job(project=f"p{n}") for n in range(SLOTS + 2)])
-    async with bench.working():
-        await eventually(lambda: len(bench.leases) == SLOTS)
-        assert bench.slots.backlog
-        bench.provider.open.set()
+@pytest.fixture
+async def narrow(executor_database: str) -> AsyncIterator[Database]:
+    """A database of one connection: who has it keeps the claimer waiting."""
+    database = Database(executor_database, pool_size=1, application_name="narrow")
+    yield database
+    await database.close()
 
 
-async def test_runs_older_than_a_starting_process_are_left_alone_and_not_overtaken(executor_database: str) -> None:
-    async with Bench(executor_database, startup_delay=3600) as bench:
-        _, new = await stocked(bench, [job(project="old"), job(project="new")])
-        older = "UPDATE executor.executions SET created_at = '2020-01-01' WHERE project_id = 'old'"
-        await bench.rows(older)
-        async with bench.working():
-            await eventually(lambda: under_way(bench) == {new.run_id})
-            assert bench.slots.backlog, "a job that comes in would overtake the old one"
-            bench.provider.open.set()
-            await eventually(lambda: not len(bench.leases))
+async def store_suspects(stage: Stage, count: int) -> list[Job]:
+    """Store runs whose executor died DOUBTFUL_CRASHES - 1 times, and has just died again."""
+    suspects = [job() for _ in range(count)]
+    await Jobs(stage.database).enqueue(suspects)
+    for _ in range(DOUBTFUL_CRASHES):
+        await Claims(stage.database).claim(owner="dead", limit=count, lease_seconds=15)
+        await stage.rows("UPDATE executor.executions SET lease_until = now() - interval '1 second'")
+    return suspects
 
 
-async def test_runs_whose_executors_died_twice_are_tried_one_after_the_other(bench: Bench) -> None:
-    suspects = await stocked(bench, [job(project=f"p{n}") for n in range(2)])
-    await bench.rows(
-        "UPDATE executor.executions SET status = 'RUNNING', attempt = 2, crashes = %(crashes)s, lease_owner = 'dead', "
-        "lease_until = now() - interval '1 second'",
-        crashes=DOUBTFUL_CRASHES - 1,
-    )
-    of_suspects = {each.run_id for each in suspects}
-    async with bench.working():
-        await eventually(lambda: len(under_way(bench) & of_suspects) == 1)
-        (other,) = await stocked(bench, [job(project="other")])
-        bench.claimer.wake()
-        await eventually(lambda: other.run_id in under_way(bench))
-        assert len(under_way(bench) & of_suspects) == 1
-        bench.provider.open.set()
-        await eventually(lambda: not len(bench.leases))
-        ended = "SELECT count(*) FROM executor.executions WHERE status = 'SUCCEEDED'"
-        while await bench.value(ended) < 3:  # the second suspect has had its turn
-            await eventually(lambda: not len(bench.leases))
+# Slots
+
+
+async def test_jobs_that_come_in_during_a_claim_do_not_take_its_slots(stage: Stage, narrow: Database) -> None:
+    claimer = stage.claimer_over(narrow)
+    async with running(stage.outcomes, claimer):
+        await eventually(lambda: not stage.slots.backlog)  # it found nothing, and jobs that come in start at once
+        async with narrow.transaction():
+            claimer.wake()
+            await eventually(lambda: not stage.slots.free)
+            await stage.inbox.accept([job()])
+            assert await stage.attempts() == [("QUEUED", 0, 0)]
+        await eventually(lambda: len(stage.held.begun) == 1)  # by the claim
+        stage.held.open.set()
+        await eventually(stage.all_succeeded)
+
+
+async def test_while_more_waits_than_there_is_room_for_each_end_begins_the_next(executor_database: str) -> None:
+    runs = 8
+    async with Stage(executor_database, concurrency=1) as stage:
+        stage.held.open.set()
+        await Jobs(stage.database).enqueue([job() for _ in range(runs)])
+        async with stage.working(), asyncio.timeout((runs - 1) * BUSY_POLL * 0.5):  # a poll each takes at least 0.8
+            await eventually(stage.all_succeeded)
+
+
+# Old runs
+
+
+async def test_a_young_claimer_leaves_old_runs_alone_also_as_they_come_in(stage: Stage, narrow: Database) -> None:
+    """They may have been cancelled while no executor lived, and those cancels are still on their way."""
+    clock = FakeClock()
+    old, new = job(), job()
+    assert new.created_at > clock.now()
+    await Jobs(stage.database).enqueue([new])
+    claimer = stage.claimer_over(narrow, startup_delay=60)
+    async with running(claimer):
+        await eventually(lambda: len(stage.held.begun) == 1)  # it has claimed, and had room for more
+        await stage.inbox.accept([old._replace(created_at=clock.now().replace(year=2020))])
+        statuses = await stage.rows("SELECT status, run_id FROM executor.executions")
+        assert {tuple(row) for row in statuses} == {("RUNNING", new.run_id), ("QUEUED", old.run_id)}
+
+
+# Suspects
+
+
+async def test_nothing_suspect_is_begun_beside_a_suspect_and_the_next_follows_at_once(stage: Stage) -> None:
+    suspects = await store_suspects(stage, 2)
+    async with stage.working():
+        await eventually(lambda: len(stage.held.begun) == 1)
+        fresh = job()
+        await Jobs(stage.database).enqueue([fresh])  # as another executor stores it
+        stage.claimer.wake()
+        await eventually(lambda: len(stage.held.begun) > 1)
+        assert [lease.run_id for lease in stage.held.begun[1:]] == [fresh.run_id]
+
+        await stage.claim_in_vain()
+        stage.held.open.set()
+        await eventually(stage.all_succeeded, timeout=SOON)
+    assert {lease.run_id for lease in stage.held.begun} == {fresh.run_id, *(each.run_id for each in suspects)}
+
+
+# Handing back
+
+
+async def test_a_run_that_was_handed_back_is_taken_again_at_once(stage: Stage) -> None:
+    stage.held.errors = [database_unavailable()]
+    async with stage.working():
+        await stage.inbox.accept([job()])
+        await eventually(lambda: len(stage.held.begun) == 1)
+        await stage.claim_in_vain()
+        stage.held.open.set()
+        await eventually(stage.all_succeeded, timeout=SOON)
+    assert await stage.attempts() == [("SUCCEEDED", 2, 0)]

@@ -108,7 +108,6 @@ class Bench:
         concurrency: int = 4,
         lease_seconds: float = 15.0,
         batch_size: int = 2,
-        startup_delay: float = 0.0,
     ) -> None:
         self.url = url
         self.clock = clock or FakeClock()
@@ -131,11 +130,11 @@ class Bench:
         self.generate = Generate(self.database, self.provider, fetcher, self.clock)
         self.affected = AffectedLookup(self.database)
         self.apply = Apply(self.affected, self.clock)
-        pipeline = Pipeline(self.database, self.leases, self.outcomes, self.publisher, work=self.work, clock=self.clock)
-        self.slots = Slots(self.leases, count=concurrency)
-        self.claimer = Claimer(
-            self.database, self.leases, self.slots, pipeline, self.clock, grace_seconds=0, startup_delay=startup_delay
+        self.pipeline = Pipeline(
+            self.database, self.leases, self.outcomes, self.publisher, work=self.work, clock=self.clock
         )
+        self.slots = Slots(self.leases, count=concurrency)
+        self.claimer = Claimer(self.database, self.leases, self.slots, self.pipeline, self.clock, grace_seconds=0)
         self.inbox = Inbox(self.database, self.leases, self.slots, self.claimer)
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
         self.queries = Queries(self.database)
