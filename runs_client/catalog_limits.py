@@ -13,6 +13,8 @@ from servicekit.telemetry.printable import printable
 
 # A picture in the text, as its editor pasted it: most of a long description, and nothing to write a text from.
 _PICTURE = re.compile(r"(data:[a-z0-9.+-]+/[a-z0-9.+-]+(?:;[a-z0-9=.+-]+)*;base64,)[a-z0-9+/=_%-]+", re.IGNORECASE)
+# What no reader sees; an end that is missing is the end of the text, so that each is looked for once.
+_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _FIELDS: Final = {  # of a CatalogProduct: what a person calls it, and the catalog's field
     "title": ("title", "title"),
     "body_html": ("description", "description"),
@@ -43,7 +45,7 @@ class Fitting:
             limit = _limit(field)
             if len(text) > limit:
                 left_out.append(f"its {noun} has {len(text):,} characters, of which the catalog takes {limit:,}")
-                text = (_PICTURE.sub(r"\1", text) if name == "body_html" else text)[:limit]
+                text = (_without_ballast(text) if name == "body_html" else text)[:limit]
             values[name] = text
         return cls(CatalogProduct(**values), tuple(left_out))
 
@@ -56,6 +58,11 @@ def fit(products: Iterable[CatalogProduct]) -> tuple[list[CatalogProduct], list[
     fittings = [Fitting.of(product) for product in products]
     warnings = [f"{fitting.product.handle}: {'; '.join(fitting.left_out)}" for fitting in fittings if fitting.left_out]
     return [fitting.product for fitting in fittings], warnings
+
+
+def _without_ballast(html: str) -> str:
+    """Return a description without what no text is written from."""
+    return _UNSEEN.sub("", _PICTURE.sub(r"\1", html))
 
 
 def _limit(field: str) -> int:

@@ -22,6 +22,7 @@ def _markup(end: str) -> re.Pattern[str]:
         | <(script|style|template|noscript|head)\b.*?(?:</\1\s*>|\Z)
         | </?(?P<tag>[a-z][a-z0-9]*+)(?:(?:[^<>"']|"[^"<]*"|'[^'<]*')*+>|[^<>]*{end})
         | <[!?/][^<>]*{end}
+        | !\[[^\[\]<>]{{0,200}}+\]\(data:[^\s)<>]*+\)?
         """,
         re.VERBOSE | re.IGNORECASE | re.DOTALL,
     )

@@ -34,7 +34,26 @@ def test_markup_becomes_lines_of_visible_text(html: str, blocks: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "part", ["a", ".", "<", "<!", "<!--", "<a ", "<a b='", "</", "&#", "<a/", "<script>", "</script", "<p>x", "x."]
+    "part",
+    [
+        "a",
+        ".",
+        "<",
+        "<!",
+        "<!--",
+        "<a ",
+        "<a b='",
+        "</",
+        "&#",
+        "<a/",
+        "<script>",
+        "</script",
+        "<p>x",
+        "x.",
+        "![",
+        "![](data:",
+        "![a](data:x ",
+    ],
 )
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("<", "<")], ids=["plain", "in a tag"])
 def test_no_description_takes_long_to_read(before: str, part: str, after: str) -> None:
@@ -44,15 +63,16 @@ def test_no_description_takes_long_to_read(before: str, part: str, after: str) -
     assert time.process_time() - started < 1  # html.parser needs up to seven seconds
 
 
-@pytest.mark.parametrize("product_type", ["img", "script", "style", "svg"])
-def test_a_picture_before_the_words_does_not_hide_them(product_type: str) -> None:
+@pytest.mark.parametrize("kind", ["img", "script", "style", "svg", "markdown"])
+def test_a_picture_before_the_words_does_not_hide_them(kind: str) -> None:
     picture = "QUJD" * 15_000
     before = {
         "img": f'<p><img src="data:image/png;base64,{picture}"></p>',
         "script": f"<script>var x = '{picture}'</script>",
         "style": f"<style>p {{ background: url(data:image/png;base64,{picture}) }}</style>",
         "svg": f'<svg><path d="{picture}"/></svg>',
-    }[product_type]
+        "markdown": f"![a mug](data:image/png;base64,{picture})\n",
+    }[kind]
     assert text_blocks(f"{before}<p>Hand-thrown mug</p>") == ["Hand-thrown mug"]
     assert "Hand-thrown" in write_title(ProductBrief("p", "Mug", f"{before}<p>Hand-thrown stoneware</p>"))
     assert sum(map(len, text_blocks("<b>" + "word " * 13_000))) <= 20_000

@@ -114,6 +114,14 @@ def test_of_a_long_description_the_words_behind_its_pictures_are_kept(
     assert "bowl: its description has" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ballast", ["<!-- {} -->", "<style>{}</style>", "<SCRIPT type='x'>{}</SCRIPT >"])
+def test_of_a_long_description_the_words_behind_what_nobody_sees_are_kept(ballast: str) -> None:
+    body = f"{ballast.format('word ' * 14_000)}<p>Turned by hand</p>"
+    (product,), (warning,) = fit([CatalogProduct("bowl", "Bowl", body, "", "")])
+    assert product.body_html == "<p>Turned by hand</p>"
+    assert "its description has 70," in warning
+
+
 def test_every_text_that_is_too_long_is_cut_and_named() -> None:
     long = CatalogProduct("bowl", "t" * 1_001, "d" * 70_000, "s" * 1_002, "e" * 5_001)
     (product,), (warning,) = fit([long])
