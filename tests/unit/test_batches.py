@@ -59,7 +59,7 @@ async def test_others_get_the_event_loop_while_much_is_read(reader: BatchReader[
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await reader.read([body(*(event(n) for n in range(1, 501))) for _ in range(20)])
+    await reader.read([body(*(event(n) for n in range(1, 501)))] * 100)
     counting.cancel()
     assert turns > 2
 
