@@ -11,6 +11,7 @@ from tests.support.broker import delete_queues
 from tests.support.certificates import Authority
 from tests.support.executor import Bench
 from tests.support.forking import Forks
+from tests.support.stage import Stage
 
 EMPTY = f"TRUNCATE {', '.join(table.fullname for table in metadata.sorted_tables)}"
 
@@ -27,6 +28,12 @@ def executor_database(executor_database_url: str) -> str:
 async def bench(executor_database: str) -> AsyncIterator[Bench]:
     async with Bench(executor_database) as bench:
         yield bench
+
+
+@pytest.fixture
+async def stage(executor_database: str) -> AsyncIterator[Stage]:
+    async with Stage(executor_database) as stage:
+        yield stage
 
 
 @pytest.fixture

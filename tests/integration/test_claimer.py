@@ -2,82 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
-from executor_service.domain.execution import Job, Lease, Outcome, Status
-from executor_service.execution.claimer import BUSY_POLL, IDLE_POLL, Claimer
+from executor_service.domain.execution import Job
+from executor_service.execution.claimer import BUSY_POLL, IDLE_POLL
 from executor_service.store.claims import DOUBTFUL_CRASHES, Claims
 from executor_service.store.jobs import Jobs
 from servicekit.background.tasks import running
 from servicekit.errors import database_unavailable
 from servicekit.postgres.database import Database
-from tests.support.executor import Bench, FakeClock, job
+from tests.support.executor import job
+from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
-FRUITLESS = 5  # claims without work after which the claimer waits as long as it ever does
-SOON = 3.0  # seconds; nobody who waits for the next poll after FRUITLESS claims gets there
+SOON = 3.0  # seconds; who waits for the next poll after claims in vain does not get there
 assert SOON < 0.8 * IDLE_POLL
-
-
-class HeldWork:
-    """Work that succeeds when `open` is set, and raises `errors` first, one an attempt."""
-
-    def __init__(self) -> None:
-        self.begun: list[Lease] = []
-        self.open = asyncio.Event()
-        self.errors: list[Exception] = []
-
-    async def perform(self, lease: Lease, job: Job) -> Outcome:
-        self.begun.append(lease)
-        await self.open.wait()
-        if self.errors:
-            raise self.errors.pop()
-        return Outcome(Status.SUCCEEDED)
-
-
-class Stage(Bench):
-    """An executor whose runs end when the test says so."""
-
-    def __init__(self, url: str, *, concurrency: int = 4) -> None:
-        self.held = HeldWork()
-        super().__init__(url, concurrency=concurrency)
-
-    def work(self, job: Job) -> HeldWork:
-        return self.held
-
-    def claimer_over(self, database: Database, *, startup_delay: float = 0.0) -> Claimer:
-        """Return another claimer of this executor, which claims over `database`."""
-        return Claimer(
-            database,
-            self.leases,
-            self.slots,
-            self.pipeline,
-            self.clock,
-            grace_seconds=0,
-            startup_delay=startup_delay,
-        )
-
-    async def claim_in_vain(self) -> None:
-        """Have the claimer look for work, where there is none, until it waits for long before it looks again."""
-        for _ in range(FRUITLESS):
-            self.slots.backlog = True
-            self.claimer.wake()
-            await eventually(lambda: not self.slots.backlog)
-
-    async def attempts(self) -> list[tuple[str, int, int]]:
-        """Return the status, the attempt and the crashes of each run, the oldest first."""
-        found = await self.rows("SELECT status, attempt, crashes FROM executor.executions ORDER BY created_at, run_id")
-        return [tuple(row) for row in found]
-
-    async def all_succeeded(self) -> bool:
-        return all(status == "SUCCEEDED" for status, *_ in await self.attempts())
-
-
-@pytest.fixture
-async def stage(executor_database: str) -> AsyncIterator[Stage]:
-    async with Stage(executor_database) as stage:
-        yield stage
 
 
 @pytest.fixture
@@ -110,15 +51,15 @@ async def test_jobs_that_come_in_during_a_claim_do_not_take_its_slots(stage: Sta
             await eventually(lambda: not stage.slots.free)
             await stage.inbox.accept([job()])
             assert await stage.attempts() == [("QUEUED", 0, 0)]
-        await eventually(lambda: len(stage.held.begun) == 1)  # by the claim
-        stage.held.open.set()
+        await eventually(lambda: len(stage.staged.begun) == 1)  # by the claim
+        stage.staged.open.set()
         await eventually(stage.all_succeeded)
 
 
 async def test_while_more_waits_than_there_is_room_for_each_end_begins_the_next(executor_database: str) -> None:
     runs = 8
     async with Stage(executor_database, concurrency=1) as stage:
-        stage.held.open.set()
+        stage.staged.open.set()
         await Jobs(stage.database).enqueue([job() for _ in range(runs)])
         async with stage.working(), asyncio.timeout((runs - 1) * BUSY_POLL * 0.5):  # a poll each takes at least 0.8
             await eventually(stage.all_succeeded)
@@ -129,14 +70,13 @@ async def test_while_more_waits_than_there_is_room_for_each_end_begins_the_next(
 
 async def test_a_young_claimer_leaves_old_runs_alone_also_as_they_come_in(stage: Stage, narrow: Database) -> None:
     """They may have been cancelled while no executor lived, and those cancels are still on their way."""
-    clock = FakeClock()
     old, new = job(), job()
-    assert new.created_at > clock.now()
+    assert new.created_at > stage.clock.now()
     await Jobs(stage.database).enqueue([new])
     claimer = stage.claimer_over(narrow, startup_delay=60)
     async with running(claimer):
-        await eventually(lambda: len(stage.held.begun) == 1)  # it has claimed, and had room for more
-        await stage.inbox.accept([old._replace(created_at=clock.now().replace(year=2020))])
+        await eventually(lambda: len(stage.staged.begun) == 1)  # it has claimed, and had room for more
+        await stage.inbox.accept([old._replace(created_at=stage.clock.now() - timedelta(days=1))])
         statuses = await stage.rows("SELECT status, run_id FROM executor.executions")
         assert {tuple(row) for row in statuses} == {("RUNNING", new.run_id), ("QUEUED", old.run_id)}
 
@@ -147,28 +87,28 @@ async def test_a_young_claimer_leaves_old_runs_alone_also_as_they_come_in(stage:
 async def test_nothing_suspect_is_begun_beside_a_suspect_and_the_next_follows_at_once(stage: Stage) -> None:
     suspects = await store_suspects(stage, 2)
     async with stage.working():
-        await eventually(lambda: len(stage.held.begun) == 1)
+        await eventually(lambda: len(stage.staged.begun) == 1)
         fresh = job()
         await Jobs(stage.database).enqueue([fresh])  # as another executor stores it
         stage.claimer.wake()
-        await eventually(lambda: len(stage.held.begun) > 1)
-        assert [lease.run_id for lease in stage.held.begun[1:]] == [fresh.run_id]
+        await eventually(lambda: len(stage.staged.begun) > 1)
+        assert [lease.run_id for lease in stage.staged.begun[1:]] == [fresh.run_id]
 
         await stage.claim_in_vain()
-        stage.held.open.set()
+        stage.staged.open.set()
         await eventually(stage.all_succeeded, timeout=SOON)
-    assert {lease.run_id for lease in stage.held.begun} == {fresh.run_id, *(each.run_id for each in suspects)}
+    assert {lease.run_id for lease in stage.staged.begun} == {fresh.run_id, *(each.run_id for each in suspects)}
 
 
 # Handing back
 
 
 async def test_a_run_that_was_handed_back_is_taken_again_at_once(stage: Stage) -> None:
-    stage.held.errors = [database_unavailable()]
+    stage.staged.errors = [database_unavailable()]
     async with stage.working():
         await stage.inbox.accept([job()])
-        await eventually(lambda: len(stage.held.begun) == 1)
+        await eventually(lambda: len(stage.staged.begun) == 1)
         await stage.claim_in_vain()
-        stage.held.open.set()
+        stage.staged.open.set()
         await eventually(stage.all_succeeded, timeout=SOON)
     assert await stage.attempts() == [("SUCCEEDED", 2, 0)]
