@@ -60,13 +60,18 @@ async def test_progress_on_top_of_progress_that_another_process_noted_loses_noth
     assert [(run.sequence, run.progress.completed) for run in history] == [(1, 0), (2, 0), (3, 5), (4, 7)]
 
 
-async def test_a_run_that_another_process_ended_is_forgotten(replica: Replica, other: Replica) -> None:
-    """Else each of its late events would be refused first, and then read again."""
-    run_id = await replica.create()
-    await other.history.cancel_queued([run_id], NOW)
-    assert replica.versions.get(run_id)
-    assert await replica.tell(event(run_id, 1, Run.RUNNING)) == []
-    assert replica.versions.get(run_id) is None
+async def test_what_another_process_changed_is_forgotten_when_nothing_comes_on_top(
+    replica: Replica, other: Replica
+) -> None:
+    """Else each late event would be refused first, and then read again."""
+    ended, ahead = await replica.create("1"), await replica.create("2")
+    await other.history.cancel_queued([ended], NOW)
+    await other.tell(event(ahead, 5, Run.RUNNING))
+    assert replica.versions.get(ended)
+    assert replica.versions.get(ahead)
+    assert await replica.tell(event(ended, 1, Run.RUNNING), event(ahead, 3, Run.RUNNING)) == []
+    assert replica.versions.get(ended) is None
+    assert replica.versions.get(ahead) is None
 
 
 @pytest.mark.parametrize("status", TERMINAL, ids=Run.Status.Name)
