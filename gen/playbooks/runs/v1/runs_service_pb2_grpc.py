@@ -151,7 +151,8 @@ class RunsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project.
+        """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
+        `playbook-runs-queue-problem` says why. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,9 @@ class RunsServiceStub:
     belongs to a different request; metadata run_id is that one's run.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]
-    """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
+    """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
+    `playbook-runs-queue-problem` says why. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project.
+    """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.ListRunsRequest, _runs_service_pb2.ListRunsResponse]
     """The project's runs, newest first. Role: VIEWER."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_runs_service_pb2.WatchRunRequest, _runs_service_pb2.WatchRunResponse]
@@ -166,7 +168,9 @@ class RunsServiceAsyncStub(RunsServiceStub):
     belongs to a different request; metadata run_id is that one's run.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]  # type: ignore[assignment]
-    """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
+    """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
+    `playbook-runs-queue-problem` says why. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project.
+    """
     ListRuns: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.ListRunsRequest, _runs_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """The project's runs, newest first. Role: VIEWER."""
     WatchRun: _aio.UnaryStreamMultiCallable[_runs_service_pb2.WatchRunRequest, _runs_service_pb2.WatchRunResponse]  # type: ignore[assignment]
@@ -271,7 +275,9 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_service_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_service_pb2.GetRunResponse, _abc.Awaitable[_runs_service_pb2.GetRunResponse]]:
-        """One run. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project."""
+        """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
+        `playbook-runs-queue-problem` says why. Role: VIEWER. NOT_FOUND / RUN_NOT_FOUND: no such run in this project.
+        """
 
     @_abc_1.abstractmethod
     def ListRuns(
