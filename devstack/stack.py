@@ -23,7 +23,7 @@ DEFAULT_PLAN = "BUSINESS"  # unless the caller's environment has another: the pe
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What a stack shall be like. As it stands: one replica of each service, on free ports, no gateway, data kept."""
+    """How to run a stack. The defaults: one replica of each service, on free ports, no gateway, data kept."""
 
     data_dir: Path = field(default_factory=default_data_dir)
     runs_port: int | None = None  # of the first replica; None: a free one. Further replicas get free ones
@@ -107,7 +107,7 @@ class Stack:
             self._assemble(lock)
             running.callback(self._stop_processes)
             if self.gateway:
-                self.gateway.start()  # needs nothing of what comes next until somebody calls
+                self.gateway.start()  # it connects to the services at the first call
             self._start_stores()
             one_of_each = [self.runs[0], self.executors[0]]
             migrate([one for one in one_of_each if not one.is_migrated(self.database_url(one.kind))])

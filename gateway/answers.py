@@ -21,7 +21,7 @@ class Answers:
     """Makes answers. What the fields of a response are called decides:
 
     - `created` that is true: 201 with Location; false, or none: 200;
-    - a resource with a `sequence`: ETag, and 304 for who has that one (If-None-Match);
+    - a resource with a `sequence`: ETag, and 304 when If-None-Match has the same one;
     - `next_page_token`: Link to the next page.
     """
 
@@ -75,6 +75,6 @@ class Answers:
 
 
 def _is_known(tag: str, given: list[str]) -> bool:
-    """Tell whether one of the If-None-Match headers has the tag."""
+    """Return whether one of the If-None-Match headers has the tag."""
     known = [one.strip().removeprefix("W/") for line in given for one in line.split(",")]
     return tag in known or "*" in known

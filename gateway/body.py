@@ -10,11 +10,11 @@ from starlette.types import Receive
 
 from gateway.problems import Problem
 
-CLOSE = {"connection": "close"}  # what of the body is still to come would be taken for the next request
+CLOSE = {"connection": "close"}  # the rest of the body would be read as the next request
 
 
 class ClientGone(Exception):
-    """The client closed the connection: nobody waits for an answer."""
+    """The client closed the connection before its request was complete."""
 
 
 async def read(headers: Headers, receive: Receive, *, most_bytes: int, seconds: float) -> bytes:

@@ -1,4 +1,4 @@
-"""One HTTP connection, with limits on what a stranger can make it hold."""
+"""One HTTP connection, with limits on the memory and time that an unauthenticated client can take."""
 
 import asyncio
 import logging
@@ -24,8 +24,8 @@ class ConnectionLimits:
 
 
 class Connection(HttpToolsProtocol):
-    """What uvicorn has, but that headers must arrive in time and have a size, a client that takes nothing is cut off,
-    and what is no HTTP makes no line in the log."""
+    """uvicorn's protocol with limits: headers have a time limit and a size limit, a client that does not read is
+    disconnected, and bytes that are not HTTP are not logged."""
 
     def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -45,7 +45,7 @@ class Connection(HttpToolsProtocol):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what was to come."""
+        """Cancel the timers."""
         self._end_head()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
             self._await_head()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection on which nothing happens; cut it off if its client takes nothing of an answer."""
+        """Close an idle connection; abort it if its client does not read the answer."""
         unsent = self.transport.get_write_buffer_size()
         if not unsent:
             super().timeout_keep_alive_handler()

@@ -121,7 +121,7 @@ class Streams:
 
 
 class _Messages:
-    """The messages of a call. Whoever waits for one may look up, and wait for the same one again."""
+    """Reads a call's messages. A read that times out goes on: the next `next` waits for the same message."""
 
     def __init__(self, call: Any, over: "asyncio.Future[None]") -> None:
         self._call = call
@@ -150,7 +150,7 @@ class _Messages:
 
     def __exit__(self, *_: object) -> None:
         if self._read is not None and not self._read.cancel() and not self._read.cancelled():
-            self._read.exception()  # nobody waits for it any more
+            self._read.exception()  # so that asyncio does not log it as never retrieved
 
 
 class _Writer:

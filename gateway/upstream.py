@@ -24,7 +24,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an RPC: what of, and with what."""
+    """A call of an RPC: its route, service, request and metadata."""
 
     route: Route
     upstream: "Upstream"

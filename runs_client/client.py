@@ -39,9 +39,9 @@ class RunsClient(ServiceClient):
     Its other arguments, and the reasons that any call may fail with, are those of ServiceClient. A call has a
     `timeout` in seconds; a run has `deadline_seconds`, and goes on when the call that made it has timed out.
 
-    Calls that were cut off are repeated for a while. Those that make a run carry a `request_id`, so that they make one,
-    whatever became of it meanwhile. A caller that repeats such a call by itself gives the same `request_id` (a UUID)
-    each time; left out, each call has one of its own.
+    The client retries calls that were cut off for a while. Calls that make a run carry a `request_id`, so that retries
+    find the run of the first attempt. A caller with retries of its own passes the same `request_id` (a UUID) each time;
+    without one, each call gets a new one.
     """
 
     def _make_stubs(self, channel: grpc.aio.Channel) -> None:
@@ -112,7 +112,7 @@ class RunsClient(ServiceClient):
     ) -> RetryRunResponse:
         """Create a run with the request of one that FAILED, is STALE or was CANCELLED, or find the one made before.
 
-        A run has one retry at most, whatever its key; that one may be retried in turn.
+        A run has one retry at most, under any key; that one may be retried in turn.
 
         Raises ServiceCallError: RUN_NOT_FOUND; RUN_NOT_RETRYABLE for a run in another state; IDEMPOTENCY_KEY_REUSED
         (metadata `run_id`) when the key names another request's run.

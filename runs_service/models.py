@@ -72,13 +72,13 @@ run_events = sa.Table(
     sa.Column("run_id", UUID, sa.ForeignKey("runs.runs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("sequence", sa.BigInteger, primary_key=True),
     sa.Column("run", BYTEA, nullable=False),  # playbooks.runs.v1.Run as it was at this sequence
-    # For those who watch a project: whose change it is, and the transaction that made it.
+    # For watchers of a project: the project of the change, and the transaction that made it.
     sa.Column("project_id", sa.Text, nullable=False),
     sa.Column("xid", Xid8, nullable=False, server_default=sa.text("pg_current_xact_id()")),
     sa.Index("run_events_by_transaction", "project_id", "xid"),
 )
 
-# The newest change of a project that was deleted; a trigger keeps it, whoever deletes.
+# The newest change of a project that was deleted; a trigger keeps it up to date.
 expired_changes = sa.Table(
     "expired_changes",
     metadata,

@@ -53,10 +53,11 @@ class RunsServicer(RunsServiceServicer):
         return pb.CreateRunResponse(run=run, created=created)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
-        """Return a run. While it waits and the broker brings nothing, say why in the trailing metadata."""
+        """Return a run. While it is QUEUED and the broker is unusable, the trailing metadata says why."""
         run = await self._queries.get(request.project_id, _run_id(request))
-        if run.status == Run.QUEUED and (problem := next((one.told for one in self._broker if one.told), "")):
-            send_trailing(context, QUEUE_PROBLEM, problem)
+        problems = [outage.public_reason for outage in self._broker if outage.public_reason]
+        if problems and run.status == Run.QUEUED:
+            send_trailing(context, QUEUE_PROBLEM, problems[0])
         return pb.GetRunResponse(run=run)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:

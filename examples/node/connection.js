@@ -33,7 +33,7 @@ const SERVICE_CONFIG = {
 const OPTIONS = {
   'grpc.service_config': JSON.stringify(SERVICE_CONFIG),
   'grpc.max_receive_message_length': 16 * 1024 * 1024,
-  'grpc.keepalive_time_ms': 60_000, // no shorter than 5 s: the services hang up on who pings more often
+  'grpc.keepalive_time_ms': 60_000, // at least 5 s: the services disconnect clients that ping more often
   'grpc.keepalive_timeout_ms': 20_000,
   'grpc.initial_reconnect_backoff_ms': 200,
   'grpc.max_reconnect_backoff_ms': 2_000,

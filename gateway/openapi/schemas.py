@@ -128,7 +128,7 @@ def _limits(rules: validate_pb2.FieldRules) -> Schema:
 
 
 def _is_required(field: FieldDescriptor) -> bool:
-    """Tell whether a request without the field is refused."""
+    """Return whether a request without the field is refused."""
     rules = field.GetOptions().Extensions[validate_pb2.field]
     kind = rules.WhichOneof("type")
     if field.has_presence or kind is None:

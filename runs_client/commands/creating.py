@@ -51,9 +51,9 @@ class Creation:
         answering = asyncio.ensure_future(self._call())
         try:
             if early := await self._run_before_answer(answering):
-                tell = warn if self._as_json else say
-                tell(f"run {early.id} is {status_name(early)}; without a broker the call answers when it has ended")
-                tell(next_step.to_watch(early, self._services))
+                show = warn if self._as_json else say
+                show(f"run {early.id} is {status_name(early)}; without a broker the call answers when it has ended")
+                show(next_step.to_watch(early, self._services))
             self._print(await answering)
         finally:
             answering.cancel()

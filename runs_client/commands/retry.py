@@ -28,7 +28,7 @@ def retry(
 ) -> None:
     """Ask for the same again: for runs that FAILED, are STALE or were CANCELLED.
 
-    A run has one retry at most: asking twice finds it, whatever became of it and whatever the key. For another one,
+    A run has one retry at most: the command again finds it, in any state and under any key. For another one,
     retry the newest.
 
     Example: playbook-runs retry 0199d5c2-7c55-7bd4-b9c1-5f1c4a1f6f0e --project shop-1 --watch

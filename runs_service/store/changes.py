@@ -93,7 +93,7 @@ class Changes:
     ) AS is_torn"""
 
     async def _is_torn(self, page: Page) -> bool:
-        """Tell whether a run's earlier change lies behind the page's end.
+        """Return whether a run's earlier change lies behind the page's end.
 
         A transaction that began first may change a run last, after it waited for the run's lock.
         """
@@ -133,7 +133,7 @@ class Changes:
            (SELECT CAST(xid AS text) FROM runs.expired_changes WHERE project_id = %(project)s) AS expired"""
 
     async def is_kept(self, project_id: str, after: Snapshot, until: Snapshot) -> bool:
-        """Tell whether every change after a snapshot is there; `until` is another that was taken later.
+        """Return whether every change after a snapshot is there; `until` is another that was taken later.
 
         A snapshot from the future is of another database, of which nothing is here.
         """

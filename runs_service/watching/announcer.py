@@ -1,4 +1,4 @@
-"""Telling watchers about changes: those at this process, and those at the others."""
+"""Announces changes to the watchers at this process and at the other ones."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ class Announcer:
         self._changes.notify([*hints(changes), *project_hints(changes)])
 
     def created(self, runs: Sequence[Run]) -> None:
-        """Announce new runs: nobody watches them yet, but their project."""
+        """Announce new runs: only watchers of their project can be waiting for them."""
         self._project_watchers.wake(runs)
         self._creations.notify(project_hints(runs))
 

@@ -66,7 +66,7 @@ def listed(seen: Snapshot, run: Run, left: int, filters: Filters) -> str:
 
 
 def refused() -> ServiceError:
-    """Return the error of a position that nobody was sent."""
+    """Return the error for a position that this service did not make."""
     return ServiceError(
         Reason.VALIDATION_FAILED,
         "after was altered or belongs to a watch with other filters; pass a position as it came, with the same "

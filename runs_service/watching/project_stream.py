@@ -88,7 +88,7 @@ class ProjectStream:
             await self._finish_page(watcher, place)
 
     async def _finish_page(self, watcher: "_Watcher", place: PagePlace) -> None:
-        """Send what is left of a page, a part at a time: its end is what somebody says."""
+        """Send the rest of a page, a part at a time: the caller chose its end, so it can be far away."""
         behind = place.run_id, place.sequence
         while True:
             part = await self._store.changes.between(
@@ -164,7 +164,7 @@ class _Watcher:
             async with asyncio.timeout(self._write_timeout):
                 await self._write(WatchRunsResponse(kind=kind, run=run, position=position))
         except TimeoutError as error:
-            logger.warning("a watcher of project %s reads nothing: it is cut off", self.filters.project_id)
+            logger.warning("a watcher of project %s does not read; ending its stream", self.filters.project_id)
             raise ServiceError(
                 Reason.WATCHER_TOO_SLOW,
                 f"nothing was read for {self._write_timeout:.0f} seconds; watch again after the position you have",

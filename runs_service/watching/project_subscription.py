@@ -15,7 +15,7 @@ class ProjectSubscription:
 
     def __init__(self, project_id: str) -> None:
         self.project_id = project_id
-        self.start: Snapshot | None = None  # where the pages collected begin; None: they will at somebody's `follow`
+        self.start: Snapshot | None = None  # where the pages collected begin; None: the first `follow` sets it
         self.reached: Snapshot | None = None  # where they end
         self._pages: deque[Page] = deque()
         self._waiting = 0  # changes

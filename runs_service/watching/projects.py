@@ -90,7 +90,7 @@ class ProjectWatchers(Worker):
             feed.at = seen
             for other in feed.subscriptions:
                 other.restart(seen)
-            self._woken.add(subscription.project_id)  # what changed meanwhile gave no hint that was heard
+            self._woken.add(subscription.project_id)  # hints about changes made meanwhile were ignored
             self._arrived.set()
         return subscription.is_level(seen)
 

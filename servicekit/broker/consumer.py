@@ -134,7 +134,7 @@ class Consumer(Worker):
                 self._connected.set(0)
                 delay = self._reconnect_delays[min(self._failures, len(self._reconnect_delays) - 1)]
                 why = first_line(error, *self._address.passwords)
-                self.outage.failed(why, told=for_callers(error, *self._address.passwords))
+                self.outage.failed(why, public_reason=for_callers(error, *self._address.passwords))
                 logger.debug("consuming %s failed: %s; again in %.1f s", self._queue.name, why, delay)
                 self._failures += 1
                 stopping.wait(delay)

@@ -97,7 +97,7 @@ class Publisher:
         """Note why the broker cannot be used, and return it for the log."""
         secrets = self._address.passwords
         why = first_line(error, *secrets)
-        self.outage.failed(why, told=for_callers(error, *secrets))
+        self.outage.failed(why, public_reason=for_callers(error, *secrets))
         return why
 
     def _send(self, body: bytes) -> None:

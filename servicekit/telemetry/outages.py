@@ -37,16 +37,16 @@ class Outage:
         self._logged_at: dict[str, float] = {}  # by reason
         self._is_logged = False  # this outage
         self.reason = ""  # "": there is no outage
-        self.told = ""  # why, as far as a caller may know
+        self.public_reason = ""  # the part of it that callers may read
 
-    def failed(self, reason: str, *, told: str = "") -> None:
-        """Note that it failed, and why; `told` is what a caller may know of that."""
+    def failed(self, reason: str, *, public_reason: str = "") -> None:
+        """Note that it failed, and why; callers may read `public_reason`."""
         with self._lock:
             now = self._clock()
             if not self.reason:
                 self._began_at = now
                 self._is_logged = False
-            self.reason, self.told = reason, told
+            self.reason, self.public_reason = reason, public_reason
             pause = REPEAT_AFTER if self._is_logged else QUIET
             if now - self._logged_at.get(reason, -REPEAT_AFTER) < pause:
                 return
@@ -63,7 +63,7 @@ class Outage:
         with self._lock:
             if not self.reason:
                 return
-            self.reason = self.told = ""
+            self.reason = self.public_reason = ""
             seconds = self._clock() - self._began_at
             is_logged = self._is_logged
         if is_logged:

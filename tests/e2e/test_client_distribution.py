@@ -107,14 +107,14 @@ async def test_it_needs_few_packages_and_calls_both_services_with_and_without_as
     await shop.stock(2)
     targets = shop.stack.runs_target, shop.stack.executor_target
     token = shop.stack.token(shop.project, "OWNER")
-    told = json.loads(
+    found = json.loads(
         await asyncio.to_thread(run, python, "-I", "-c", PROGRAM, *targets, shop.project, input=token, env={})
     )
-    assert NAME in told["packages"]
-    assert len(told["packages"]) <= MOST_PACKAGES, told["packages"]
-    assert told["services"] == []
-    assert told["asyncio"] == told["succeeded"]
-    assert told["blocking"] == [told["succeeded"], 2]
+    assert NAME in found["packages"]
+    assert len(found["packages"]) <= MOST_PACKAGES, found["packages"]
+    assert found["services"] == []
+    assert found["asyncio"] == found["succeeded"]
+    assert found["blocking"] == [found["succeeded"], 2]
 
 
 def test_no_file_is_in_two_distributions() -> None:

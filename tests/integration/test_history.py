@@ -31,7 +31,7 @@ class Replica:
         (stored,) = await self.runs.create([new_run(idempotency_key=key)])
         return stored.run.id
 
-    async def tell(self, *events: RunEvent) -> list[Run]:
+    async def apply(self, *events: RunEvent) -> list[Run]:
         return (await self.history.apply_events(events, NOW)).history
 
 
@@ -52,9 +52,9 @@ async def test_progress_on_top_of_progress_that_another_process_noted_loses_noth
 ) -> None:
     """The status is what it was; only the number tells that the run has changed."""
     run_id = await replica.create()
-    await replica.tell(event(run_id, 1, Run.RUNNING))
-    await other.tell(event(run_id, 2, Run.RUNNING, completed=5))
-    (after,) = await replica.tell(event(run_id, 3, Run.RUNNING, completed=7))
+    await replica.apply(event(run_id, 1, Run.RUNNING))
+    await other.apply(event(run_id, 2, Run.RUNNING, completed=5))
+    (after,) = await replica.apply(event(run_id, 3, Run.RUNNING, completed=7))
     assert (after.sequence, after.progress.completed) == (4, 7)
     history = await replica.history.after({run_id: 0}, limit=10)
     assert [(run.sequence, run.progress.completed) for run in history] == [(1, 0), (2, 0), (3, 5), (4, 7)]
@@ -66,10 +66,10 @@ async def test_what_another_process_changed_is_forgotten_when_nothing_comes_on_t
     """Else each late event would be refused first, and then read again."""
     ended, ahead = await replica.create("1"), await replica.create("2")
     await other.history.cancel_queued([ended], NOW)
-    await other.tell(event(ahead, 5, Run.RUNNING))
+    await other.apply(event(ahead, 5, Run.RUNNING))
     assert replica.versions.get(ended)
     assert replica.versions.get(ahead)
-    assert await replica.tell(event(ended, 1, Run.RUNNING), event(ahead, 3, Run.RUNNING)) == []
+    assert await replica.apply(event(ended, 1, Run.RUNNING), event(ahead, 3, Run.RUNNING)) == []
     assert replica.versions.get(ended) is None
     assert replica.versions.get(ahead) is None
 
@@ -77,9 +77,9 @@ async def test_what_another_process_changed_is_forgotten_when_nothing_comes_on_t
 @pytest.mark.parametrize("status", TERMINAL, ids=Run.Status.Name)
 async def test_a_run_that_has_ended_is_forgotten(status: Run.Status.ValueType, replica: Replica) -> None:
     run_id = await replica.create()
-    await replica.tell(event(run_id, 1, Run.RUNNING))
+    await replica.apply(event(run_id, 1, Run.RUNNING))
     assert replica.versions.get(run_id)
-    await replica.tell(event(run_id, 2, status))
+    await replica.apply(event(run_id, 2, status))
     assert replica.versions.get(run_id) is None
 
 
@@ -95,7 +95,7 @@ async def test_a_stop_stays_pending_whatever_events_come(replica: Replica) -> No
     """The executor does not know of it yet: what it reports is no answer."""
     run_id = await replica.create()
     await replica.stops.request(run_id)
-    await replica.tell(event(run_id, 1, Run.RUNNING))
+    await replica.apply(event(run_id, 1, Run.RUNNING))
     assert [pending.run.id for pending in await replica.stops.pending(limit=10)] == [run_id]
 
 

@@ -1,4 +1,4 @@
-"""Why a run waits in the queue, as a watcher hears it: a broker that refuses, one that is away, a deaf executor."""
+"""A watcher reads why a run waits in the queue: the broker refuses, is away, or the executor cannot reach it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -349,14 +349,14 @@ class TestWatch:
         assert script.asked == [None, 1]
 
 
-def told(kind: pb.WatchRunsResponse.Kind.ValueType, position: str, run: Run | None = None) -> pb.WatchRunsResponse:
+def message(kind: pb.WatchRunsResponse.Kind.ValueType, position: str, run: Run | None = None) -> pb.WatchRunsResponse:
     return pb.WatchRunsResponse(kind=kind, position=position, run=run)
 
 
 class TestWatchAll:
-    LIST = told(pb.WatchRunsResponse.SNAPSHOT, "a", Run(id="r"))
-    CHANGE = told(pb.WatchRunsResponse.UPDATED, "b", Run(id="r", sequence=2))
-    BOOKMARK = told(pb.WatchRunsResponse.BOOKMARK, "c")
+    LIST = message(pb.WatchRunsResponse.SNAPSHOT, "a", Run(id="r"))
+    CHANGE = message(pb.WatchRunsResponse.UPDATED, "b", Run(id="r", sequence=2))
+    BOOKMARK = message(pb.WatchRunsResponse.BOOKMARK, "c")
 
     async def watched(self, script: Script, *, last: str = "z", **how: Any) -> list[str]:
         """Return the positions of what came, up to the `last` one."""
@@ -382,7 +382,7 @@ class TestWatchAll:
         ],
     )
     async def test_it_resumes_after_the_last_message_it_saw(self, code: grpc.StatusCode | None, reason: str) -> None:
-        end = told(pb.WatchRunsResponse.UPDATED, "z", Run(id="r"))
+        end = message(pb.WatchRunsResponse.UPDATED, "z", Run(id="r"))
         script = Script(
             sending(self.LIST, then=code, reason=reason),
             sending(self.CHANGE, self.BOOKMARK, then=code, reason=reason),

@@ -48,7 +48,7 @@ class CreateRunRequest(_message.Message):
     """1 to 255 characters; left out: derived from the request."""
     request_id: _builtins.str
     """A UUID that names this call (AIP-155): made once for it, and sent with each attempt at it. The same one gets the
-    run that it led to, whatever became of that run, and `created` as the first time; with other values it is refused.
+    run of the first attempt, in any state, and the same `created`; with other values it is refused.
     Each project has its own. Not the nil UUID.
     """
     @_builtins.property
@@ -478,8 +478,8 @@ class RetryRunRequest(_message.Message):
     run_id: _builtins.str
     """UUID of the run to repeat."""
     idempotency_key: _builtins.str
-    """The key of the new run: 1 to 255 characters; left out: that of the run to repeat. Once the run has its retry, that
-    one is returned whatever stands here.
+    """The key of the new run: 1 to 255 characters; left out: that of the run to repeat. Ignored once
+    the run has its retry.
     """
     def __init__(
         self,

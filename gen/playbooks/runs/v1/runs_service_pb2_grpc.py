@@ -140,8 +140,8 @@ class RunsServiceServicer:
         """Accepts a run and returns at once (without a broker: when the run has ended). The same request
         again returns the same run, with created = false, while its key is held: by a run that is QUEUED, RUNNING or
         SUCCEEDED. Without scope_id and idempotency_key only QUEUED and RUNNING count: a preview that has ended makes way
-        for a new one. So whoever repeats a call whose answer was lost sends a request_id: with it the same call gets the
-        same answer, whatever became of the run.
+        for a new one. To repeat a call whose answer was lost, send a request_id: the repeated call gets
+        the same answer, in whichever state the run is.
 
         Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
         belongs to a different request; metadata run_id is that one's run.
@@ -204,8 +204,8 @@ class RunsServiceServicer:
 
     def RetryRun(self, request, context):
         """Repeats a run that is FAILED, STALE or CANCELLED: creates a new one with `retry_of` set. A run has at most one
-        retry: the same call again returns it, with created = false, whatever became of it and under whichever key. Who
-        wants another one retries the newest of the chain.
+        retry: the same call again returns it, with created = false, in any state and under any key. To get
+        another one, retry the newest of the chain.
 
         Role: EDITOR; OWNER for an APPLY. FAILED_PRECONDITION / RUN_NOT_RETRYABLE: the run has not ended, or SUCCEEDED.
         ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the key of a first retry belongs to a different request; metadata run_id
