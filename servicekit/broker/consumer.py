@@ -24,12 +24,12 @@ from servicekit.broker.link import (
     put_confirmed,
     require_suitable,
 )
-from servicekit.broker.refusals import for_callers
+from servicekit.broker.refusals import note
 from servicekit.broker.signing import MessageSigner
 from servicekit.broker.wrapping import REASON_HEADER, receive, take_as_sent
 from servicekit.errors import ServiceError
 from servicekit.telemetry.metrics import Metrics
-from servicekit.telemetry.outages import Outage, first_line
+from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -133,8 +133,7 @@ class Consumer(Worker):
                     give_up(connection)
                 self._connected.set(0)
                 delay = self._reconnect_delays[min(self._failures, len(self._reconnect_delays) - 1)]
-                why = first_line(error, *self._address.passwords)
-                self.outage.failed(why, public_reason=for_callers(error, *self._address.passwords))
+                why = note(self.outage, error, *self._address.passwords)
                 logger.debug("consuming %s failed: %s; again in %.1f s", self._queue.name, why, delay)
                 self._failures += 1
                 stopping.wait(delay)

@@ -21,10 +21,10 @@ from servicekit.broker.link import (
     put_confirmed,
     require_suitable,
 )
-from servicekit.broker.refusals import for_callers
+from servicekit.broker.refusals import note
 from servicekit.broker.signing import MessageSigner
 from servicekit.telemetry.metrics import Metrics
-from servicekit.telemetry.outages import Outage, first_line
+from servicekit.telemetry.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Publisher:
         except BrokerUnsuitable:
             raise
         except Exception as error:
-            self._note(error)
+            note(self.outage, error, *self._address.passwords)
 
     def _publish(self, body: bytes) -> None:
         reused = self._producer is not None
@@ -88,17 +88,10 @@ class Publisher:
                 self._send(body)
         except Exception as error:
             self._connected.set(0)
-            why = self._note(error)
+            why = note(self.outage, error, *self._address.passwords)
             raise BrokerUnavailable(f"publishing to {self._queue.name} failed: {why}") from error
         self._connected.set(1)
         self.outage.ended()
-
-    def _note(self, error: Exception) -> str:
-        """Note why the broker cannot be used, and return it for the log."""
-        secrets = self._address.passwords
-        why = first_line(error, *secrets)
-        self.outage.failed(why, public_reason=for_callers(error, *secrets))
-        return why
 
     def _send(self, body: bytes) -> None:
         try:

@@ -10,12 +10,19 @@ from amqp.exceptions import AMQPError
 from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, ResponseError
 
 from servicekit.broker.link import BrokerUnsuitable
-from servicekit.telemetry.outages import first_line
+from servicekit.telemetry.outages import Outage, first_line
 
 UNREACHABLE = "the broker cannot be reached"
 UNVERIFIED = "the broker's TLS certificate cannot be verified"
 
 _REFUSALS = (AuthenticationError, AuthorizationError, BusyLoadingError, ResponseError, BrokerUnsuitable)
+
+
+def note(outage: Outage, error: BaseException, *secrets: str) -> str:
+    """Note in `outage` why the broker cannot be used, and return it for the log: the driver's words, no `secrets`."""
+    why = first_line(error, *secrets)
+    outage.failed(why, public_reason=for_callers(error, *secrets))
+    return why
 
 
 def for_callers(error: BaseException, *secrets: str) -> str:

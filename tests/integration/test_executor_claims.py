@@ -143,19 +143,6 @@ async def test_two_replicas_never_claim_the_same_run(bench: Bench, other: Bench)
     assert len(taken) == len(set(taken))
 
 
-async def test_runs_beyond_the_concurrency_wait_and_then_follow_at_once(bench: Bench) -> None:
-    await bench.stock(0)
-    jobs = [job() for _ in range(20)]  # five times the concurrency
-    async with bench.working():
-        await bench.inbox.accept(jobs)
-        async with asyncio.timeout(5):  # a poll for each round would take longer than that
-            await eventually(lambda: all_ended(bench))
-
-
-async def all_ended(bench: Bench) -> bool:
-    return await bench.value("SELECT bool_and(status = 'SUCCEEDED') FROM executor.executions") is True
-
-
 # Leases
 
 

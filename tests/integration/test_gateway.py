@@ -208,7 +208,9 @@ async def test_when_the_client_leaves_the_call_ends(front: Front, caplog: pytest
     assert loop.time() - left < 1.0  # 0.1 s on an idle machine
 
 
-async def test_a_client_that_does_not_read_is_cut_off(front: Front) -> None:
+async def test_a_client_that_does_not_read_is_cut_off_and_its_call_ends(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
     run = await front.create()
     path = watch(run)
     route, values = ROUTES.find("GET", path)
@@ -226,9 +228,11 @@ async def test_a_client_that_does_not_read_is_cut_off(front: Front) -> None:
             await asyncio.Event().wait()  # there is never room for it
 
     streams = Streams(Encoder(), Gauge("streams", "", registry=CollectorRegistry()), write=0.1)
-    async with asyncio.timeout(5):
-        await streams.serve(call, "", {"state": {"abort": is_cut_off.set}}, receive, send)
-    assert is_cut_off.is_set()
+    with caplog.at_level(logging.DEBUG, "servicekit.rpc.interceptors.access_log"):
+        async with asyncio.timeout(5):
+            await streams.serve(call, "", {"state": {"abort": is_cut_off.set}}, receive, send)
+        assert is_cut_off.is_set()
+        await eventually(lambda: any("WatchRun CANCELLED" in line for line in caplog.messages))
     await upstream.close()
 
 
