@@ -130,7 +130,11 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _new(project: str) -> pb.CreateRunRequest:
     return pb.CreateRunRequest(
-        project_id=project, playbook_id=PLAYBOOK, run_type=Run.PREVIEW_GENERATE, idempotency_key=uuid4().hex
+        project_id=project,
+        playbook_id=PLAYBOOK,
+        run_type=Run.PREVIEW_GENERATE,
+        idempotency_key=uuid4().hex,
+        request_id=str(uuid4()),  # as RunsClient sends one, and the gateway for each call over HTTP
     )
 
 

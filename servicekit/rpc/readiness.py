@@ -9,7 +9,8 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.telemetry.outages import Outage
 
-INTERVAL = 2.0  # seconds between two looks
+INTERVAL = 5.0  # seconds between two looks while the service can work; each is a statement
+RECOVERY_INTERVAL = 1.0  # seconds at most while it cannot
 
 # Returns what keeps the service from its work; None: nothing does.
 Check = Callable[[], Awaitable[ServiceError | None]]
@@ -38,8 +39,8 @@ class Readiness(Ticker):
         self._is_ready: bool | None = None
         self.refusal: ServiceError | None = None  # of every call
 
-    async def tick(self) -> None:
-        """Look once."""
+    async def tick(self) -> float | None:
+        """Look once; return the seconds until the next look, None: `interval`."""
         problem = await self._check()
         for name, part in self._parts.items():
             await self._on_part(name, not any(outage.reason for outage in part))
@@ -48,6 +49,7 @@ class Readiness(Ticker):
         if self._is_ready is not (problem is None):
             self._is_ready = problem is None
             await self._on_change(self._is_ready)
+        return None if problem is None else min(RECOVERY_INTERVAL, self.interval or RECOVERY_INTERVAL)
 
 
 class Refusal(CallInterceptor):
