@@ -40,7 +40,7 @@ test-faults-full: setup ## the fault suite at full size (half an hour)
 soak: setup ## ten minutes of load (SOAK_SECONDS), a fault every 20 s, then an audit and a table
 	$(BIN)/python -m tests.soak
 
-bench: setup $(BENCH_STAMP) ## measure what docs/performance.md claims: JSON and plots (10 minutes)
+bench: setup $(BENCH_STAMP) ## measure what docs/performance.md claims: JSON and plots (a quarter of an hour)
 	$(BIN)/python -m benchmarks
 
 $(BENCH_STAMP): $(STAMP) benchmarks/requirements.lock
