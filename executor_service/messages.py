@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.catalog_service_pb2 import Product, Project
 from playbooks.executor.v1.executor_service_pb2 import AiDailyLimit
 from playbooks.executor.v1.job_pb2 import RunEvent, RunJob
-from playbooks.runs.v1.run_pb2 import Draft, DraftItem, PlaybookRules, Run, RunItem, RunProgress, RunResult
+from playbooks.runs.v1.run_pb2 import AiUsage, Draft, DraftItem, PlaybookRules, Run, RunItem, RunProgress, RunResult
 
 from executor_service.domain import catalog as domain_catalog
 from executor_service.domain import draft as domain_draft
@@ -91,6 +91,7 @@ def event(state: State) -> RunEvent:
         error_message=state.error_message[:MAX_ERROR_MESSAGE],  # earlier versions stored longer ones
         started_at=_timestamp(state.started_at),
         finished_at=_timestamp(state.finished_at),
+        ai_usage=None if state.ai_usage is None else AiUsage(**state.ai_usage._asdict()),
     )
 
 

@@ -74,6 +74,7 @@ executions = sa.Table(
     sa.Column("progress_completed", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("progress_total", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("ai_used", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("ai_usage", JSONB),  # counts of all attempts by their names in AiUsage; NULL: nothing to count yet
     sa.Column("draft_id", UUID),
     sa.Column("scope_id", sa.Text, nullable=False, server_default=""),
     sa.Column("rules_hash", sa.Text, nullable=False, server_default=""),

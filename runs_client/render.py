@@ -6,7 +6,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.executor.v1.executor_service_pb2 import EstimatePlaybookResponse
-from playbooks.runs.v1.run_pb2 import Draft, Run, RunItem
+from playbooks.runs.v1.run_pb2 import AiUsage, Draft, Run, RunItem
 from rich.table import Table
 from rich.text import Text
 
@@ -56,6 +56,16 @@ def outcome(run: Run) -> str:
     return f"suggestions for {result.draft_generated} of {result.affected_total} affected products{without}"
 
 
+def usage_words(usage: AiUsage) -> str:
+    """Return in a line what a run has asked of the AI provider; its tokens where the provider counts them."""
+    cached = f", {usage.cached_input_tokens:,} of them cached" if usage.cached_input_tokens else ""
+    tokens = f"; {usage.input_tokens:,} tokens read{cached}, {usage.output_tokens:,} written"
+    return (
+        f"{usage.requests:,} requests, {usage.suggestions:,} suggestions, {usage.reused:,} reused"
+        f"{tokens if usage.input_tokens or usage.output_tokens else ''} ({usage.model})"
+    )
+
+
 def run_details(run: Run) -> Table:
     """Return everything a person wants to know about one run."""
     took = seconds(run)
@@ -68,6 +78,7 @@ def run_details(run: Run) -> Table:
         "progress": f"{run.progress.completed} of {run.progress.total}" if run.progress.total else "",
         "outcome": outcome(run) if run.HasField("finished_at") else "",
         "AI used": "yes" if run.ai_used else "no",
+        "AI cost": usage_words(run.ai_usage) if run.HasField("ai_usage") else "",
         "scope id": run.scope_id,
         "rules hash": run.rules_hash,
         "draft": run.draft_id,

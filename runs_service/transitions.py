@@ -88,7 +88,7 @@ def _running(run: Run, event: RunEvent, now: datetime) -> Run:
     after = _next(run, Run.RUNNING, now)
     after.attempt = event.attempt
     if not is_terminal(event.status):
-        after.progress.CopyFrom(event.progress)
+        _take_progress(after, event)
     else:
         after.ClearField("progress")
     if not after.HasField("started_at"):
@@ -98,13 +98,13 @@ def _running(run: Run, event: RunEvent, now: datetime) -> Run:
 
 def _progressed(run: Run, event: RunEvent, now: datetime) -> Run:
     after = _next(run, Run.RUNNING, now)
-    after.progress.CopyFrom(event.progress)
+    _take_progress(after, event)
     return after
 
 
 def _ended(run: Run, event: RunEvent, now: datetime) -> Run:
     after = _next(run, event.status, now)
-    after.progress.CopyFrom(event.progress)
+    _take_progress(after, event)
     after.ai_used = event.ai_used
     after.draft_id = event.draft_id
     after.scope_id = event.scope_id or run.scope_id
@@ -115,3 +115,10 @@ def _ended(run: Run, event: RunEvent, now: datetime) -> Run:
     after.error_message = event.error_message
     after.finished_at.CopyFrom(event.finished_at if event.HasField("finished_at") else after.updated_at)
     return after
+
+
+def _take_progress(after: Run, event: RunEvent) -> None:
+    """Take over how far the execution is, and what it has asked for. What is paid for stays, if an event is silent."""
+    after.progress.CopyFrom(event.progress)
+    if event.HasField("ai_usage"):
+        after.ai_usage.CopyFrom(event.ai_usage)

@@ -21,6 +21,7 @@ from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.openai_answers import read_body, read_completion
 from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
 from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
+from executor_service.ai.openai_usage import tokens_of
 from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT
 from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
@@ -120,7 +121,7 @@ class OpenAIProvider:
         async with self._limiter.slot(batch.request.project_id):
             started = time.monotonic()
             answer = await self._complete(
-                batch.request.field, [replace(product, product_id=number) for number, product in sent.items()]
+                batch.request, [replace(product, product_id=number) for number, product in sent.items()]
             )
         reading = read_completion(answer, list(sent))
         batch.texts |= {sent[number].product_id: text for number, text in reading.texts.items()}
@@ -135,10 +136,13 @@ class OpenAIProvider:
             reading.failure.progress = bool(reading.texts)
             raise reading.failure
 
-    async def _complete(self, suggestion_field: str, products: Sequence[ProductBrief]) -> Mapping[str, Any]:
-        """Return the provider's completion. Raises AIError, also where an answer of status 200 has an error in it."""
-        system = PROMPT.system_message(suggestion_field)
-        user = await PROMPT.user_message_in_turns(suggestion_field, products)
+    async def _complete(self, request: SuggestionRequest, products: Sequence[ProductBrief]) -> Mapping[str, Any]:
+        """Return the provider's completion about `products`, which are of the request.
+
+        Raises AIError, also where an answer of status 200 has an error in it.
+        """
+        system = PROMPT.system_message(request.field)
+        user = await PROMPT.user_message_in_turns(request.field, products)
         body: dict[str, object] = {
             "model": self.model,
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
@@ -151,12 +155,17 @@ class OpenAIProvider:
             echoes = Echoes(prompt=system, products=user, known=self.model)
             return quoting(echoes, secret=self._api_key.get_secret_value())(text)
 
+        if request.usage:
+            request.usage.sent()
         try:
             # The client's own time limit starts anew with every byte received; this one does not.
             async with asyncio.timeout(self._timeout_seconds):
                 # Not chat.completions.create: it takes any JSON for a completion, and a third more CPU time.
                 response = await self._client.post("/chat/completions", cast_to=Response, body=body)
             answer = read_body(response.content)
+            if request.usage and isinstance(answer, dict):  # whatever else is in it: it is paid for
+                read, cached, written = tokens_of(answer)
+                request.usage.answered(input_tokens=read, cached_input_tokens=cached, output_tokens=written)
             if isinstance(answer, dict) and not complains(answer):
                 return answer
             if not complains(answer):

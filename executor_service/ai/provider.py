@@ -14,18 +14,30 @@ class ProductBrief:
     description: str
 
 
+class Meter(Protocol):
+    """Counts what is asked of a provider."""
+
+    def sent(self) -> None:
+        """Count a request that goes out."""
+
+    def answered(self, *, input_tokens: int, cached_input_tokens: int, output_tokens: int) -> None:
+        """Count the tokens of an answer; the cached ones are among those of the input."""
+
+
 @dataclass(frozen=True, slots=True)
 class SuggestionRequest:
     """One field to be written for some products, each with its own id.
 
     `field` is `seo_title` or `seo_description`. `project_id` never leaves the process: when requests have to queue,
-    projects take turns. `patience_seconds` is how long an answer is of use; None: it is not known.
+    projects take turns. `patience_seconds` is how long an answer is of use; None: it is not known. `usage` counts what
+    goes out and comes in, also where the call fails or is cancelled.
     """
 
     field: str
     products: Sequence[ProductBrief]
     project_id: str = ""
     patience_seconds: float | None = None
+    usage: Meter | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from executor_service.domain.ai_usage import AIUsage
 from executor_service.playbooks.playbook import Playbook
 from executor_service.playbooks.rules import Rules
 
@@ -87,6 +88,7 @@ class State(NamedTuple):
     error_message: str
     started_at: datetime | None
     finished_at: datetime | None
+    ai_usage: AIUsage | None = None
 
 
 class Execution(NamedTuple):
@@ -110,3 +112,4 @@ class Outcome(NamedTuple):
     error_code: str = ""
     error_message: str = ""
     started: bool = True  # False: the attempt was claimed to be ended, and does not count
+    ai_usage: AIUsage | None = None  # None: as stored

@@ -67,7 +67,13 @@ class Cancellation:
 
     def _report(self, states: Sequence[State]) -> None:
         for state in states:
-            logger.info("run %s ended %s", state.run_id, state.status.value, extra={"run_id": str(state.run_id)})
+            logger.info(
+                "run %s ended %s%s",
+                state.run_id,
+                state.status.value,
+                f" ({state.ai_usage})" if state.ai_usage else "",
+                extra={"run_id": str(state.run_id)},
+            )
             self._leases.revoke(state.run_id)
             self._publisher.report(state)
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from executor_service import messages
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.execution import Execution, Job, Lease, LeaseLost, Outcome, State, Status
 from executor_service.domain.failures import FailedRun
 from executor_service.execution.event_publisher import EventPublisher
@@ -66,20 +67,21 @@ class Pipeline:
 
     async def _run_to_outcome(self, execution: Execution) -> State:
         lease = execution.lease
+        usage = UsageMeter(execution.state.ai_usage)
         try:
             job = self._start(execution)
             _guard_crashes(execution)
             async with self._deadline(job):
-                result = await self._work(job).perform(lease, job)
+                result = await self._work(job).perform(lease, job, usage)
             self._leases.mark_committing(lease)
             if not isinstance(result, Outcome):
-                return await self._commit_effect(lease, job, result)
+                return await self._commit_effect(lease, job, result, usage)
         except (LeaseLost, ServiceError):
             raise
         except Exception as error:
             self._leases.mark_committing(lease)
             result = _failure(error)
-        return await self._outcomes.submit((lease, result))
+        return await self._outcomes.submit((lease, result._replace(ai_usage=usage.total)))
 
     def _start(self, execution: Execution) -> Job:
         job = messages.job_from(execution.job_body)
@@ -101,11 +103,12 @@ class Pipeline:
                 raise deadline_exceeded() from None
             raise
 
-    async def _commit_effect(self, lease: Lease, job: Job, effect: Effect) -> State:
+    async def _commit_effect(self, lease: Lease, job: Job, effect: Effect, usage: UsageMeter) -> State:
         async with self._effects.transaction() as connection:
             async with self._deadline(job):  # not around the commit: broken off, its result would be unknown
                 await self._leases.lock_lease(connection, lease)
-                (state,) = await Outcomes(connection).finish([(lease, await effect(connection))])
+                outcome = await effect(connection)
+                (state,) = await Outcomes(connection).finish([(lease, outcome._replace(ai_usage=usage.total))])
             if isinstance(state, LeaseLost):
                 raise state
             reached(FailPoint.EXECUTOR_BEFORE_COMMIT)
@@ -114,17 +117,20 @@ class Pipeline:
 
     def _report_outcome(self, state: State) -> None:
         if state.status is Status.SUCCEEDED:
-            ai_used = str(state.ai_used).lower()
             logger.info(
-                "[AutomationPlaybookRunProcessor] Run %s completed successfully (aiUsed=%s)", state.run_id, ai_used
+                "[AutomationPlaybookRunProcessor] Run %s completed successfully (aiUsed=%s)%s",
+                state.run_id,
+                str(state.ai_used).lower(),
+                f"; {state.ai_usage}" if state.ai_usage else "",
             )
         else:
             logger.warning(
-                "[AutomationPlaybookRunProcessor] Run %s ended %s (%s): %s",
+                "[AutomationPlaybookRunProcessor] Run %s ended %s (%s): %s%s",
                 state.run_id,
                 state.status.value,
                 state.error_code,
                 state.error_message,
+                f" ({state.ai_usage})" if state.ai_usage else "",
             )
         self._publisher.report(state)
 

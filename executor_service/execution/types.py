@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.execution import Job, Lease, Outcome
 from servicekit.postgres.database import Connection
 
@@ -13,9 +14,10 @@ Effect = Callable[[Connection], Awaitable[Outcome]]
 class Work(Protocol):
     """What runs of one type do."""
 
-    async def perform(self, lease: Lease, job: Job) -> Outcome | Effect:
+    async def perform(self, lease: Lease, job: Job, usage: UsageMeter) -> Outcome | Effect:
         """Do everything up to the last transaction; return what that one writes besides the outcome, if anything.
 
+        What is asked of the AI provider is counted by `usage`, which goes into the outcome however the run ends.
         Raises StaleRun, FailedRun, AIError: the run ends so. LeaseLost: nothing more is written. ServiceError:
         the database is away, and the run starts again later.
         """

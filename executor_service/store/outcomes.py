@@ -30,9 +30,10 @@ class Outcomes:
         CAST(%(run_ids)b AS uuid[]), CAST(%(attempts)b AS int[]), CAST(%(owners)b AS text[]),
         CAST(%(started)b AS boolean[]), CAST(%(statuses)b AS text[]), CAST(%(draft_ids)b AS uuid[]),
         CAST(%(scope_ids)b AS text[]), CAST(%(rules_hashes)b AS text[]), CAST(%(results)b AS jsonb[]),
-        CAST(%(totals)b AS bigint[]), CAST(%(error_codes)b AS text[]), CAST(%(error_messages)b AS text[])
+        CAST(%(totals)b AS bigint[]), CAST(%(error_codes)b AS text[]), CAST(%(error_messages)b AS text[]),
+        CAST(%(ai_usages)b AS jsonb[])
       ) AS o (run_id, attempt, owner, started, status, draft_id, scope_id, rules_hash, result, total, error_code,
-              error_message)
+              error_message, ai_usage)
     ), ending AS (
       SELECT e.run_id, e.project_id, e.ai_reserved, e.ai_reserved_day
       FROM executor.executions e JOIN outcome o USING (run_id)
@@ -42,7 +43,7 @@ class Outcomes:
     SET status = o.status, draft_id = o.draft_id, scope_id = o.scope_id, rules_hash = o.rules_hash, result = o.result,
         error_code = o.error_code, error_message = o.error_message, ai_reserved = 0, lease_until = NULL,
         progress_completed = coalesce(o.total, progress_completed), progress_total = coalesce(o.total, progress_total),
-        attempt = e.attempt - CASE WHEN o.started THEN 0 ELSE 1 END,
+        ai_usage = coalesce(o.ai_usage, e.ai_usage), attempt = e.attempt - CASE WHEN o.started THEN 0 ELSE 1 END,
         event_number = event_number + 1, finished_at = clock_timestamp(), updated_at = clock_timestamp()
     FROM outcome o WHERE e.run_id = o.run_id AND e.run_id IN (SELECT run_id FROM ending)
     RETURNING {of("e", STATE)}"""
@@ -65,6 +66,9 @@ class Outcomes:
             "scope_ids": [outcome.scope_id for outcome in outcomes],
             "rules_hashes": [outcome.rules_hash for outcome in outcomes],
             "results": [None if outcome.result is None else json.dumps(outcome.result) for outcome in outcomes],
+            "ai_usages": [
+                None if outcome.ai_usage is None else json.dumps(outcome.ai_usage._asdict()) for outcome in outcomes
+            ],
             "totals": [outcome.total for outcome in outcomes],
             "error_codes": [outcome.error_code for outcome in outcomes],
             "error_messages": [outcome.error_message for outcome in outcomes],

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from executor_service.domain.ai_usage import AIUsage
 from executor_service.domain.execution import Execution, Lease, LeaseLost, State, Status
 from servicekit.postgres.database import Row
 
 STATE = """
   run_id, project_id, event_number, status, attempt, progress_completed, progress_total, ai_used, draft_id, scope_id,
-  rules_hash, result, error_code, error_message, started_at, finished_at"""
+  rules_hash, result, error_code, error_message, started_at, finished_at, ai_usage"""
 # A write that does not pass this is not the owner's.
 FENCE = "run_id = %(run_id)s AND attempt = %(attempt)s AND lease_owner = %(owner)s AND status = 'RUNNING'"
 
@@ -56,4 +57,5 @@ def state_of(row: Row) -> State:
         error_message=row.error_message,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        ai_usage=None if row.ai_usage is None else AIUsage.from_json(row.ai_usage),
     )

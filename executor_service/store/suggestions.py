@@ -1,9 +1,11 @@
 # ruff: noqa: S608 - statements are put together from constants only
 """Suggestions that were paid for, each under everything it depends on."""
 
+import json
 from collections.abc import Sequence
 from typing import ClassVar
 
+from executor_service.domain.ai_usage import AIUsage
 from executor_service.domain.execution import Lease, State
 from executor_service.domain.paging import Slice
 from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
@@ -100,8 +102,8 @@ class Suggestions:
     WITH run AS (
       UPDATE executor.executions
       SET ai_reserved = greatest(ai_reserved - %(usable)s, 0), progress_completed = %(completed)s,
-          progress_total = %(total)s, event_number = event_number + CASE WHEN %(report)s THEN 1 ELSE 0 END,
-          updated_at = now()
+          progress_total = %(total)s, ai_usage = %(usage)s,
+          event_number = event_number + CASE WHEN %(report)s THEN 1 ELSE 0 END, updated_at = now()
       WHERE {FENCE} RETURNING {STATE}
     ), stored AS (
       INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
@@ -119,11 +121,14 @@ class Suggestions:
         arrived: Sequence[Suggestion],
         *,
         model: str,
+        usage: AIUsage | None,
         completed: int,
         total: int,
         report: bool,
     ) -> State:
         """Store suggestions the moment they arrive, and turn that much of the run's reservation into use.
+
+        With them what the run has asked for so far: it is paid for, whatever becomes of this attempt.
 
         With `report` this is a change of the run that is published. Raises LeaseLost, and stores nothing then.
         """
@@ -134,6 +139,7 @@ class Suggestions:
             "fingerprints": [suggestion.fingerprint for suggestion in arrived],
             "texts": [suggestion.text for suggestion in arrived],
             "model": model,
+            "usage": None if usage is None else json.dumps(usage._asdict()),
             "completed": completed,
             "total": total,
             "report": report,

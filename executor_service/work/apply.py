@@ -3,6 +3,7 @@
 import logging
 from uuid import UUID
 
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.catalog import Scope
 from executor_service.domain.execution import Job, Lease, Outcome, Status
 from executor_service.execution.types import Effect
@@ -26,7 +27,7 @@ class Apply:
         self._affected = affected
         self._clock = clock
 
-    async def perform(self, lease: Lease, job: Job) -> Outcome | Effect:
+    async def perform(self, lease: Lease, job: Job, usage: UsageMeter) -> Outcome | Effect:
         """Look whether there is anything to write."""
         has_affected = await self._affected.submit((job.project_id, job.playbook))
         if has_affected is None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from executor_service.ai.provider import Answers, SuggestionProvider
 from executor_service.ai.text import suggestion_line, without_controls
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.catalog import Project
 from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftStatus
 from executor_service.domain.execution import Job, Lease, Outcome, RunType, Status
@@ -56,10 +57,10 @@ class Generate:
         self._fetcher = fetcher
         self._clock = clock
 
-    async def perform(self, lease: Lease, job: Job) -> Effect:
+    async def perform(self, lease: Lease, job: Job, usage: UsageMeter) -> Effect:
         """Fetch the suggestions; return the effect that writes the draft."""
         plan = await self._plan(job)
-        answers = await self._fetcher.fetch(lease, job, plan.project, plan.candidates)
+        answers = await self._fetcher.fetch(lease, job, plan.project, plan.candidates, usage)
 
         items = [_item(plan.rules, job.playbook, one.product_id, answers) async for one in breathing(plan.candidates)]
 

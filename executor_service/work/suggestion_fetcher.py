@@ -9,6 +9,7 @@ from typing import Protocol
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError
 from executor_service.ai.provider import Answers, ProductBrief, SuggestionProvider, SuggestionRequest
 from executor_service.ai.text import suggestion_line
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.catalog import Project
 from executor_service.domain.execution import Job, Lease
 from executor_service.domain.failures import FailedRun
@@ -58,13 +59,18 @@ class SuggestionFetcher:
         self._concurrency = concurrency
 
     async def fetch(
-        self, lease: Lease, job: Job, project: Project, candidates: Sequence[SuggestionCandidate]
+        self,
+        lease: Lease,
+        job: Job,
+        project: Project,
+        candidates: Sequence[SuggestionCandidate],
+        usage: UsageMeter,
     ) -> Answers:
         """Return the usable suggestions by product id, and for each other product why it has none.
 
-        What is missing is reserved from the project's allowance, asked for, and stored as it arrives; products of the
-        same content share one suggestion. Raises FailedRun when it does not fit, AIError when the provider fails for
-        good or nothing usable came, LeaseLost.
+        What is missing is reserved from the project's allowance, asked for, and stored as it arrives, with what `usage`
+        has counted; products of the same content share one suggestion. Raises FailedRun when it does not fit, AIError
+        when the provider fails for good or nothing usable came, LeaseLost.
         """
         texts: dict[str, str] = {}
         reasons: dict[str, str] = {}
@@ -74,13 +80,14 @@ class SuggestionFetcher:
                 missing.add(product)
             else:
                 texts[product.product_id] = product.stored
+        usage.found(len(texts), model=self._provider.model)
         if missing.products:
             await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(candidates))
             fetch = _Fetch(
                 missing,
                 self._batch_size,
-                ask=partial(self._ask, lease, job),
-                store=partial(self._store, lease, job, total=len(candidates)),
+                ask=partial(self._ask, lease, job, usage),
+                store=partial(self._store, lease, job, usage, total=len(candidates)),
                 texts=texts,
                 reasons=reasons,
             )
@@ -101,7 +108,7 @@ class SuggestionFetcher:
             state = await Executions(connection).set_progress(lease, completed=done, total=total)
         self._publisher.report(state)
 
-    async def _ask(self, lease: Lease, job: Job, products: Sequence[SuggestionCandidate]) -> Answers:
+    async def _ask(self, lease: Lease, job: Job, usage: UsageMeter, products: Sequence[SuggestionCandidate]) -> Answers:
         if not self._leases.holds(lease):  # else two attempts would pay for the same suggestions
             async with self._database.transaction() as connection:
                 await self._leases.lock_lease(connection, lease)
@@ -111,19 +118,29 @@ class SuggestionFetcher:
         if job.deadline:
             patience = max((job.deadline - self._clock.now()).total_seconds(), 0.0) * PATIENCE
         answers = await self._provider.suggest(
-            SuggestionRequest(job.playbook.field, briefs, job.project_id, patience_seconds=patience)
+            SuggestionRequest(job.playbook.field, briefs, job.project_id, patience_seconds=patience, usage=usage)
         )
         reached(FailPoint.EXECUTOR_AFTER_AI_REPLY)
         return answers
 
     async def _store(
-        self, lease: Lease, job: Job, arrived: Sequence[Suggestion], *, completed: int, total: int, report: bool
+        self,
+        lease: Lease,
+        job: Job,
+        usage: UsageMeter,
+        arrived: Sequence[Suggestion],
+        *,
+        completed: int,
+        total: int,
+        report: bool,
     ) -> None:
+        usage.arrived(len(arrived))
         state = await Suggestions(self._database).record(
             lease,
             job.project_id,
             arrived,
             model=self._provider.model,
+            usage=usage.total,
             completed=completed,
             total=total,
             report=report,

@@ -33,6 +33,9 @@ async def test_HP_001_a_preview_makes_a_draft_for_the_first_products(shop: Shop,
     draft = await shop.draft(run.draft_id)
     assert draft.status == Draft.PARTIAL
     assert draft.model == "test-model"
+    usage = run.ai_usage
+    assert (usage.suggestions, usage.reused, usage.model) == (3, 0, "test-model")
+    assert (usage.input_tokens, usage.output_tokens) == (100 * usage.requests, 20 * usage.requests) != (0, 0)
     assert {item.product_id: item.final_suggestion for item in draft.items} == {
         product_id: f"SEO title for Thing {number}" for number, product_id in enumerate(ids[:3], start=1)
     }

@@ -62,6 +62,9 @@ async def test_WEB_HP_001_a_preview_run_is_created_and_polled(shop: Shop) -> Non
     assert (run["status"], run["aiUsed"], bool(run["draftId"])) == ("SUCCEEDED", True, True)
     assert (run["scopeId"], run["runType"]) == (scope_of(shop.project, TITLES, ids), "PREVIEW_GENERATE")
     assert run["result"]["affectedTotal"] == 4
+    counts = {"suggestions": 3, "reused": 0, "cachedInputTokens": 0, "model": "test-model"}
+    assert run["aiUsage"].items() >= counts.items()
+    assert run["aiUsage"]["inputTokens"] == 100 * run["aiUsage"]["requests"] > 0
     assert (at_location.status_code, at_location.content) == (304, b"")
     for words in (f"Created run {run['id']}", f"Run {run['id']} completed successfully (aiUsed=true)"):
         assert logged(shop.stack, f"[AutomationPlaybookRun{'sService' if 'Created' in words else 'Processor'}] {words}")

@@ -5,6 +5,7 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -17,6 +18,7 @@ from executor_service.ai.factory import DEFAULT_MODEL, build_provider
 from executor_service.ai.prompts import PROMPT
 from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
+from executor_service.domain.ai_usage import AIUsage, UsageMeter
 from tests.support.openai_server import Behaviour, OpenAIServer
 
 FOREVER = 60.0  # seconds; no test waits for it
@@ -398,3 +400,29 @@ async def test_the_clients_own_debug_log_keeps_the_key_out(
     await provider.suggest(titles("a"))
     assert "chat/completions" in caplog.text
     assert server.api_key not in caplog.text
+
+
+# What it costs
+
+
+async def test_each_request_that_goes_out_is_counted_and_each_answer_that_states_tokens(
+    server: OpenAIServer, provider: SuggestionProvider
+) -> None:
+    # Turned away, then an answer that spoils all, twice, which is asked for in halves.
+    server.behave(Behaviour(status=429, times=1), Behaviour(answer="length", more_than=1))
+    meter = UsageMeter()
+    request = replace(titles("a", "b"), usage=meter)
+    assert (await provider.suggest(request)).texts == suggested("a", "b")
+    sent, answered = server.stats().requests, server.stats().statuses["200"]
+    assert sent == answered + 1 >= 4
+    assert meter.total == AIUsage(requests=sent, input_tokens=100 * answered, output_tokens=20 * answered)
+
+
+async def test_an_answer_without_a_count_of_tokens_is_as_good(
+    server: OpenAIServer, provider: SuggestionProvider
+) -> None:
+    choice = {"message": {"content": '{"items": [{"id": "1", "text": "Mug"}]}'}, "finish_reason": "stop"}
+    server.behave(Behaviour(body={"choices": [choice], "usage": None}))
+    meter = UsageMeter()
+    assert (await provider.suggest(replace(titles("a"), usage=meter))).texts == {"a": "Mug"}
+    assert meter.total == AIUsage(requests=1)

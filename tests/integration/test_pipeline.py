@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.execution import Job, Outcome, State, Status
 from executor_service.domain.failures import FailedRun
 from executor_service.execution.leases import Leases
@@ -32,7 +33,7 @@ async def over(stage: Stage) -> None:
 async def test_a_lease_is_held_for_as_long_as_it_lasts_and_no_longer(stage: Stage) -> None:
     leases = Leases(stage.database, owner=stage.owner, seconds=0.3)
     (execution,) = await Jobs(stage.database).enqueue_claimed([job()], owner=stage.owner, lease_seconds=15)
-    task = asyncio.create_task(stage.staged.perform(execution.lease, job()))
+    task = asyncio.create_task(stage.staged.perform(execution.lease, job(), UsageMeter()))
     leases.add(execution, task)  # type: ignore[arg-type]
     assert leases.holds(execution.lease)
     await leases.renew()

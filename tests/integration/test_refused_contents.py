@@ -12,6 +12,7 @@ from playbooks.runs.v1.run_pb2 import Run, RunMeta, RunProgress, RunResult
 
 from executor_service import messages as executor_messages
 from executor_service.ai.errors import AIError
+from executor_service.domain.ai_usage import AIUsage
 from executor_service.domain.execution import MAX_ERROR_MESSAGE, State, Status
 from executor_service.execution import event_publisher
 from executor_service.execution.cancellation import Cancellation
@@ -290,6 +291,7 @@ def _largest_state(message: str) -> State:
         error_message=message,
         started_at=NOW,
         finished_at=NOW,
+        ai_usage=AIUsage(*[10**9] * 3, *[10**12] * 3, model=WIDE * 200),
     )
 
 

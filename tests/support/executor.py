@@ -17,6 +17,7 @@ from executor_service.catalog import Catalog
 from executor_service.domain.catalog import Product
 from executor_service.domain.draft import DraftPage
 from executor_service.domain.execution import Job, RunType, State, Status
+from executor_service.execution.cancellation import Cancellation
 from executor_service.execution.claimer import Claimer
 from executor_service.execution.event_publisher import EventPublisher
 from executor_service.execution.follower import Follower
@@ -71,16 +72,22 @@ class ScriptedProvider:
         self.failing: dict[str, Exception] = {}  # by product
         self.waiting = asyncio.Event()  # set while requests are held back
         self.open = asyncio.Event()  # clear it to hold requests back
+        self.held: set[str] = set()  # requests for one of these products never end
         self.open.set()
 
     async def suggest(self, request: SuggestionRequest) -> Answers:
         self.requests += 1
+        assert request.usage
+        request.usage.sent()
         self.patience = request.patience_seconds
         ids = [product.product_id for product in request.products]
         self.asked.update(ids)
         if not self.open.is_set():
             self.waiting.set()
             await self.open.wait()
+        if not self.held.isdisjoint(ids):
+            await asyncio.Event().wait()
+        request.usage.answered(input_tokens=100, cached_input_tokens=40, output_tokens=10)
         for product_id in ids:
             if product_id in self.failing:
                 raise self.failing[product_id]
@@ -137,6 +144,7 @@ class Bench:
         self.claimer = Claimer(self.database, self.leases, self.slots, self.pipeline, self.clock, grace_seconds=0)
         self.inbox = Inbox(self.database, self.leases, self.slots, self.claimer)
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
+        self.cancellation = Cancellation(self.database, self.leases, self.publisher)
         self.queries = Queries(self.database)
         self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=Metrics()))
         self.follower = Follower(self.database, self.publisher)
@@ -219,6 +227,10 @@ class Bench:
         return await self.queries.latest_draft(project, playbook_id)
 
     # Looking behind the scenes
+
+    async def stored_suggestions(self, count: int) -> bool:
+        """Whether so many suggestions have arrived and are stored."""
+        return bool(await self.value("SELECT count(*) FROM executor.suggestions") == count)
 
     async def rows(self, statement: str, **parameters: Any) -> Sequence[Any]:
         return await rows(self.database, statement, **parameters)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.execution import Job, Lease, Outcome, Status
 from executor_service.execution.claimer import Claimer
 from executor_service.execution.types import Effect
@@ -21,7 +22,7 @@ class StagedWork:
         self.errors: list[Exception] = []
         self.effect: Effect | None = None
 
-    async def perform(self, lease: Lease, job: Job) -> Outcome | Effect:
+    async def perform(self, lease: Lease, job: Job, usage: UsageMeter) -> Outcome | Effect:
         self.begun.append(lease)
         await self.open.wait()
         if self.errors:

@@ -8,7 +8,7 @@ import pytest
 from playbooks.executor.v1 import catalog_service_pb2, executor_service_pb2
 from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.runs.v1 import runs_service_pb2
-from playbooks.runs.v1.run_pb2 import Draft, DraftItem, Run
+from playbooks.runs.v1.run_pb2 import AiUsage, Draft, DraftItem, Run
 from rich.console import Console, RenderableType
 
 from runs_client.errors import ServiceCallError
@@ -95,3 +95,14 @@ def test_the_writer_is_named() -> None:
     assert "offline template writer" in written_by(["offline-template"])
     assert written_by(["gpt-x", ""]) == "by gpt-x"
     assert written_by([""]) == ""
+
+
+def test_a_run_shows_what_it_cost() -> None:
+    usage = AiUsage(requests=1_200, suggestions=34, reused=5, input_tokens=9_000, output_tokens=800, model="gpt-6-luna")
+    shown = printed(run_details(ended(1, status=Run.SUCCEEDED, ai_usage=usage)))
+    assert "1,200 requests, 34 suggestions, 5 reused; 9,000 tokens read, 800 written (gpt-6-luna)" in shown
+    usage.cached_input_tokens = 4_096
+    assert "9,000 tokens read, 4,096 of them cached, 800 written" in printed(run_details(ended(1, ai_usage=usage)))
+    offline = AiUsage(suggestions=3, model="offline-template")
+    assert "0 requests, 3 suggestions, 0 reused (offline-template)" in printed(run_details(ended(1, ai_usage=offline)))
+    assert "requests" not in printed(run_details(ended(1)))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from playbooks.executor.v1.job_pb2 import RunEvent
-from playbooks.runs.v1.run_pb2 import Run, RunProgress
+from playbooks.runs.v1.run_pb2 import AiUsage, Run, RunProgress
 
 from runs_service import transitions
 from tests.support.runs import NOW, TERMINAL, event, new_run
@@ -166,3 +166,30 @@ def test_any_loss_duplication_and_reordering_gives_a_legal_history(
     assert len(ends) == end_was_received
     if ends:
         assert history[-1] is ends[0]
+
+
+def test_what_a_run_cost_comes_with_its_events_and_never_goes_again() -> None:
+    def told(number: int, status: Run.Status.ValueType, requests: int | None, *, completed: int = 0) -> RunEvent:
+        message = event("r", number, status, completed=completed)
+        if requests is not None:
+            message.ai_usage.CopyFrom(AiUsage(requests=requests, model="m"))
+        return message
+
+    run = run_in(Run.QUEUED)
+    costs = []
+    for step in (
+        told(1, Run.RUNNING, None),
+        told(2, Run.RUNNING, 3, completed=1),
+        told(3, Run.RUNNING, None, completed=2),
+        told(4, Run.FAILED, 5),
+    ):
+        (run,) = transitions.changes(run, step, NOW)
+        costs.append(run.ai_usage.requests if run.HasField("ai_usage") else None)
+    assert costs == [None, 3, 3, 5]
+
+
+def test_a_run_that_nobody_reports_the_end_of_keeps_what_it_cost() -> None:
+    run = run_in(Run.RUNNING)
+    run.ai_usage.requests = 4
+    (after,) = transitions.overdue(run, NOW)
+    assert (after.status, after.ai_usage.requests) == (Run.FAILED, 4)

@@ -138,6 +138,7 @@ class RunEvent(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
+    AI_USAGE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID of the run."""
     number: _builtins.int
@@ -178,6 +179,10 @@ class RunEvent(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp:
         """When the execution ended; set with a terminal status."""
 
+    @_builtins.property
+    def ai_usage(self) -> _run_pb2.AiUsage:
+        """What the run has asked of the AI provider so far, over all attempts; with any status, once there is something."""
+
     def __init__(
         self,
         *,
@@ -196,10 +201,11 @@ class RunEvent(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         project_id: _builtins.str = ...,
+        ai_usage: _run_pb2.AiUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "progress", b"progress", "result", b"result", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "finished_at", b"finished_at", "progress", b"progress", "result", b"result", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_used", b"ai_used", "attempt", b"attempt", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "number", b"number", "progress", b"progress", "project_id", b"project_id", "result", b"result", "rules_hash", b"rules_hash", "run_id", b"run_id", "scope_id", b"scope_id", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "ai_used", b"ai_used", "attempt", b"attempt", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "number", b"number", "progress", b"progress", "project_id", b"project_id", "result", b"result", "rules_hash", b"rules_hash", "run_id", b"run_id", "scope_id", b"scope_id", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -126,6 +126,7 @@ class Run(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    AI_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, so ids sort by time of creation."""
     project_id: _builtins.str
@@ -193,6 +194,12 @@ class Run(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When the change with this `sequence` was made."""
 
+    @_builtins.property
+    def ai_usage(self) -> Global___AiUsage:
+        """What the run has asked of the AI provider so far, over all its attempts. Unset for an APPLY, and for a run that ended
+        before it came to its suggestions.
+        """
+
     def __init__(
         self,
         *,
@@ -219,14 +226,65 @@ class Run(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        ai_usage: Global___AiUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "meta", b"meta", "progress", b"progress", "result", b"result", "started_at", b"started_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "created_at", b"created_at", "finished_at", b"finished_at", "meta", b"meta", "progress", b"progress", "result", b"result", "started_at", b"started_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_used", b"ai_used", "attempt", b"attempt", "created_at", b"created_at", "created_by_user_id", b"created_by_user_id", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "meta", b"meta", "playbook_id", b"playbook_id", "progress", b"progress", "project_id", b"project_id", "result", b"result", "retry_of", b"retry_of", "rules_hash", b"rules_hash", "run_type", b"run_type", "scope_id", b"scope_id", "sequence", b"sequence", "started_at", b"started_at", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "ai_used", b"ai_used", "attempt", b"attempt", "created_at", b"created_at", "created_by_user_id", b"created_by_user_id", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "meta", b"meta", "playbook_id", b"playbook_id", "progress", b"progress", "project_id", b"project_id", "result", b"result", "retry_of", b"retry_of", "rules_hash", b"rules_hash", "run_type", b"run_type", "scope_id", b"scope_id", "sequence", b"sequence", "started_at", b"started_at", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class AiUsage(_message.Message):
+    """What a run has asked of the AI provider, over all its attempts; what it costs follows from it. Of an attempt whose
+    executor died, what was counted up to the last answer that it stored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    """Requests that went out, also those that failed, were sent again or asked for a part of another one. 0 of the offline
+    writer.
+    """
+    suggestions: _builtins.int
+    """Usable suggestions that arrived: what the AI allowance counts."""
+    reused: _builtins.int
+    """Products whose suggestion was there already, from earlier runs."""
+    input_tokens: _builtins.int
+    """Tokens as the provider counted them: `usage` of its answers. An answer that states none counts 0."""
+    cached_input_tokens: _builtins.int
+    """Those of `input_tokens` that the provider had in its cache, and charges less for."""
+    output_tokens: _builtins.int
+    """Tokens that the provider wrote, its thoughts included."""
+    model: _builtins.str
+    """The model that was asked, or wrote what was there already; "offline-template" for the offline writer."""
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        suggestions: _builtins.int = ...,
+        reused: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        cached_input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_tokens", b"cached_input_tokens", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "requests", b"requests", "reused", b"reused", "suggestions", b"suggestions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AiUsage: _TypeAlias = AiUsage  # noqa: Y015
 
 @_typing.final
 class RunMeta(_message.Message):
