@@ -20,8 +20,9 @@ from servicekit.postgres.database import Database
 from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 
 # Of several workers (`make test`) one runs a whole group. A file is one by itself, but for these: the e2e tests share a
-# stack, and in three groups they take no longer than the rest.
+# stack, and in three groups they take no longer than the rest; the browser's tests share a Chromium and another stack.
 GROUPS = {
+    "browser": ("tests/browser/",),
     "command line": (
         "tests/e2e/test_cli.py",
         "tests/e2e/test_hostile_texts.py",
