@@ -19,6 +19,7 @@ from runs_service.delivery.reconciler import Reconciler
 from runs_service.executor_client import ExecutorClient
 from runs_service.permissions import PERMISSIONS
 from runs_service.queries import RunQueries
+from runs_service.request_rules import RULES
 from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
 from runs_service.settings import RunsDatabaseSettings, RunsSettings
@@ -137,7 +138,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         servicer = RunsServicer(runs, queries, *streams, executor, broker=parts.get("broker", ()))
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
-        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts)
+        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts, rules=RULES)
 
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(*workers, runs.creations, *maintenance))

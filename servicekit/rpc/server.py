@@ -26,7 +26,7 @@ from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
 from servicekit.rpc.interceptors.token_expiry import TokenExpiry
 from servicekit.rpc.interceptors.unknown_methods import unknown_method
-from servicekit.rpc.interceptors.validation import Validation
+from servicekit.rpc.interceptors.validation import RequestRules, Validation
 from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
 from servicekit.rpc.readiness import Check, Readiness, Refusal
 from servicekit.rpc.services import InterceptedServices
@@ -60,7 +60,8 @@ class Registration:
 
 class Server:
     """A gRPC server of `registrations`. `permissions` say which role each method needs; `check` says what keeps the
-    service from its work, for health checks and for calls; `parts` have health checks of their own and no more."""
+    service from its work, for health checks and for calls; `parts` have health checks of their own and no more;
+    `rules` are those of requests that their protos do not say."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Server:
         *,
         check: Check | None = None,
         parts: Mapping[str, Sequence[Outage]] | None = None,
+        rules: RequestRules | None = None,
     ) -> None:
         self._names = [registration.name for registration in registrations]
         self._draining = Draining()
@@ -82,7 +84,7 @@ class Server:
 
         services = InterceptedServices(
             outer,
-            [self._draining, TokenExpiry(), *refusal, Decoding(), Authorization(permissions), Validation()],
+            [self._draining, TokenExpiry(), *refusal, Decoding(), Authorization(permissions), Validation(rules or {})],
             admission=Admission(_authenticator(settings), settings.limits, metrics),
         )
         for registration in registrations:

@@ -4,7 +4,7 @@ A message may have as many violations as it has bytes, so the search stops early
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from servicekit.errors import Violation
+from servicekit.errors import Reason, ServiceError, Violation
 from servicekit.rpc.rule_words import in_words
 from servicekit.telemetry.printable import has_control_characters
 
@@ -54,6 +54,20 @@ def broken_rules(message: Message, *, limit: int = 1) -> list[Violation]:
     """
     found = protovalidate.collect_violations(message)[:limit]
     return [Violation(_path(v), in_words(v, message.DESCRIPTOR)) for v in found]
+
+
+def validation_error(violations: Sequence[Violation]) -> ServiceError:
+    """Return the error (VALIDATION_FAILED) for a request with these violations: the first MAX_VIOLATIONS are in it."""
+    shown = tuple(violations[:MAX_VIOLATIONS])
+    names = ", ".join(dict.fromkeys(violation.field for violation in shown))
+    more = f", and more: only the first {MAX_VIOLATIONS} are listed" if len(violations) > len(shown) else ""
+    return ServiceError(
+        Reason.VALIDATION_FAILED,
+        f"{shown[0].field or 'request'}: {shown[0].description}"
+        if len(violations) == 1
+        else f"these fields are not valid: {names}{more}",
+        violations=shown,
+    )
 
 
 def max_items(field: FieldDescriptor) -> int | None:
@@ -195,5 +209,4 @@ def _path(violation: Any) -> str:
         path += f".{element.field_name}" if path else element.field_name
         if element.subscript is not None:
             path += f"[{element.subscript.value}]"
-    # The id of a rule over a whole message begins with the field it is about: "scope_id.required_for_run_type".
-    return path or str(violation.proto.rule_id).partition(".")[0]
+    return path

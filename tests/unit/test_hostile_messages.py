@@ -76,7 +76,7 @@ def served(kind: type[Message]) -> Callable[[bytes], Message | None]:
         return request
 
     handler = grpc.unary_unary_rpc_method_handler(behaviour, kind.FromString, None)
-    for interceptor in (Validation(), Decoding()):
+    for interceptor in (Validation({}), Decoding()):
         handler = interceptor.wrap(handler, "/a.B/C")
     serve = unwrap(handler)
 

@@ -9,9 +9,12 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest, GetRunRequest, ListRunsRequest, WatchRunRequest
 
+from runs_service.request_rules import RULES
 from servicekit.errors import Violation
 from servicekit.rpc.validation import violations_of
 from tests.support.runs import request
+
+CREATE_RUN = "/playbooks.runs.v1.RunsService/CreateRun"
 
 
 def job_with(**fields: Any) -> ExecuteRunRequest:
@@ -19,8 +22,14 @@ def job_with(**fields: Any) -> ExecuteRunRequest:
     return ExecuteRunRequest(job=job)
 
 
+def violations(message: Message) -> list[Violation]:
+    """Return what Validation finds in a request of runs_service."""
+    found = violations_of(message)
+    return found + RULES[CREATE_RUN](message) if isinstance(message, CreateRunRequest) else found
+
+
 def fields(message: Message) -> list[str]:
-    return [violation.field for violation in violations_of(message)]
+    return [violation.field for violation in violations(message)]
 
 
 def test_a_good_request_has_no_violations() -> None:
@@ -58,7 +67,7 @@ def test_a_good_request_has_no_violations() -> None:
 )
 def test_a_bad_field_is_named_by_its_path(message: Message, field: str) -> None:
     assert fields(message) == [field]
-    assert violations_of(message)[0].description
+    assert violations(message)[0].description
 
 
 def test_nul_characters_are_found_wherever_they_are() -> None:
