@@ -41,7 +41,7 @@ class Answers:
                 present["etag"] = tag
                 if route.method == "GET":
                     present["cache-control"] = "private, no-cache"
-                    if _is_known(tag, headers.getlist("if-none-match")):
+                    if is_known(tag, headers.getlist("if-none-match")):
                         return Response(None, HTTPStatus.NOT_MODIFIED, present)
             if "created" in fields and response.created:
                 status = HTTPStatus.CREATED
@@ -74,7 +74,7 @@ class Answers:
         return self._routes.location(route.response_body, texts, resource.DESCRIPTOR.full_name)
 
 
-def _is_known(tag: str, given: list[str]) -> bool:
+def is_known(tag: str, given: list[str]) -> bool:
     """Return whether one of the If-None-Match headers has the tag."""
     known = [one.strip().removeprefix("W/") for line in given for one in line.split(",")]
     return tag in known or "*" in known

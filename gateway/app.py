@@ -18,6 +18,7 @@ from gateway.encoder import Encoder
 from gateway.health import Health
 from gateway.metrics import GatewayMetrics
 from gateway.origins import OriginCheck, with_cors
+from gateway.page_files import PageFiles
 from gateway.routes import Routes
 from gateway.server import HttpServer
 from gateway.settings import GatewaySettings
@@ -75,6 +76,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[HttpServer]:
         )
         health = Health([runs, executor])
         by_hand = [
+            *PageFiles().routes,
             Route("/healthz", health.alive),
             Route("/readyz", health.ready),
             Route("/openapi.json", _description),
