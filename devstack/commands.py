@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
+from urllib.parse import urlencode
 
 import typer
 
@@ -14,8 +16,13 @@ from devstack.datadir import DataDir, Secrets, default_data_dir
 from devstack.errors import StackError
 from servicekit.telemetry.printable import has_control_characters, printable, printable_lines
 
+if TYPE_CHECKING:
+    from devstack.stack import Stack
+
 LONGEST_HOURS = 100 * 365 * 24  # a century; calendars end
 FROM_ENVIRONMENT = "-"
+PAGE_LIFETIME = timedelta(hours=12)  # of the token in the address of the page: a working day
+LOCAL_USER = "local-user"
 
 DataDirOption = Annotated[
     Path | None,
@@ -63,6 +70,10 @@ def up(
         Auth,
         typer.Option(help="jwt: callers need a token, see `playbook-runs token`. disabled: anybody on this machine."),
     ] = Auth.JWT,
+    project: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="The project that the printed address opens.  [default: any, the page asks]"),
+    ] = None,
 ) -> None:
     """Run the whole stack on this machine: PostgreSQL, Valkey, both services, HTTP.
 
@@ -71,6 +82,9 @@ def up(
     writes suggestions. A process that dies is started again, unless it dies
     five times within a minute. Ctrl-C stops everything; the data is there
     again the next time, and so are the logs of the last five starts.
+
+    At a terminal the next line is the address of the page. It has an OWNER
+    token, valid for twelve hours: show it to nobody.
 
     Suggestions come from OpenAI when OPENAI_API_KEY is set, and else from
     a template writer that needs no key.
@@ -85,6 +99,8 @@ def up(
     for port in ports.values():
         if len(options := [option for option, chosen in ports.items() if chosen == port]) > 1:
             _fail(StackError(f"{' and '.join(options)} are both {port}; choose another port for one of them"))
+    if project is not None:
+        _check_name("--project", project)
     _exit_on_signals()
     stack = Stack(
         StackOptions(
@@ -105,6 +121,8 @@ def up(
                 f"ready: runs-service at {stack.runs_target}, executor-service at {stack.executor_target}; {http}"
                 f"data and logs in {where}; Ctrl-C stops it; suggestions by {printable(stack.writer)}"
             )
+            if stack.gateway:
+                typer.echo(f"page: {_page(stack, stack.gateway.url, project)}")
             stack.supervise(lambda line: typer.echo(printable(line), err=True))
     except StackError as error:
         _fail(error)
@@ -126,7 +144,7 @@ def token(
             "SERVICE is what the services call each other as."
         ),
     ],
-    user: Annotated[str, typer.Option(metavar="U", help="The user's id, as runs will show it.")] = "local-user",
+    user: Annotated[str, typer.Option(metavar="U", help="The user's id, as runs will show it.")] = LOCAL_USER,
     hours: Annotated[
         float,
         typer.Option(
@@ -169,11 +187,7 @@ def token(
     elif project is None:
         raise typer.BadParameter(f"{role.value} is a role in a project: name it", param_hint="'--project'")
     for name, text in (("--project", project), ("--user", user)):
-        text.encode()
-        if not text.strip():
-            raise typer.BadParameter("it is empty", param_hint=f"'{name}'")
-        if has_control_characters(text):
-            _fail(StackError(f"{name} has a control character, which no id may have: {printable(text)}"))
+        _check_name(name, text)
     _check_lifetime(hours)
     try:
         secrets = _secrets_with(secret) if secret else DataDir(data_dir or default_data_dir()).secrets()
@@ -183,6 +197,27 @@ def token(
     typer.echo(
         secrets.token({project: role.value}, user=user, lifetime=lifetime, audience=audience, issuer=issuer),
     )
+
+
+def _page(stack: "Stack", url: str, project: str | None) -> str:
+    """Return the page's address with a token in its fragment, which no browser sends; without one where a file or a log
+    of others' would keep it."""
+    place = f"{url}/{'?' + urlencode({'project': project}) if project else ''}"
+    if stack.options.auth == "disabled":
+        return place
+    if not sys.stdout.isatty():
+        return f"{place} (it asks for a token: `playbook-runs token`)"
+    token = stack.secrets.token({project or "*": Role.OWNER.value}, user=LOCAL_USER, lifetime=PAGE_LIFETIME)
+    return f"{place}#token={token}"
+
+
+def _check_name(option: str, name: str) -> None:
+    """Refuse what can be no id."""
+    name.encode()  # raises UnicodeEncodeError
+    if not name.strip():
+        raise typer.BadParameter("it is empty", param_hint=f"'{option}'")
+    if has_control_characters(name):
+        _fail(StackError(f"{option} has a control character, which no id may have: {printable(name)}"))
 
 
 def _check_lifetime(hours: float) -> None:

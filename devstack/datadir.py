@@ -23,6 +23,11 @@ def default_data_dir() -> Path:
     return (base if base.is_absolute() else Path.home() / ".local" / "share") / "playbook-runs"
 
 
+def default_demo_dir() -> Path:
+    """Return where the stack of `playbook-runs demo` lives by default."""
+    return default_data_dir().with_name("playbook-runs-demo")
+
+
 def _random() -> str:
     return secrets.token_urlsafe(32)
 
@@ -117,6 +122,20 @@ class DataDir:
         except OSError as error:
             raise StackError(f"{self.path} cannot be used: {error.strerror}; choose another with --data-dir") from error
         return lock
+
+    def has_stack(self) -> bool:
+        """Say whether a stack was ever started in it."""
+        return self._secrets.exists()
+
+    def delete(self) -> None:
+        """Delete the folder with everything in it. Raises StackError if a stack runs in it, or it cannot be written."""
+        lock = self.occupy()
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise StackError(f"{self.path} cannot be deleted: {error.strerror}") from error
+        finally:
+            lock.release()
 
     def _put_logs_aside(self) -> None:
         logs = list(self._logs.glob("*.log"))

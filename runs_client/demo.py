@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import shlex
+import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,10 +36,11 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "shop-catalog.csv"
 PROJECT = "demo-shop"
 
 
-def run_demo(catalog_file: Path) -> None:
+def run_demo(catalog_file: Path, data_dir: Path | None) -> None:
     """Improve a catalog on a stack of its own, and write the result into the working directory as a new file.
 
-    Raises CatalogFileError for a file that is no catalog, CommandError when anything else goes wrong.
+    The stack's data stays in `data_dir`, which must have none yet; None: in the default folder, made anew. Raises
+    CatalogFileError for a file that is no catalog, CommandError when anything else goes wrong.
     """
     started = time.monotonic()
     catalog = Catalog.read(catalog_file)
@@ -51,7 +53,8 @@ def run_demo(catalog_file: Path) -> None:
     for cut in cuts:
         warn(f"{catalog_file.name}: {cut}")
     say(f"{catalog_file.name}: {len(catalog.products)} products in {len(catalog.rows) - 1} rows")
-    with _stack() as stack:
+    with _stack(data_dir) as stack:
+        data_dir = stack.data_dir.path
         say(f"PostgreSQL, Valkey and both services are up after {time.monotonic() - started:.1f} s")
         improvement = asyncio.run(_improve(products, stack, out))
     improved, changed = fill_in(catalog, improvement.products)
@@ -65,6 +68,7 @@ def run_demo(catalog_file: Path) -> None:
     if improvement.models:
         say(f"  {written_by(improvement.models)}")
     say(f"{destination} is ready to be imported into the shop")
+    say(f"in a browser: {shlex.join([_program(), 'up', '--data-dir', str(data_dir), '--project', PROJECT])}")
 
 
 class Improvement:
@@ -131,17 +135,27 @@ async def _improve(products: list[CatalogProduct], stack: "Stack", out: Console)
         raise CommandError(f"the demo's own stack failed: {error.message}") from error
 
 
+def _program() -> str:
+    """Return what calls this program."""
+    return "playbook-runs" if shutil.which("playbook-runs") else sys.argv[0]
+
+
 @contextmanager
-def _stack() -> Iterator["Stack"]:
-    """Enter a stack in a temporary folder; a termination signal leaves it in order."""
+def _stack(data_dir: Path | None) -> Iterator["Stack"]:
+    """Enter a new stack in a folder; a termination signal leaves it in order."""
+    from devstack.datadir import DataDir, default_demo_dir
     from devstack.errors import StackError
     from devstack.stack import Stack, StackOptions
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="playbook-runs-demo-") as folder:
-        try:
-            options = StackOptions(data_dir=Path(folder), durable=False, executor_env={"DEFAULT_PLAN": "BUSINESS"})
-            with Stack(options) as stack:
-                yield stack
-        except StackError as error:
-            raise CommandError(str(error)) from error
+    folder = DataDir(data_dir or default_demo_dir())
+    try:
+        if data_dir is None:
+            folder.delete()
+        elif folder.has_stack():
+            raise CommandError(f"{folder.path} has a stack already: the demo needs a folder of its own")
+        options = StackOptions(data_dir=folder.path, durable=False, executor_env={"DEFAULT_PLAN": "BUSINESS"})
+        with Stack(options) as stack:
+            yield stack
+    except StackError as error:
+        raise CommandError(str(error)) from error

@@ -652,8 +652,13 @@ class TestCLI_001_Up:
 class TestCLI_001_Demo:
     def test_it_improves_the_example_shop(self, new_cli: NewCli, tmp_path: Path) -> None:
         (tmp_path / "improved-shop-catalog.csv").write_text("precious")
-        printed = new_cli(tmp_path).ok("demo")
+        kept = tmp_path / "home/playbook-runs-demo"
+        kept.mkdir(parents=True)
+        (kept / "secrets.json").write_text("of an earlier demo, which goes")
+        cli = new_cli(tmp_path)
+        printed = cli.ok("demo")
         assert sorted(file.name for file in tmp_path.iterdir()) == [
+            "home",
             "improved-shop-catalog-2.csv",
             "improved-shop-catalog.csv",
         ]
@@ -674,3 +679,18 @@ class TestCLI_001_Demo:
             "improved-shop-catalog-2.csv",
         ):
             assert words in printed
+
+        *_, last = printed.splitlines()
+        program, *arguments = shlex.split(last.removeprefix("in a browser: "))
+        assert Path(program).name == "playbook-runs"
+        assert arguments == ["up", "--data-dir", str(kept), "--project", "demo-shop"]
+        with Stack(StackOptions(data_dir=kept, durable=False)):
+            runs = cli.json("list", "--project", "demo-shop", "--data-dir", kept)
+            assert f"a stack is running in {kept} already" in cli("demo").stderr
+        assert [run["status"] for run in runs] == ["SUCCEEDED"] * 6
+
+        again = cli("demo", "--data-dir", kept)
+        assert (again.returncode, again.stderr) == (
+            1,
+            f"error: {kept} has a stack already: the demo needs a folder of its own\n",
+        )

@@ -2,14 +2,18 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
+import jwt
 import psutil
 import pytest
 
@@ -28,15 +32,15 @@ OPENAI = {
 
 
 class Up:
-    """A running `playbook-runs up` in `folder`."""
+    """A running `playbook-runs up` in `folder`; `terminal`: it writes to one."""
 
-    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None, terminal: bool = False) -> None:
         self.arguments = [*COMMAND, "--data-dir", str(folder), *options]
-        self.process = subprocess.Popen(
-            self.arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-        )
-        assert self.process.stdout is not None
-        self.ready_line = self.process.stdout.readline()
+        ours, theirs = pty.openpty() if terminal else os.pipe()
+        self.process = subprocess.Popen(self.arguments, stdout=theirs, stderr=subprocess.PIPE, text=True, env=env)
+        os.close(theirs)
+        self.output = open(ours)  # noqa: SIM115  # `up` closes it
+        self.ready_line = self.output.readline()
         self.pids = [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
 
     def end(self, name: signal.Signals) -> int:
@@ -54,6 +58,12 @@ class Up:
         wait_until(lambda: bool(found()), "an executor")
         found()[0].kill()
 
+    def page(self) -> str:
+        """Return the address of the page, which is the line after the first."""
+        name, _, address = self.output.readline().rstrip().partition(": ")
+        assert name == "page"
+        return address
+
     def error_line(self) -> str:
         """Return the next line that it writes to stderr."""
         assert self.process.stderr is not None
@@ -65,14 +75,15 @@ class Up:
 
 
 @contextmanager
-def up(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Up]:
-    running = Up(folder, *options, env=env)
+def up(folder: Path, *options: str, env: dict[str, str] | None = None, terminal: bool = False) -> Iterator[Up]:
+    running = Up(folder, *options, env=env, terminal=terminal)
     try:
         assert "ready" in running.ready_line, running.errors()
         yield running
     finally:
         running.process.kill()
         running.process.communicate()
+        running.output.close()
 
 
 @pytest.fixture
@@ -84,10 +95,15 @@ def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path,
     runs, executor, _ = (f"{HOST}:{port}" for port in ports)
     options = ("--runs-port", ports[0], "--executor-port", ports[1], "--http-port", ports[2])
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "OPENAI_"))}
-    with up(tmp_path, *options, env=clean) as first:
+    with up(tmp_path, *options, "--project", "my shop", env=clean, terminal=True) as first:
         assert f"HTTP at http://{HOST}:{ports[2]};" in first.ready_line
         with urllib.request.urlopen(f"http://{HOST}:{ports[2]}/readyz", timeout=5) as answer:
             assert json.load(answer)["status"] == "ready"
+        page = first.page()
+        assert page.startswith(f"http://{HOST}:{ports[2]}/?project=my+shop#token=")
+        assert [runs_seen(page, project) for project in ("my%20shop", "another")] == [200, 403]
+        claims = jwt.decode(page.partition("#token=")[2], options={"verify_signature": False})
+        assert claims["exp"] - claims["iat"] == 12 * 3600
         assert runs in first.ready_line
         assert executor in first.ready_line
         assert "suggestions by the offline template writer; set OPENAI_API_KEY" in first.ready_line
@@ -114,12 +130,27 @@ def test_is_ready_when_both_serve_and_stops_everything_on_ctrl_c(tmp_path: Path,
     assert DataDir(tmp_path).info() is None
 
 
+def runs_seen(address: str, project: str) -> int:
+    """The status of a list of a project's runs, asked for with the token in the page's address."""
+    page, _, token = address.partition("#token=")
+    path = f"/api/projects/{project}/automation-playbooks/runs"
+    request = urllib.request.Request(urljoin(page, path), headers={"authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
 def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
     stack_folder: Callable[[], Path], ports: list[str]
 ) -> None:
     folder = stack_folder()
-    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-http", "--no-broker", "--auth", "disabled")
+    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--http-port", ports[2], "--no-broker")
     with up(folder, *options, env=os.environ | OPENAI) as killed:
+        # What is written to a file or a log has no token.
+        assert killed.page() == f"http://{HOST}:{ports[2]}/ (it asks for a token: `playbook-runs token`)"
         assert "suggestions by OpenAI's model m-1 at 127.0.0.1" in killed.ready_line
         assert "sk-" not in killed.ready_line
         assert "secret" not in killed.ready_line
@@ -127,7 +158,8 @@ def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
         assert DataDir(folder).info() is None
         if sys.platform == "linux":
             wait_until_gone(killed.pids)
-    with up(folder, *options) as again:
+    with up(folder, *options, "--auth", "disabled", terminal=True) as again:
+        assert again.page() == f"http://{HOST}:{ports[2]}/"
         earlier = DataDir(folder).earlier_logs(1)
         assert "serving at" in (earlier / "executor-service.log").read_text()
         again.kill_executor()
