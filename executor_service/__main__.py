@@ -21,6 +21,8 @@ VARIABLES = """\
   EXECUTOR_CONCURRENCY      runs at once in this process (16)
   EXECUTOR_LEASE_SECONDS    time after which the runs of a dead process are taken over (15)
   EXECUTOR_GRACE_SECONDS    time that running work gets to end at a stop; then it is handed back (5)
+  EXECUTOR_RETENTION_DAYS   days that executions are kept with their items (from the creation of their run), suggestions
+                            after their last use, and drafts after their expiry; 0: for ever (90)
   BROKER_URL                redis://, rediss:// (verified; ?ssl_ca_certs=FILE), sentinel://HOST:26379/0?master_name=NAME,
                             amqp://, amqps:// or another Kombu URL; unset: runs come by ExecuteRun only
   ENABLE_QUEUE_PROCESSORS   false: nothing is consumed or published, with or without BROKER_URL (true)

@@ -26,6 +26,7 @@ from executor_service.execution.slots import Slots
 from executor_service.execution.types import Work
 from executor_service.permissions import PERMISSIONS
 from executor_service.queries import Queries
+from executor_service.retention import ExecutorRetention
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import LEASE_CONNECTIONS, ExecutorDatabaseSettings, ExecutorSettings
 from executor_service.work.affected import AffectedLookup
@@ -169,7 +170,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         )
 
         # Started in this order, stopped in the reverse one.
-        sweepers = DeadlineSweeper(cancellation), OutboxSweeper(lease_database, publisher)
+        retention = ExecutorRetention(callers, clock, kept=settings.retention)
+        sweepers = DeadlineSweeper(cancellation), OutboxSweeper(lease_database, publisher), retention
         await stack.enter_async_context(running(publisher.marks, publisher, *sweepers))
         await stack.enter_async_context(running(Heartbeat(leases), affected, outcomes, claimer))
         await server.start()

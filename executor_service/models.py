@@ -119,6 +119,7 @@ drafts = sa.Table(
     sa.CheckConstraint(f"status IN {DRAFT_STATUSES}", name="drafts_status"),
     sa.UniqueConstraint("project_id", "playbook_id", "scope_id", "rules_hash", name="drafts_key"),
     sa.Index("drafts_latest", "project_id", "playbook_id", "updated_at"),
+    sa.Index("drafts_by_expiry", "expires_at"),
 )
 
 # Items are written in the transaction that writes their draft or execution; a foreign key would only cost a look-up
@@ -164,4 +165,6 @@ suggestions = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("created_at", _time(), nullable=False, server_default=sa.func.now()),
+    sa.Column("used_at", _time(), nullable=False, server_default=sa.func.now()),  # by a run, to within a day
+    sa.Index("suggestions_by_use", "used_at"),
 )

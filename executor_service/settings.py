@@ -1,5 +1,6 @@
 """The settings of executor_service."""
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
@@ -32,6 +33,10 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     # Seconds that running work gets to end at SIGTERM; then its lease is handed back.
     executor_grace_seconds: float = Field(default=5.0, ge=0, le=600)
 
+    # Days that executions are kept with their items, suggestions after their last use, drafts after their expiry;
+    # 0: for ever.
+    executor_retention_days: int = Field(default=90, ge=0, le=36_500)
+
     default_plan: Plan = Plan.FREE  # of projects that their owners create
 
     ai_provider: Literal["openai", "offline"] | None = None
@@ -41,6 +46,11 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     ai_concurrency: int = Field(default=16, ge=1, le=1000)  # requests at once in this process
     ai_batch_size: int = Field(default=10, ge=1, le=100)  # products a request
     ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)  # a request
+
+    @property
+    def retention(self) -> timedelta | None:
+        """How long what runs left behind is kept; None: for ever."""
+        return timedelta(days=self.executor_retention_days) if self.executor_retention_days else None
 
     @property
     def caller_connections(self) -> int:

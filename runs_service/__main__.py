@@ -19,6 +19,9 @@ VARIABLES = """\
   RUNS_WORKERS              processes at RUNS_LISTEN, for machines with more cores (1)
   RUNS_DATABASE_POOL_SIZE   connections to PostgreSQL of each process (8)
   RUNS_RECONCILE_SECONDS    silence after which the executor is asked about a run (5)
+  RUNS_RETENTION_DAYS       days that ended runs are kept with their history, from their creation; 0: for ever (90)
+  RUNS_RETENTION_DAYS_SUCCEEDED, _FAILED, _STALE, _CANCELLED
+                            the same for runs of one status, where it differs
   EXECUTOR_TARGET           HOST:PORT of executor-service (127.0.0.1:50052)
   TLS_CA_FILE               CA certificates for calls to executor-service; unset: TLS_CLIENT_CA_FILE,
                             else our own certificate

@@ -20,6 +20,7 @@ from runs_service.executor_client import ExecutorClient
 from runs_service.permissions import PERMISSIONS
 from runs_service.queries import RunQueries
 from runs_service.request_rules import RULES
+from runs_service.retention import RunRetention
 from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
 from runs_service.settings import RunsDatabaseSettings, RunsSettings
@@ -133,6 +134,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             DeadlineKeeper(store, executor, events, canceller, interval=interval),
             OutboxSweeper(store, dispatcher, interval=interval),
             Reconciler(store, executor, events, dispatcher, interval=interval),
+            RunRetention(store, clock, kept=settings.retention),
         ]
         streams = RunStream(queries, watchers), ProjectStream(store, project_watchers)
         servicer = RunsServicer(runs, queries, *streams, executor, broker=parts.get("broker", ()))

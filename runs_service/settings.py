@@ -1,9 +1,16 @@
 """The settings of runs_service."""
 
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated
+
 from pydantic import AliasChoices, Field
 
 from servicekit.config.addresses import Address, DatabaseUrl
 from servicekit.config.settings import DatabaseSettings, ServiceSettings
+
+# Days that ended runs are kept; 0: for ever.
+Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
 class RunsDatabaseSettings(DatabaseSettings):
@@ -30,3 +37,22 @@ class RunsSettings(ServiceSettings, RunsDatabaseSettings):
     # Seconds of silence after which the executor is asked about a run.
     runs_reconcile_seconds: float = Field(default=5.0, gt=0, le=3600)
     runs_database_pool_size: int = Field(default=8, ge=2, le=100)
+
+    runs_retention_days: Days = 90
+    # The same for runs of one status, where it differs.
+    runs_retention_days_succeeded: Days | None = None
+    runs_retention_days_failed: Days | None = None
+    runs_retention_days_stale: Days | None = None
+    runs_retention_days_cancelled: Days | None = None
+
+    @property
+    def retention(self) -> Mapping[str, timedelta]:
+        """How long runs are kept after their creation, by status; without those that are kept for ever."""
+        stated = {
+            "SUCCEEDED": self.runs_retention_days_succeeded,
+            "FAILED": self.runs_retention_days_failed,
+            "STALE": self.runs_retention_days_stale,
+            "CANCELLED": self.runs_retention_days_cancelled,
+        }
+        days = {status: self.runs_retention_days if own is None else own for status, own in stated.items()}
+        return {status: timedelta(days=number) for status, number in days.items() if number}

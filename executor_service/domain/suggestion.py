@@ -11,6 +11,7 @@ class SuggestionCandidate(NamedTuple):
     stored: str | None
     title: str  # empty when there is a stored suggestion, like the description
     description: str
+    use_is_due: bool = False  # that the stored suggestion is used is to be noted
 
 
 class Suggestion(NamedTuple):

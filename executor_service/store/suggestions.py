@@ -23,11 +23,13 @@ _FINGERPRINT = """sha256(convert_to(CAST(jsonb_build_array(
 # LIMIT 1 makes it one step into the index for each product. As a plain join, planned while there were few suggestions,
 # it went through all of the project's for each.
 _STORED = """LEFT JOIN LATERAL (
-  SELECT text FROM executor.suggestions
+  SELECT text, used_at FROM executor.suggestions
   WHERE project_id = %(project_id)s AND fingerprint = p.fingerprint LIMIT 1
 ) s ON true"""
 
 _PRODUCT = "id, title, description"
+NOTED_EVERY = "1 day"  # the use of a suggestion: more often would only make writes
+NOTED_TOGETHER = 1_000  # uses, with one statement
 
 
 def _candidates(products: str) -> str:
@@ -35,7 +37,8 @@ def _candidates(products: str) -> str:
     return f"""
 SELECT p.id, p.fingerprint, s.text,
        CASE WHEN s.text IS NULL THEN p.title ELSE '' END AS title,
-       CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description, p.more
+       CASE WHEN s.text IS NULL THEN p.description ELSE '' END AS description,
+       coalesce(s.used_at < now() - interval '{NOTED_EVERY}', false) AS use_is_due, p.more
 FROM (SELECT p.*, {_FINGERPRINT} AS fingerprint FROM ({products}) p OFFSET 0) p
 {_STORED}
 ORDER BY p.id"""
@@ -96,6 +99,22 @@ class Suggestions:
         parameters = _parameters(project_id, playbook, model, prompt_version)
         count: int = (await self._querier.fetch_one(self._MISSING[playbook.field], parameters)).missing
         return count
+
+    _NOTE_USE = """
+    WITH used AS MATERIALIZED (
+      SELECT fingerprint FROM executor.suggestions
+      WHERE project_id = %(project_id)s AND fingerprint = ANY(CAST(%(fingerprints)b AS bytea[]))
+      ORDER BY fingerprint FOR UPDATE SKIP LOCKED
+    )
+    UPDATE executor.suggestions SET used_at = now()
+    WHERE project_id = %(project_id)s AND fingerprint IN (SELECT fingerprint FROM used)"""
+
+    async def note_use(self, project_id: str, candidates: Sequence[SuggestionCandidate]) -> None:
+        """Note that a run uses the suggestions that are stored for `candidates`, where that is due."""
+        due = [candidate.fingerprint for candidate in candidates if candidate.use_is_due]
+        for start in range(0, len(due), NOTED_TOGETHER):
+            parameters = {"project_id": project_id, "fingerprints": due[start : start + NOTED_TOGETHER]}
+            await self._querier.execute(self._NOTE_USE, parameters)
 
     # In the order of the fingerprints, so that two runs that got the same suggestions cannot deadlock.
     _RECORD = f"""

@@ -83,12 +83,15 @@ class Generate:
         depends = {"model": self._provider.model, "prompt_version": self._provider.prompt_version}
         if job.run_type is RunType.PREVIEW_GENERATE:
             limit = job.sample_size
-            return await suggestions.sample(job.project_id, job.playbook, **depends, limit=limit)
+            sample = await suggestions.sample(job.project_id, job.playbook, **depends, limit=limit)
+            await suggestions.note_use(job.project_id, sample)
+            return sample
         candidates: list[SuggestionCandidate] = []
         more = True
         while more:
             after = candidates[-1].product_id if candidates else ""
             page = await suggestions.page(job.project_id, job.playbook, **depends, after=after, limit=MAX_LIMIT)
+            await suggestions.note_use(job.project_id, page.rows)
             candidates += page.rows
             more = page.more
         return candidates

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
@@ -13,6 +14,13 @@ from runs_service.store.records import Changed
 from runs_service.store.version_cache import Version, VersionCache
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Connection, Database
+
+
+class Followed(NamedTuple):
+    """What came after positions in the histories of runs, and the ids of the runs that were deleted."""
+
+    changes: list[Run]
+    deleted: list[str]
 
 
 @dataclass(frozen=True)
@@ -154,22 +162,28 @@ class History:
     # Reading
 
     _AFTER = """
-    SELECT change.run
+    SELECT CAST(watched.run_id AS text) AS run_id, change.run
     FROM unnest(CAST(%(ids)b AS uuid[]), CAST(%(afters)b AS bigint[])) AS watched (run_id, after)
-    CROSS JOIN LATERAL (
+    LEFT JOIN LATERAL (
         SELECT run_id, sequence, run FROM runs.run_events
         WHERE run_id = watched.run_id AND sequence > watched.after
         ORDER BY sequence LIMIT %(limit)s
-    ) AS change
+    ) AS change ON true
+    WHERE change.run IS NOT NULL OR NOT EXISTS (SELECT FROM runs.runs WHERE id = watched.run_id)
     ORDER BY change.run_id, change.sequence"""
 
-    async def after(self, positions: Mapping[str, int], *, limit: int) -> list[Run]:
-        """Return, for each run id, what came after the sequence given with it: by run, in order of sequence.
+    async def after(self, positions: Mapping[str, int], *, limit: int) -> Followed:
+        """Return, for each run id, what came after the sequence given with it: by run, in order of sequence; and which
+        of the runs are not there any more.
 
         At most `limit` changes a run.
         """
         parameters = {"ids": list(positions), "afters": list(positions.values()), "limit": limit}
-        return [Run.FromString(row.run) for row in await self._database.fetch_all(self._AFTER, parameters)]
+        found = await self._database.fetch_all(self._AFTER, parameters)
+        return Followed(
+            [Run.FromString(row.run) for row in found if row.run is not None],
+            [row.run_id for row in found if row.run is None],
+        )
 
     _OLDEST = "SELECT min(sequence) AS sequence FROM runs.run_events WHERE run_id = CAST(%(id)s AS uuid)"
 

@@ -8,6 +8,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service.messages import NewRun
 from runs_service.store.calls import Calls
 from runs_service.store.changes import Changes
+from runs_service.store.deletions import Deletions
 from runs_service.store.history import History
 from runs_service.store.outbox import Outbox
 from runs_service.store.records import Filters, Stored
@@ -33,6 +34,7 @@ class RunStore:
         self.changes = Changes(database)
         self.outbox = Outbox(database, reconcile_after=reconcile_after)
         self.stops = Stops(database)
+        self.deletions = Deletions(database)
 
     async def create(self, wanted: Sequence[NewRun]) -> list[Stored]:
         """Insert those of `wanted` that are new, and return, in order, the run that each of them led to.

@@ -15,7 +15,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service.store import History
 from runs_service.watching.subscription import BUFFER, Subscription
 from servicekit.background.tasks import Worker
-from servicekit.errors import ServiceError
+from servicekit.errors import Reason, ServiceError
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +121,22 @@ class Watchers(Worker):
         if not positions:
             return
         try:
-            changes = await self._history.after(positions, limit=BUFFER)
+            changes, deleted = await self._history.after(positions, limit=BUFFER)
         except ServiceError as error:
             logger.warning("watchers wait: %s", error)
             return
         for change in changes:
             for subscription in self._subscriptions.get(change.id, ()):
                 subscription.deliver(change)
+        for run_id in deleted:
+            for subscription in self._subscriptions.get(run_id, ()):
+                subscription.end(_deleted(run_id))
         for run_id, count in Counter(change.id for change in changes).items():
             if count == BUFFER:
                 self.wake(run_id)  # there may be more
+
+
+def _deleted(run_id: str) -> ServiceError:
+    return ServiceError(
+        Reason.RUN_NOT_FOUND, f"run {run_id} was deleted while it was watched", metadata={"run_id": run_id}
+    )

@@ -78,6 +78,8 @@ class RunStream:
                 try:
                     run = await subscription.next()
                 except ServiceError as error:
+                    if error.reason is not Reason.SHUTTING_DOWN:
+                        raise
                     raise _left_early(run, error) from error
         return run
 

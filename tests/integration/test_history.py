@@ -56,7 +56,7 @@ async def test_progress_on_top_of_progress_that_another_process_noted_loses_noth
     await other.apply(event(run_id, 2, Run.RUNNING, completed=5))
     (after,) = await replica.apply(event(run_id, 3, Run.RUNNING, completed=7))
     assert (after.sequence, after.progress.completed) == (4, 7)
-    history = await replica.history.after({run_id: 0}, limit=10)
+    history, _ = await replica.history.after({run_id: 0}, limit=10)
     assert [(run.sequence, run.progress.completed) for run in history] == [(1, 0), (2, 0), (3, 5), (4, 7)]
 
 

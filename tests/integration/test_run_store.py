@@ -154,7 +154,7 @@ async def test_concurrent_appliers_leave_a_history_without_gaps(
     batches = [events[n : n + 6] for n in range(0, len(events), 6)]
     async with asyncio.timeout(20):
         await asyncio.gather(*((store, other)[n % 2].history.apply_events(b, NOW) for n, b in enumerate(batches)))
-    history = await store.history.after(dict.fromkeys(ids, 0), limit=1000)
+    history = (await store.history.after(dict.fromkeys(ids, 0), limit=1000)).changes
     for run_id in ids:
         steps = [step for step in history if step.id == run_id]
         assert [step.sequence for step in steps] == list(range(1, len(steps) + 1))
@@ -188,7 +188,7 @@ async def test_events_of_one_batch_apply_in_order(store: RunStore) -> None:
         event(run.id, 3, Run.SUCCEEDED, completed=100),
     )
     assert after.sequence == 4
-    assert [run.sequence for run in await store.history.after({run.id: 1}, limit=2)] == [2, 3]
+    assert [run.sequence for run in (await store.history.after({run.id: 1}, limit=2)).changes] == [2, 3]
 
 
 async def test_a_change_that_fails_leaves_nothing_behind(store: RunStore, runs_database: Database) -> None:
@@ -344,7 +344,7 @@ async def test_changes_after_starts_where_each_reader_is(store: RunStore) -> Non
     one, two = await created(store, idempotency_key="1"), await created(store, idempotency_key="2")
     for number in range(1, 5):
         await apply(store, *(event(run.id, number, Run.RUNNING, completed=number) for run in (one, two)))
-    found = await store.history.after({one.id: 3, two.id: 0, new_run().run.id: 0}, limit=2)
+    found, _ = await store.history.after({one.id: 3, two.id: 0, new_run().run.id: 0}, limit=2)
     assert sorted((run.id, run.sequence) for run in found) == sorted(
         [(one.id, 4), (one.id, 5), (two.id, 1), (two.id, 2)]
     )
@@ -404,7 +404,7 @@ async def test_a_change_after_another_process_changed_the_run_loses_nothing(stor
     await apply(other, event(run.id, 1, Run.RUNNING))
     (after,) = await apply(store, event(run.id, 2, Run.RUNNING, completed=7))
     assert (after.sequence, after.progress.completed) == (3, 7)
-    history = await store.history.after({run.id: 0}, limit=10)
+    history, _ = await store.history.after({run.id: 0}, limit=10)
     assert [change.sequence for change in history] == [1, 2, 3]
 
 

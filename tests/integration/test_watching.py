@@ -11,6 +11,7 @@ from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
 
 from runs_service.queries import RunQueries
 from runs_service.store import History, RunStore
+from runs_service.store.history import Followed
 from runs_service.store.version_cache import VersionCache
 from runs_service.watching.hub import POLL, Watchers
 from runs_service.watching.stream import RunStream
@@ -202,7 +203,7 @@ class SlowHistory(History):
         self.asked_for: set[str] = set()
         self.let = asyncio.Event()
 
-    async def after(self, positions: Mapping[str, int], *, limit: int) -> list[Run]:
+    async def after(self, positions: Mapping[str, int], *, limit: int) -> Followed:
         found = await super().after(positions, limit=limit)
         self.asked_for |= positions.keys()
         self.asked.set()

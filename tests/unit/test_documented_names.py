@@ -15,6 +15,7 @@ from servicekit.config.settings import ListenerSettings
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "docs/architecture.md",
+    "docs/operations.md",
     "docs/performance.md",
     "docs/reliability.md",
     "docs/security.md",

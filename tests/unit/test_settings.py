@@ -110,6 +110,8 @@ def test_switched_off_queue_processors_mean_inline(monkeypatch: pytest.MonkeyPat
         ("RUNS_RECONCILE_SECONDS", "0", "greater than 0"),
         ("RUNS_RECONCILE_SECONDS", "often", "number"),
         ("RUNS_DATABASE_POOL_SIZE", "1", "2 or more"),
+        ("RUNS_RETENTION_DAYS", "-1", "0 or more"),
+        ("RUNS_RETENTION_DAYS_FAILED", "1.5", "whole number"),
         ("AUTH_MODE", "none", "'jwt' or 'disabled'"),
         ("AUTH_JWT_SECRET", "short", "32"),
         ("AUTH_JWT_SECRET", f"{SECRET},hidden-password", "secret 2 of 2 is too short: 32 characters or more"),

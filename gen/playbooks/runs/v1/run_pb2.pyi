@@ -165,7 +165,7 @@ class Run(_message.Message):
     sequence: _builtins.int
     """Number of this change of the run: 1 as created, then without gaps."""
     retry_of: _builtins.str
-    """The run that this one retries (RetryRun); else empty."""
+    """The run that this one retries (RetryRun); else empty. That one may have been deleted: GetRun does not find it then."""
     @_builtins.property
     def meta(self) -> Global___RunMeta:
         """Options and rules."""

@@ -1,0 +1,90 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""Deleting what runs left behind. Rows that are locked are in use, and are left for the next time."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from servicekit.ids import first_uuid7
+from servicekit.postgres.database import Querier
+
+FIRST_ID = UUID(int=0)
+BATCH = 500  # executions
+SUGGESTIONS = 2_000  # in one statement
+
+# One process at a time has the turn; another one finds nothing to do.
+_TURN = """turn AS MATERIALIZED (
+      SELECT pg_try_advisory_xact_lock(hashtextextended('playbook-runs: retention of the executor', 0)) AS is_ours
+    )"""
+
+
+class Deleted(NamedTuple):
+    """How many executions a statement deleted, and the last run that it looked at; None: there are no more."""
+
+    executions: int
+    last: UUID | None
+
+
+class Deletions:
+    """Deletes, a batch with each statement. Takes where statements run: the database, or a connection."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._querier = querier
+
+    # The ids of runs are in the order of their creation, so the primary key finds the oldest.
+    _EXPIRED_EXECUTIONS = f"""
+    WITH {_TURN}, page AS MATERIALIZED (
+      SELECT run_id FROM executor.executions
+      WHERE (SELECT is_ours FROM turn) AND run_id > %(after)s AND run_id < CAST(%(end)s AS uuid)
+      ORDER BY run_id LIMIT %(limit)s
+    ), due AS MATERIALIZED (
+      SELECT run_id FROM executor.executions
+      WHERE run_id IN (SELECT run_id FROM page) AND created_at < %(before)s
+        AND status NOT IN ('QUEUED', 'RUNNING') AND published_number >= event_number
+      ORDER BY run_id FOR UPDATE SKIP LOCKED
+    ), items AS (
+      DELETE FROM executor.run_item_blocks WHERE run_id IN (SELECT run_id FROM due)
+    ), gone AS (
+      DELETE FROM executor.executions WHERE run_id IN (SELECT run_id FROM due) RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM gone) AS executions, (SELECT count(*) FROM page) AS looked_at,
+           (SELECT run_id FROM page ORDER BY run_id DESC LIMIT 1) AS last"""
+
+    async def expired_executions(self, before: datetime, *, after: UUID = FIRST_ID, limit: int = BATCH) -> Deleted:
+        """Delete, of the first `limit` executions from the one after `after`, by id, those of runs that were created
+        before that time, with their items.
+
+        Those that have not ended, or whose last event is not published, stay.
+        """
+        parameters = {"before": before, "end": first_uuid7(before), "after": after, "limit": limit}
+        row = await self._querier.fetch_one(self._EXPIRED_EXECUTIONS, parameters)
+        return Deleted(row.executions, row.last if row.looked_at == limit else None)
+
+    # A run that writes the draft anew meanwhile has its row locked, or waits here and then writes another one.
+    _EXPIRED_DRAFT = f"""
+    WITH {_TURN}, due AS MATERIALIZED (
+      SELECT id FROM executor.drafts
+      WHERE (SELECT is_ours FROM turn) AND expires_at < %(before)s
+      ORDER BY expires_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), items AS (
+      DELETE FROM executor.draft_items WHERE draft_id IN (SELECT id FROM due)
+    )
+    DELETE FROM executor.drafts WHERE id IN (SELECT id FROM due)"""
+
+    async def expired_draft(self, before: datetime) -> int:
+        """Delete one draft that expired before that time, with its items: up to hundreds of thousands. Return how many
+        drafts that was: 0 or 1."""
+        return await self._querier.execute(self._EXPIRED_DRAFT, {"before": before})
+
+    _UNUSED_SUGGESTIONS = f"""
+    WITH {_TURN}, due AS MATERIALIZED (
+      SELECT project_id, fingerprint FROM executor.suggestions
+      WHERE (SELECT is_ours FROM turn) AND used_at < %(before)s
+      ORDER BY used_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM executor.suggestions AS stored USING due
+    WHERE stored.project_id = due.project_id AND stored.fingerprint = due.fingerprint"""
+
+    async def unused_suggestions(self, before: datetime, *, limit: int = SUGGESTIONS) -> int:
+        """Delete up to `limit` suggestions that no run has used since that time; return how many."""
+        return await self._querier.execute(self._UNUSED_SUGGESTIONS, {"before": before, "limit": limit})

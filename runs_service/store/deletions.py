@@ -1,0 +1,75 @@
+# ruff: noqa: S608 - statements are put together from constants only
+"""Deleting runs, with their history and the calls that led to them.
+
+A run that is locked is being changed, and is left for the next time: nobody waits for a deletion.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from runs_service.predicates import ACTIVE
+from runs_service.store.stops import FIRST_ID
+from servicekit.ids import first_uuid7
+from servicekit.postgres.database import Database
+
+BATCH = 500  # runs; some thousand rows, deleted within a tenth of a second
+
+
+class Deleted(NamedTuple):
+    """What a statement deleted, and the id of the last run that it looked at; None: there are no more."""
+
+    runs: int
+    changes: int
+    last: str | None
+
+
+# `due` has the ids to delete. The foreign keys would delete history and calls run by run, and count nothing.
+_DELETE = """, calls AS (
+        DELETE FROM runs.calls USING due WHERE calls.run_id = due.id
+    ), history AS (
+        DELETE FROM runs.run_events USING due WHERE run_events.run_id = due.id RETURNING 1
+    ), gone AS (
+        DELETE FROM runs.runs USING due WHERE runs.id = due.id RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM gone) AS runs, (SELECT count(*) FROM history) AS changes"""
+
+
+class Deletions:
+    """Deletes runs that have ended, a batch with each statement."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Ids are in the order of creation, so the primary key finds the oldest runs. One process at a time has the turn;
+    # another one finds nothing to do.
+    _EXPIRED = f"""
+    WITH turn AS MATERIALIZED (
+        SELECT pg_try_advisory_xact_lock(hashtextextended('playbook-runs: retention of runs', 0)) AS is_ours
+    ), page AS MATERIALIZED (
+        SELECT id FROM runs.runs
+        WHERE (SELECT is_ours FROM turn) AND id > CAST(%(after)s AS uuid) AND id < CAST(%(end)s AS uuid)
+        ORDER BY id LIMIT %(limit)s
+    ), due AS MATERIALIZED (
+        SELECT runs.id FROM page JOIN runs.runs USING (id)
+             JOIN unnest(CAST(%(statuses)b AS text[]), CAST(%(befores)b AS timestamptz[])) AS kept (status, before)
+                  ON kept.status = runs.status AND runs.created_at < kept.before
+        WHERE NOT ({ACTIVE.replace("status", "runs.status")}) AND NOT stop_pending
+        ORDER BY runs.id FOR UPDATE OF runs SKIP LOCKED
+    ){_DELETE}, (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last, (SELECT count(*) FROM page) AS looked_at"""
+
+    async def expired(self, befores: Mapping[str, datetime], *, after: str = FIRST_ID, limit: int = BATCH) -> Deleted:
+        """Delete what is too old of the first `limit` runs from the one after `after`, by id.
+
+        `befores`: by status, the time before which runs were created that are not kept any more. Runs that have not
+        ended, or whose cancel the executor has not answered, stay.
+        """
+        parameters = {
+            "after": after,
+            "end": first_uuid7(max(befores.values())),
+            "statuses": list(befores),
+            "befores": list(befores.values()),
+            "limit": limit,
+        }
+        row = await self._database.fetch_one(self._EXPIRED, parameters)
+        return Deleted(row.runs, row.changes, str(row.last) if row.looked_at == limit else None)
