@@ -5,11 +5,10 @@ googleapis-common-protos, and buf/validate is the descriptor that protovalidate 
 
     python tools/gen.py            write gen/ and gateway/openapi.json
     python tools/gen.py --check    exit 1 when they are not what protos/ generate
-    python tools/gen.py --image F  write the descriptors of protos/ and their imports into F, for buf
-    python tools/gen.py --envoy F  the same without response_body, with which Envoy's transcoder refuses to start
+    python tools/gen.py --envoy F  write the descriptors into F, without response_body: Envoy's transcoder refuses it
 
-gen/playbook-runs.binpb is the descriptor set for other languages: every proto, its imports, the messages that errors
-carry, and their comments.
+gen/playbook-runs.binpb is the descriptor set, for buf and for other languages: every proto, its imports, the messages
+that errors carry, and their comments.
 """
 
 import argparse
@@ -119,14 +118,10 @@ def main() -> int:
     """Do what the arguments say; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when gen/ is not up to date")
-    parser.add_argument("--image", metavar="FILE", help="write a descriptor set for buf instead")
     parser.add_argument("--envoy", metavar="FILE", help="write a descriptor set for Envoy instead")
     arguments = parser.parse_args()
     if arguments.envoy:
         write_envoys_descriptors(Path(arguments.envoy))
-        return 0
-    if arguments.image:
-        write_descriptors(Path(arguments.image))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)
