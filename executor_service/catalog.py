@@ -90,14 +90,20 @@ class Catalog:
                 raise project_not_found(project_id)
             return await Products(connection).delete(project_id, product_ids)
 
-    async def products(self, project_id: str, playbook_id: str, *, limit: int, page_token: str) -> Page[Product]:
-        """Return a page of products by id; with `playbook_id` only the affected ones. Raises PROJECT_NOT_FOUND."""
-        request = PageRequest(["ListProducts", project_id, playbook_id], limit, page_token)
+    async def products(
+        self, project_id: str, playbook_id: str, *, limit: int, page_token: str, ids: Sequence[str] = ()
+    ) -> Page[Product]:
+        """Return a page of products by id; with `playbook_id` only the affected ones, with `ids` only these.
+
+        Raises PROJECT_NOT_FOUND, PAGE_TOKEN_INVALID.
+        """
+        request = PageRequest(["ListProducts", project_id, playbook_id, *sorted(set(ids))], limit, page_token)
         after = request.after
         await self.project(project_id)
         found = await Products(self._database).page(
             project_id,
             playbook=playbook(playbook_id) if playbook_id else None,
+            ids=ids,
             after=after,
             limit=request.size,
         )

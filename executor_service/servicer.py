@@ -177,7 +177,11 @@ class CatalogServicer(CatalogServiceServicer):
     ) -> catalog_pb.ListProductsResponse:
         """Return products, a page at a time."""
         page = await self._catalog.products(
-            request.project_id, request.playbook_id, limit=request.limit, page_token=request.page_token
+            request.project_id,
+            request.playbook_id,
+            ids=request.product_ids,
+            limit=request.limit,
+            page_token=request.page_token,
         )
         return catalog_pb.ListProductsResponse(
             products=[messages.product(product) for product in page.rows], next_page_token=page.next_token

@@ -33,7 +33,12 @@ class Call(NamedTuple):
     @classmethod
     def retry(cls, original: "NewRun") -> "Call":
         """Return the call for the one retry of a run: the same under every key."""
-        return cls(f"retry:{original.run.id}", original.fingerprint, echoes_created=False)
+        return cls(cls.retry_name(original.run.id), original.fingerprint, echoes_created=False)
+
+    @staticmethod
+    def retry_name(run_id: str) -> str:
+        """Return what the call for the retry of a run is known by."""
+        return f"retry:{run_id}"
 
 
 class NewRun(NamedTuple):

@@ -40,6 +40,8 @@ class RunQueries:
         query = [
             "ListRuns", filters.project_id, filters.playbook_id, filters.run_type, filters.scope_id, filters.status
         ]  # fmt: skip
+        if filters.retry_of:
+            query.append(filters.retry_of)
         before = None
         if page_token:
             try:

@@ -68,6 +68,7 @@ class RunsServicer(RunsServiceServicer):
             run_type=Run.Type.Name(request.run_type) if request.run_type else "",
             scope_id=request.scope_id,
             status=Run.Status.Name(request.status) if request.status else "",
+            retry_of=request.retry_of.lower(),
         )
         runs, next_page_token = await self._queries.page(
             filters, limit=request.limit, offset=request.offset, page_token=request.page_token

@@ -13,6 +13,7 @@ from executor_service.predicates import BLANK
 from executor_service.store.pages import page_of, slice_of
 from servicekit.postgres.database import Querier
 
+_NAMED = "id = ANY(CAST(%(ids)b AS text[]))"
 _PRODUCT = "id, external_id, title, description, seo_title, seo_description"
 
 
@@ -84,10 +85,20 @@ class Products:
     _PAGE_OF_ALL = _page("true")
     _PAGE_OF_AFFECTED: ClassVar = {field: _page(blank) for field, blank in BLANK.items()}
 
-    async def page(self, project_id: str, *, playbook: Playbook | None, after: str, limit: int) -> Slice[Product]:
-        """Return up to `limit` products by id, from the one after `after`; with a playbook only its affected ones."""
-        statement = self._PAGE_OF_AFFECTED[playbook.field] if playbook else self._PAGE_OF_ALL
-        parameters = {"project_id": project_id, "after": after, "limit": limit}
+    _PAGE_OF_NAMED = _page(_NAMED)
+    _PAGE_OF_NAMED_AFFECTED: ClassVar = {field: _page(f"{_NAMED} AND {blank}") for field, blank in BLANK.items()}
+
+    async def page(
+        self, project_id: str, *, playbook: Playbook | None, ids: Sequence[str] = (), after: str, limit: int
+    ) -> Slice[Product]:
+        """Return up to `limit` products by id, from the one after `after`; with a playbook only its affected ones, with
+        `ids` only these."""
+        of_all, of_affected = self._PAGE_OF_ALL, self._PAGE_OF_AFFECTED
+        parameters: dict[str, object] = {"project_id": project_id, "after": after, "limit": limit}
+        if ids:
+            of_all, of_affected = self._PAGE_OF_NAMED, self._PAGE_OF_NAMED_AFFECTED
+            parameters["ids"] = list(ids)
+        statement = of_affected[playbook.field] if playbook else of_all
         return slice_of(await self._querier.fetch_all(statement, parameters), Product)
 
     # scope_id() of playbooks/scope.py, computed where the ids are: the 200,000 of a large project would keep the event

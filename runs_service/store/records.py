@@ -44,3 +44,4 @@ class Filters:
     run_type: str = ""
     scope_id: str = ""
     status: str = ""
+    retry_of: str = ""

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service.messages import NewRun
+from runs_service.messages import Call, NewRun
 from runs_service.predicates import HOLDS_KEY, PLAYBOOKS, RUN_TYPES, STATUSES
 from runs_service.store.records import Filters, Stored
 from runs_service.store.version_cache import Version, VersionCache
@@ -146,6 +146,8 @@ class Runs:
     SELECT run FROM runs.runs WHERE project_id = %(project_id)s {conditions} {older}
     ORDER BY created_at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"""
 
+    _OF_CALL = "AND id = (SELECT run_id FROM runs.calls WHERE project_id = %(project_id)s AND name = %(call)s)"
+
     # A kind is a playbook, a type and a status. The index runs_by_kind has the newest runs of each at hand; a page is
     # put together out of these: it costs the same for every filter, however few runs it finds.
     _PAGE_OF_KINDS = """
@@ -186,11 +188,14 @@ class Runs:
         # Only constants are put together; values from outside are parameters.
         kinds = {"playbook_id": PLAYBOOKS, "run_type": RUN_TYPES, "status": STATUSES}
         wanted = {column: value for column in kinds if (value := getattr(filters, column))}
-        if filters.scope_id or not wanted:
+        if filters.scope_id or filters.retry_of or not wanted:
             if filters.scope_id:
                 wanted["scope_id"] = filters.scope_id
-            parameters |= wanted
             conditions = "".join(f"AND {column} = %({column})s " for column in wanted)
+            if filters.retry_of:
+                wanted["call"] = Call.retry_name(filters.retry_of)
+                conditions += self._OF_CALL
+            parameters |= wanted
             statement = self._PAGE.format(conditions=conditions, older=older)
         else:
             parameters |= {column: [wanted[column]] if column in wanted else list(kinds[column]) for column in kinds}

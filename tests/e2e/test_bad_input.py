@@ -75,6 +75,7 @@ BAD: list[tuple[str, Message, str]] = [
     ("ListRuns", runs.ListRunsRequest(project_id=P, run_type=77), "run_type"),  # type: ignore[arg-type]
     ("ListRuns", runs.ListRunsRequest(project_id=P, page_token="made-up"), "page_token"),
     ("ListRuns", runs.ListRunsRequest(project_id=P, page_token="ü"), "page_token"),
+    ("ListRuns", runs.ListRunsRequest(project_id=P, retry_of="x"), "retry_of"),
     ("WatchRun", runs.WatchRunRequest(project_id=P, run_id="1234"), "run_id"),
     ("WatchRun", runs.WatchRunRequest(project_id=P, run_id=ID, after_sequence=-1), "after_sequence"),
     ("WatchRuns", runs.WatchRunsRequest(project_id=P, playbook_id="x"), "playbook_id"),
@@ -143,6 +144,8 @@ BAD: list[tuple[str, Message, str]] = [
     ),
     ("ListProducts", catalog.ListProductsRequest(project_id=P, playbook_id="x"), "playbook_id"),
     ("ListProducts", catalog.ListProductsRequest(project_id=P, page_token="altered"), "page_token"),
+    ("ListProducts", catalog.ListProductsRequest(project_id=P, product_ids=["i"] * 101), "product_ids"),
+    ("ListProducts", catalog.ListProductsRequest(project_id=P, product_ids=[""]), "product_ids[0]"),
     ("DeleteProducts", catalog.DeleteProductsRequest(project_id=P), "product_ids"),
     ("DeleteProducts", catalog.DeleteProductsRequest(project_id=P, product_ids=[""]), "product_ids[0]"),
 ]

@@ -214,6 +214,19 @@ async def test_pages_of_products_end_where_the_products_end(bench: Bench, count:
     assert bool(first.next_token) == (count > 3)
 
 
+async def test_products_by_their_ids(bench: Bench) -> None:
+    ids = await bench.stock(5)
+    await bench.catalog.put_products("p", [Product(ids[1], "", "T", "D", "has one", "D")])
+    wanted = [ids[4], ids[1], "none", ids[3], ids[1]]
+    first = await bench.catalog.products("p", "", ids=wanted, limit=2, page_token="")
+    rest = await bench.catalog.products("p", "", ids=wanted[::-1], limit=2, page_token=first.next_token)
+    assert [product.id for product in (*first.rows, *rest.rows)] == [ids[1], ids[3], ids[4]]
+    assert rest.next_token == ""
+    affected = await bench.catalog.products("p", "missing_seo_title", ids=wanted, limit=9, page_token="")
+    assert [product.id for product in affected.rows] == [ids[3], ids[4]]
+    await refused(bench.catalog.products("p", "", ids=wanted[:2], limit=2, page_token=first.next_token))
+
+
 # An APPLY's items
 
 

@@ -13,7 +13,8 @@ from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from runs_service import messages
 from runs_service.messages import NewRun
-from runs_service.store import RunStore, Stored
+from runs_service.queries import RunQueries
+from runs_service.store import Filters, RunStore, Stored
 from servicekit.ids import uuid7
 from servicekit.postgres.database import Connection, Database
 from tests.support.database import rows
@@ -338,3 +339,29 @@ async def test_runs_without_a_call_are_one_statement_and_name_none(
     assert (counting.statements, counting.transactions) == (1, 0)
     assert await calls(runs_database) == 0
     await counting.close()
+
+
+class TestFindingARetry:
+    async def test_a_run_leads_to_what_counts_as_its_retry(self, store: RunStore, other: RunStore) -> None:
+        queries = RunQueries(other)
+        first = await create(store, **SCOPED)
+        await create(store)
+
+        async def found(run: Run, **more: str) -> list[str]:
+            filters = Filters("p", retry_of=run.id, **more)
+            runs, token = await queries.page(filters, limit=1, offset=0, page_token="")
+            assert token == ""
+            return [one.id for one in runs]
+
+        assert await found(first.run) == []
+        await end(store, first.run, Run.FAILED)
+        second = await retry(store, first.run)
+        await end(store, second.run, Run.CANCELLED)
+        third = await create(store, **SCOPED)  # the same content: the retry of the second is this one
+        assert (await retry(store, second.run)).run.id == third.run.id
+        assert [await found(run) for run in (first.run, second.run, third.run)] == [[second.run.id], [third.run.id], []]
+        assert await found(first.run, status="CANCELLED", run_type="DRAFT_GENERATE") == [second.run.id]
+        assert await found(first.run, status="FAILED") == []
+        assert await found(first.run, scope_id="other") == []
+        elsewhere, _ = await queries.page(Filters("q", retry_of=first.run.id), limit=1, offset=0, page_token="")
+        assert elsewhere == []

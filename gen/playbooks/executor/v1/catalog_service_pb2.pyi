@@ -297,6 +297,7 @@ class ListProductsRequest(_message.Message):
     PLAYBOOK_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PRODUCT_IDS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project (shop)."""
     playbook_id: _builtins.str
@@ -305,6 +306,10 @@ class ListProductsRequest(_message.Message):
     """100 if left out; more than 1,000 is cut to 1,000. A page ends earlier when its texts have reached 2 MiB."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    @_builtins.property
+    def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only products with these ids, as those of a draft's items; ids that the project does not have are left out."""
+
     def __init__(
         self,
         *,
@@ -312,10 +317,11 @@ class ListProductsRequest(_message.Message):
         playbook_id: _builtins.str = ...,
         limit: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        product_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token", "playbook_id", b"playbook_id", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token", "playbook_id", b"playbook_id", "product_ids", b"product_ids", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,7 +94,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProducts(self, request, context):
-        """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER.
+        """Products by id; with playbook_id only those that the playbook affects, with product_ids only these. Role: VIEWER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

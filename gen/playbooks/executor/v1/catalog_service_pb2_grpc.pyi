@@ -48,7 +48,7 @@ class CatalogServiceStub:
     NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListProductsRequest, _catalog_service_pb2.ListProductsResponse]
-    """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER."""
+    """Products by id; with playbook_id only those that the playbook affects, with product_ids only these. Role: VIEWER."""
     DeleteProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.DeleteProductsRequest, _catalog_service_pb2.DeleteProductsResponse]
     """Deletes products by id; unknown ids are ignored. Role: OWNER."""
 
@@ -72,7 +72,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListProductsRequest, _catalog_service_pb2.ListProductsResponse]  # type: ignore[assignment]
-    """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER."""
+    """Products by id; with playbook_id only those that the playbook affects, with product_ids only these. Role: VIEWER."""
     DeleteProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.DeleteProductsRequest, _catalog_service_pb2.DeleteProductsResponse]  # type: ignore[assignment]
     """Deletes products by id; unknown ids are ignored. Role: OWNER."""
 
@@ -117,7 +117,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListProductsResponse, _abc.Awaitable[_catalog_service_pb2.ListProductsResponse]]:
-        """Products by id; with playbook_id only those that the playbook affects. Role: VIEWER."""
+        """Products by id; with playbook_id only those that the playbook affects, with product_ids only these. Role: VIEWER."""
 
     @_abc_1.abstractmethod
     def DeleteProducts(

@@ -174,6 +174,7 @@ class ListRunsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    RETRY_OF_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project (shop)."""
     playbook_id: _builtins.str
@@ -190,6 +191,8 @@ class ListRunsRequest(_message.Message):
     """Runs to skip, for small jumps. Not together with page_token."""
     page_token: _builtins.str
     """next_page_token of the page before, with the same filters."""
+    retry_of: _builtins.str
+    """UUID of a run: filters, too, for the run that counts as its retry."""
     def __init__(
         self,
         *,
@@ -201,10 +204,11 @@ class ListRunsRequest(_message.Message):
         limit: _builtins.int = ...,
         offset: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        retry_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "offset", b"offset", "page_token", b"page_token", "playbook_id", b"playbook_id", "project_id", b"project_id", "run_type", b"run_type", "scope_id", b"scope_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "offset", b"offset", "page_token", b"page_token", "playbook_id", b"playbook_id", "project_id", b"project_id", "retry_of", b"retry_of", "run_type", b"run_type", "scope_id", b"scope_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
