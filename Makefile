@@ -56,10 +56,12 @@ check: setup ## lint, types, protos, generated code, import rules
 	$(BIN)/python tools/gen.py --check
 	$(BIN)/buf lint $(DESCRIPTORS) --config buf.yaml --path playbooks
 	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/released.binpb --config buf.yaml
+	$(BIN)/python tools/configuration.py --check
 	$(BIN)/lint-imports --no-cache
 
-gen: setup ## regenerate gen/ and gateway/openapi.json from protos/
+gen: setup ## regenerate gen/, gateway/openapi.json and docs/configuration.md
 	$(BIN)/python tools/gen.py
+	$(BIN)/python tools/configuration.py
 
 lock: setup ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra devstack --group dev --universal --python-version 3.11 \

@@ -16,36 +16,51 @@ class ExecutorDatabaseSettings(DatabaseSettings):
     """Environment variables of the migration."""
 
     database_url: DatabaseUrl = Field(validation_alias=AliasChoices("EXECUTOR_DATABASE_URL"))
+    """PostgreSQL: `postgresql://user:password@host:5432/database`."""
 
 
 class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     """Environment variables of executor_service, beside those every service reads."""
 
     listen: Address = Field(default="127.0.0.1:50052", validation_alias=AliasChoices("EXECUTOR_LISTEN"))
+    """Where calls are accepted."""
     processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("EXECUTOR_WORKERS"))
+    """Processes at that address, for machines with more cores."""
     # The largest product has 300 kB; clients put as many into a PutProducts as fit.
     max_request_bytes: int = Field(default=1024 * 1024, ge=1_024, le=64 * 1024 * 1024)
-    # Connections for the work of runs. Calls have half as many of their own, and leases LEASE_CONNECTIONS.
+    """The size of the largest request."""
+    # Calls have half as many of their own, and leases LEASE_CONNECTIONS.
     executor_database_pool_size: int = Field(default=10, ge=2, le=100)
+    """Connections of a process to PostgreSQL for the work of runs; calls have half as many of their own, leases 4."""
 
-    executor_concurrency: int = Field(default=16, ge=1, le=1000)  # runs at once in this process
+    executor_concurrency: int = Field(default=16, ge=1, le=1000)
+    """Runs at once in a process."""
     executor_lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
-    # Seconds that running work gets to end at SIGTERM; then its lease is handed back.
+    """How long a claim of a run is valid without renewal: a run of an executor that died starts again after it."""
     executor_grace_seconds: float = Field(default=5.0, ge=0, le=600)
+    """What running work gets to end at SIGTERM; then its lease is handed back."""
 
-    # Days that executions are kept with their items, suggestions after their last use, drafts after their expiry;
-    # 0: for ever.
     executor_retention_days: int = Field(default=90, ge=0, le=36_500)
+    """Days that executions are kept with their items, suggestions after their last use, drafts after their expiry;
+    0: for ever."""
 
-    default_plan: Plan = Plan.FREE  # of projects that their owners create
+    default_plan: Plan = Plan.FREE
+    """The plan of projects that their owners create."""
 
     ai_provider: Literal["openai", "offline"] | None = None
+    """Who writes suggestions; unset: `openai` when OPENAI_API_KEY is set, else `offline`, with a warning."""
     ai_model: str | None = None
+    """The model; unset: the provider's default."""
     openai_api_key: SecretStr | None = None
+    """The provider's key."""
     openai_base_url: str | None = None
-    ai_concurrency: int = Field(default=16, ge=1, le=1000)  # requests at once in this process
-    ai_batch_size: int = Field(default=10, ge=1, le=100)  # products a request
-    ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)  # a request
+    """Another server that speaks OpenAI's protocol."""
+    ai_concurrency: int = Field(default=16, ge=1, le=1000)
+    """AI requests at once in a process."""
+    ai_batch_size: int = Field(default=10, ge=1, le=100)
+    """Products in a request."""
+    ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)
+    """The time limit of a request."""
 
     @property
     def retention(self) -> timedelta | None:

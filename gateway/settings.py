@@ -14,20 +14,26 @@ class GatewaySettings(ListenerSettings):
     """Environment variables of the gateway, beside those that everything that listens reads. None is a secret."""
 
     listen: Address = Field(default="127.0.0.1:8080", validation_alias=AliasChoices("GATEWAY_LISTEN"))
+    """Where requests are accepted."""
     processes: int = Field(default=1, ge=1, le=64, validation_alias=AliasChoices("GATEWAY_WORKERS"))
+    """Processes at that address, for machines with more cores."""
     runs_target: Address = "127.0.0.1:50051"
+    """runs-service: an address, or several as `ipv4:host:port,host:port`."""
     executor_target: Address = "127.0.0.1:50052"
+    """The executor: an address, or several as `ipv4:host:port,host:port`."""
 
-    # Separated by commas: see `origins`.
     gateway_cors_origins: str = ""
-    # True: the routes are at / as well as at /api, as some older clients have them.
+    """Origins whose pages may call, separated by commas; `*`: all. Unset: none but the gateway's own."""
     gateway_routes_at_root: bool = False
+    """`true`: the routes are at / as well as at /api, as some older clients have them."""
     # The largest CreateRun has 95 kB, of which JSON may make three times as many.
     gateway_max_body_bytes: int = Field(default=512 * 1024, ge=1_024, le=64 * 1024 * 1024)
-    # In which the headers of a request must have arrived, and then its body.
+    """The size of the largest body."""
     max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
+    """In which a request must have arrived; over HTTP its headers, and then its body."""
     # Previews and applies wait for their run. Proxies wait for 60 s.
     gateway_call_seconds: float = Field(default=55.0, gt=0, le=3600)
+    """The deadline of a call to a service; previews and applies wait for their run that long."""
 
     @field_validator("gateway_cors_origins")
     @classmethod

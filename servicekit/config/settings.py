@@ -35,7 +35,9 @@ class CommandSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
     log_format: Literal["json", "console"] = "json"
+    """`json` for a log collector, `console` for a person."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least severe lines that are logged."""
 
 
 class DatabaseSettings(CommandSettings):
@@ -51,13 +53,18 @@ class ListenerSettings(CommandSettings):
     processes: int  # at that address
 
     tls_cert_file: Path | None = None
+    """The certificate (PEM) to serve TLS with."""
     tls_key_file: Path | None = None
+    """Its private key (PEM)."""
     tls_client_ca_file: Path | None = None
-    # CA certificates for calls to the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate.
+    """CA certificates (PEM) that client certificates must be signed by; set: mutual TLS."""
     tls_ca_file: Path | None = None
+    """CA certificates for calls to the other service; unset: TLS_CLIENT_CA_FILE, else our own certificate."""
 
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Connections at once."""
     metrics_listen: Address | None = None
+    """Where Prometheus metrics are served over HTTP; unset: nowhere. Each further process takes the next port."""
 
     @model_validator(mode="after")
     def _can_listen(self) -> Self:
@@ -100,29 +107,42 @@ class ServiceSettings(ListenerSettings):
     """What every gRPC service reads beside those."""
 
     broker_url: BrokerUrl | None = None
-    # The prefix of all names at the broker. Both services need the same one, and stacks that share a broker need
-    # different ones.
+    """Any Kombu URL: `redis://`, `rediss://`, `amqp://`, `amqps://`; unset: runs execute inline."""
     broker_queue_prefix: str = Field(default="playbook-runs", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    """The prefix of all names at the broker: the same in both services, another in each stack that shares a broker."""
     enable_queue_processors: bool = True
+    """`false`: runs execute inline, and the executor consumes nothing."""
 
     auth_mode: Literal["jwt", "disabled"] = "jwt"
-    auth_jwt_secret: SecretStr | None = None  # one, or several separated by commas: see `jwt_secrets`
+    """`disabled` is accepted only with loopback listeners."""
+    auth_jwt_secret: SecretStr | None = None
+    """The HS256 secret, 32 characters or more; several, separated by commas: the first one signs, each verifies."""
     auth_jwt_public_key_file: Path | None = None
+    """A PEM or JWKS file with the keys of users' tokens (RS256, ES256, EdDSA). It is read again when it changes."""
     auth_jwt_audience: str | None = None
+    """The audience (`aud`) that tokens must have; unset: any."""
     auth_jwt_issuer: str | None = None
+    """The issuer (`iss`) that tokens must have; unset: any."""
     # With less than the lifetime of their own tokens, the services would refuse each other.
     auth_jwt_max_lifetime_seconds: int = Field(
         default=int(MAX_LIFETIME.total_seconds()), ge=int(SERVICE_TOKEN_LIFETIME.total_seconds()), le=100 * 365 * 86_400
     )
+    """The longest lifetime of a token."""
 
-    # See `limits`. A service sets the size of its largest valid request.
+    # A service sets the size of its largest valid request.
     max_request_bytes: int = Field(ge=1_024, le=64 * 1024 * 1024)
+    """The size of the largest request."""
     max_receiving_bytes: int = Field(default=64 * 1024 * 1024, ge=1_024)
+    """What all requests that are being received or served may hold together."""
     max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
+    """In which a request must have arrived; over HTTP its headers, and then its body."""
     max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
+    """Calls at once on one connection."""
     max_calls: int = Field(default=10_000, ge=2, le=1_000_000)
+    """Calls at once, streams included; one caller gets half of them."""
 
     reflection: bool = True
+    """Whether gRPC reflection describes the services to anyone who asks."""
 
     @field_validator("auth_jwt_secret")
     @classmethod
