@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import MetaData, create_engine, pool, text
+from sqlalchemy import Connection, MetaData, create_engine, pool, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from servicekit.postgres.address import keywords, password
 from servicekit.postgres.pool import CONNECT_TIMEOUT
+from servicekit.postgres.revisions import COMPATIBLE_FROM, serves
 from servicekit.postgres.xid8 import Xid8
 from servicekit.telemetry.outages import first_line
 
@@ -82,12 +83,41 @@ def run_environment(metadata: MetaData) -> None:
             include_schemas=True,
             include_name=lambda name, kind, _parents: kind != "schema" or name == schema,
         )
-        before = context.get_context().get_current_revision()
-        context.run_migrations()
-        after = context.get_context().get_current_revision()
-        done = f"{before or 'nothing'} → {after}" if before != after else f"{after}, nothing to do"
-        context.config.attributes[REPORT] = f"schema {schema}: {done}"
+        context.config.attributes[REPORT] = f"schema {schema}: {_migrate(context, connection, schema)}"
     engine.dispose()
+
+
+def _migrate(context: Any, connection: Connection, schema: str) -> str:
+    """Run the pending scripts, note which code the schema serves now, and return what was done."""
+    before = context.get_context().get_current_revision()
+    scripts = context.script
+    known = [script.revision for script in scripts.walk_revisions()]
+    if before and before not in known and serves(_compatible_from(connection, schema), known):
+        return f"{before}, of a newer release, which serves this one; nothing to do"
+    context.run_migrations()
+    after = context.get_context().get_current_revision()
+    if after:
+        oldest = getattr(scripts.get_revision(after).module, COMPATIBLE_FROM, after)
+        _note_compatible_from(connection, schema, oldest)
+    return f"{before or 'nothing'} → {after}" if before != after else f"{after}, nothing to do"
+
+
+def _compatible_from(connection: Connection, schema: str) -> str | None:
+    found = connection.scalar(
+        text(f'SELECT to_jsonb(version) ->> :column FROM "{schema}".alembic_version AS version'),  # noqa: S608
+        {"column": COMPATIBLE_FROM},
+    )
+    return None if found is None else str(found)
+
+
+def _note_compatible_from(connection: Connection, schema: str, oldest: str) -> None:
+    if _compatible_from(connection, schema) == oldest:
+        return
+    connection.execute(text(f'ALTER TABLE "{schema}".alembic_version ADD COLUMN IF NOT EXISTS {COMPATIBLE_FROM} text'))
+    connection.execute(
+        text(f'UPDATE "{schema}".alembic_version SET {COMPATIBLE_FROM} = :oldest'),  # noqa: S608
+        {"oldest": oldest},
+    )
 
 
 def _lock_key(schema: str) -> int:

@@ -2,9 +2,15 @@
 most starts."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from servicekit.postgres.address import keywords
+
+# A column of Alembic's table of versions: the oldest revision whose code works with the schema. A migration says so
+# with a variable of that name. One that does not serves its own code only.
+COMPATIBLE_FROM: Final = "compatible_from"
 
 _REVISION = re.compile(r'^(revision|down_revision)\s*=\s*"(\w+)"', re.MULTILINE)
 
@@ -21,6 +27,14 @@ def known(scripts: Path) -> list[str]:
 def head(scripts: Path) -> str:
     """Return the revision that the migration `scripts` lead to. Raises ValueError when it is not one."""
     return known(scripts)[-1]
+
+
+def serves(compatible_from: str | None, known: Sequence[str]) -> bool:
+    """Tell whether a schema of a newer release serves code that knows the revisions `known`.
+
+    `compatible_from` is what the schema says of itself: the oldest revision whose code works with it.
+    """
+    return compatible_from in known
 
 
 def is_current(url: str, scripts: Path, schema: str) -> bool:

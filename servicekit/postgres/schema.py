@@ -1,6 +1,8 @@
-"""Whether the schema of a service's database is the one that its code knows."""
+"""Whether the schema of a service's database is one that its code works with: the one that it knows, or a newer one
+that says so of itself. So processes of two releases work side by side while one replaces the other."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -9,7 +11,7 @@ from psycopg import sql
 from servicekit.errors import Reason, ServiceError, schema_mismatch
 from servicekit.postgres.database import Database
 from servicekit.postgres.pool import NoFreeConnection
-from servicekit.postgres.revisions import known
+from servicekit.postgres.revisions import COMPATIBLE_FROM, known, serves
 from servicekit.postgres.server_settings import ACTUAL, SETTINGS, differences, role_statements
 from servicekit.telemetry.outages import Outage
 
@@ -24,7 +26,10 @@ class Schema:
         self._name = name
         self._known = known(scripts)
         self._command = command
-        self._statement = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(name, "alembic_version"))
+        # As JSON, because schemas that an older release made have no such column.
+        self._statement = sql.SQL("SELECT version_num, to_jsonb(version) ->> {} FROM {} AS version").format(
+            sql.Literal(COMPATIBLE_FROM), sql.Identifier(name, "alembic_version")
+        )
         self._are_settings_checked = False
         self._mismatch = Outage("the database is not ours to use", logger)
 
@@ -41,7 +46,7 @@ class Schema:
             if error.reason is not Reason.SCHEMA_MISMATCH:
                 return error
             return self._noted(self._missing(error.__cause__), error)
-        wrong = self._difference([str(row[0]) for row in rows])
+        wrong = self._difference([(str(row[0]), row[1]) for row in rows])
         if wrong:
             return self._noted(wrong, schema_mismatch(self._command))
         self._mismatch.ended()
@@ -81,14 +86,18 @@ class Schema:
             )
         return f"schema {self._name} is missing: run `{self._command} migrate` with the same database URL"
 
-    def _difference(self, revisions: list[str]) -> str:
+    def _difference(self, versions: Sequence[tuple[str, str | None]]) -> str:
         head = self._known[-1]
+        revisions = [revision for revision, _ in versions]
         if revisions == [head]:
             return ""
         at = ", ".join(revisions) or "no revision"
         if set(revisions) <= set(self._known):
             return f"schema {self._name} is at {at} and this release needs {head}: run `{self._command} migrate`"
+        if all(serves(compatible_from, self._known) for _, compatible_from in versions):
+            return ""
+        oldest = ", ".join(compatible_from or revision for revision, compatible_from in versions)
         return (
-            f"schema {self._name} is at {at}, which this release does not know (it knows {head}): "
+            f"schema {self._name} is at {at}, which serves releases from {oldest} on, and this one knows {head}: "
             f"start the release whose `{self._command} migrate` made it"
         )

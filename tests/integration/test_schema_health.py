@@ -25,7 +25,7 @@ from runs_client.failures import explain
 from runs_service import app as runs_app
 from runs_service.settings import RunsSettings
 from servicekit.errors import error_info
-from servicekit.postgres import migrations
+from servicekit.postgres import migrations, revisions
 from servicekit.rpc.server import Server
 from tests.conftest import new_database
 from tests.support.forking import Forks
@@ -68,6 +68,11 @@ def missing(url: str, service: str) -> None:
     pass
 
 
+def serves_from(url: str, service: str, oldest: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(f"UPDATE {service}.alembic_version SET compatible_from = '{oldest}'")
+
+
 def older(url: str, service: str) -> None:
     migrations.upgrade(url, SCRIPTS[service])
     with psycopg.connect(url) as connection:
@@ -75,9 +80,15 @@ def older(url: str, service: str) -> None:
 
 
 def newer(url: str, service: str) -> None:
+    """As a later release leaves it that changed more than this one can bear."""
     migrations.upgrade(url, SCRIPTS[service])
     with psycopg.connect(url) as connection:
-        connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0999'")
+        connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0999', compatible_from = '0999'")
+
+
+def newer_for_newer_code(url: str, service: str) -> None:
+    newer(url, service)
+    serves_from(url, service, "0998")
 
 
 def of_the_other(url: str, service: str) -> None:
@@ -85,7 +96,7 @@ def of_the_other(url: str, service: str) -> None:
 
 
 @SERVICES
-@pytest.mark.parametrize("schema", [missing, older, newer, of_the_other])
+@pytest.mark.parametrize("schema", [missing, older, newer, newer_for_newer_code, of_the_other])
 async def test_with_a_schema_of_another_release_calls_are_refused_and_the_log_names_the_command(
     service: str, schema: Callable[[str, str], None], empty_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,6 +119,44 @@ async def test_with_a_schema_of_another_release_calls_are_refused_and_the_log_na
     lines = [one for one in said if "not ours to use" in one]
     assert len(lines) in (1, 2)  # DROP and migrate may pass through another mismatch
     assert not [record for record in caplog.records if record.exc_info and record.levelno > logging.DEBUG]
+
+
+@SERVICES
+@pytest.mark.parametrize("oldest", ["0001", "this one"])
+async def test_a_newer_schema_that_serves_this_release_is_worked_with(
+    service: str, oldest: str, migrated_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer(migrated_database_url, service)
+    head = revisions.head(SCRIPTS[service])
+    serves_from(migrated_database_url, service, head if oldest == "this one" else oldest)
+    async with (
+        entered(service, migrated_database_url) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        assert await serving(channel)
+        assert (await refusal(service, channel))[0] in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)
+    assert "schema" not in caplog.text
+    # What starts an earlier release again runs its migration, too.
+    done = migrations.upgrade(migrated_database_url, SCRIPTS[service])
+    assert done == f"schema {service}: 0999, of a newer release, which serves this one; nothing to do"
+    with psycopg.connect(migrated_database_url) as connection:
+        assert connection.execute(f"SELECT version_num FROM {service}.alembic_version").fetchall() == [("0999",)]
+
+
+@SERVICES
+async def test_a_schema_that_an_earlier_release_made_says_nothing_of_that_and_is_worked_with(
+    service: str, migrated_database_url: str
+) -> None:
+    with psycopg.connect(migrated_database_url) as connection:
+        connection.execute(f"ALTER TABLE {service}.alembic_version DROP COLUMN compatible_from")
+    async with (
+        entered(service, migrated_database_url) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        assert await serving(channel)
+    migrations.upgrade(migrated_database_url, SCRIPTS[service])
+    with psycopg.connect(migrated_database_url) as connection:
+        assert connection.execute(f"SELECT compatible_from FROM {service}.alembic_version").fetchone() is not None
 
 
 @SERVICES
@@ -187,7 +236,7 @@ def test_migrate_needs_the_database_url_only_and_says_what_it_did(
     assert migrate() == (0, f"schema {service}: nothing → {head}\n")
     assert migrate() == (0, f"schema {service}: {head}, nothing to do\n")
     with psycopg.connect(empty_database_url) as connection:
-        connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0999'")
+        connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0999', compatible_from = '0999'")
     code, written = migrate()
     assert code == 1
     assert written.count("\n") == 1
