@@ -23,6 +23,14 @@ export function fill(element, ...children) {
   element.replaceChildren(...nodes(children));
 }
 
+// Replace what is in an element by what `make` returns, unless it was made for the same `key` already: what is there
+// keeps its focus and its selection.
+export function refill(element, key, make) {
+  if (element.dataset.key === key) return;
+  element.dataset.key = key;
+  fill(element, make());
+}
+
 // Show `elements` in `parent`, in this order, and nothing else. What is in place stays, with its focus.
 export function arrange(parent, elements) {
   const kept = new Set(elements);

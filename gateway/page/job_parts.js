@@ -1,0 +1,63 @@
+// What the job of a playbook is shown with.
+
+import { h, refill, setAttribute } from "./element.js";
+import { linkTo, statusChip } from "./parts.js";
+import { progressOf } from "./run_row.js";
+import { duration, durations, timeOf } from "./times.js";
+import { count, hasEnded, roleFor, TYPES } from "./words.js";
+
+// A step with its button. show(label, why, isBusy): `why` says why the button does nothing now; "": it does.
+export function step(title, extra, text, onclick) {
+  const id = `why-${title.toLowerCase().replaceAll(" ", "-")}`;
+  const button = h("button", { type: "button", class: "primary", "aria-describedby": id, onclick });
+  const reason = h("p", { class: "why", id });
+  return {
+    element: h("li", { class: "step" }, h("h3", {}, title), h("p", { class: "quiet small" }, text), extra, button, reason),
+    show(label, why, isBusy) {
+      if (button.textContent !== label) button.textContent = label;
+      if (reason.textContent !== why) reason.textContent = why;
+      setAttribute(button, "disabled", why !== "" || isBusy);
+    },
+  };
+}
+
+// What there is to do, and how much AI may still be asked today.
+export function allowanceOf({ estimate, noun, now }) {
+  if (!estimate) return h("p", { class: "quiet", role: "status" }, "Reading the estimate…");
+  const { totalAffected, eligible, reasons, aiDailyLimit } = estimate;
+  return [
+    h("div", { class: "figure" }, h("span", { class: "number" }, totalAffected.toLocaleString("en")), h("span", {}, `${totalAffected === 1 ? "product" : "products"} without ${noun}`)),
+    aiDailyLimit ? h("div", { class: "figure" }, allowance(aiDailyLimit, now)) : null,
+    eligible || totalAffected === 0 ? null : h("p", { class: "banner banner-warning" }, reasons.join(" ")),
+  ];
+}
+
+function allowance({ limit, used, remaining, resetsAt }, now) {
+  if (limit === null || limit === undefined) {
+    return [h("span", { class: "number" }, "No limit"), h("span", {}, `of AI suggestions; ${count(used, "suggestion")} today`)];
+  }
+  return [
+    h("span", { class: "number" }, remaining.toLocaleString("en")),
+    h("span", {}, `of ${count(limit, "AI suggestion")} left today`),
+    h("span", { class: "quiet small" }, "resets ", timeOf(resetsAt), `, in ${duration(Date.parse(resetsAt) - now)}`),
+  ];
+}
+
+// Show the run that is under way, or the newest one that did not succeed, in `place`.
+export function runPanel(place, run, { project, now, may, cancel }) {
+  const key = run ? `${run.id} ${run.sequence}` : "";
+  refill(place, key, () => (run ? panelOf(run, { project, now, may, cancel }) : null));
+  const shown = place.querySelector(".run-duration");
+  if (shown && !hasEnded(run)) shown.textContent = durations(run, now);
+}
+
+function panelOf(run, { project, now, may, cancel }) {
+  const mayCancel = !hasEnded(run) && may(roleFor(run.runType));
+  return h(
+    "section",
+    { class: "sheet padded panel", "aria-label": "The newest run", "data-run": run.id },
+    h("p", { class: "panel-head" }, h("strong", {}, TYPES[run.runType]), statusChip(run.status), h("span", {}, progressOf(run))),
+    run.errorMessage ? h("p", {}, run.errorMessage) : null,
+    h("p", { class: "panel-foot" }, h("span", { class: "quiet small run-duration" }, durations(run, now)), linkTo({ project, run: run.id }, {}, "Open the run"), mayCancel ? h("button", { type: "button", class: "danger", onclick: () => cancel(run) }, "Cancel") : null),
+  );
+}

@@ -1,0 +1,252 @@
+// The job of one playbook: rules, preview, full draft, apply.
+
+import { cancelRuns } from "./actions.js";
+import { confirm } from "./dialog.js";
+import { countsOf, DraftTable } from "./draft_table.js";
+import { h, refill, setAttribute } from "./element.js";
+import { Job } from "./job.js";
+import { JobStore } from "./job_store.js";
+import { allowanceOf, runPanel, step } from "./job_parts.js";
+import { emptyState, problemBox, reasonOf, statusChip } from "./parts.js";
+import { RulesForm } from "./rules_form.js";
+import { timeOf } from "./times.js";
+import { count, DRAFT_STATUSES, PLAYBOOKS } from "./words.js";
+
+const DEFAULT_SAMPLE = 3; // products
+const LARGEST_SAMPLE = 50;
+const EXAMPLES = 5; // that the question before an apply shows
+
+export class JobView {
+  #context;
+  #playbook;
+  #store;
+  #draft; // undefined: not read yet; null: there is none
+  #pairs = []; // the first items of the draft, with their products
+  #isSending = false;
+  #table;
+  #form = new RulesForm((rules) => this.#edited(rules));
+  #sample = h("input", { type: "number", id: "sample", min: 1, max: LARGEST_SAMPLE, value: DEFAULT_SAMPLE, inputmode: "numeric" });
+  #overview = h("div", { class: "overview" });
+  #notice = h("div", { role: "status" });
+  #panel = h("div");
+  #draftHead = h("div", { class: "draft-head" });
+  #steps;
+
+  constructor(context, playbook, estimated) {
+    this.#context = context;
+    this.#playbook = playbook;
+    this.#store = new JobStore(context, playbook, () => {
+      estimated(playbook, this.#store.estimate);
+      this.#show();
+    });
+    this.#table = new DraftTable(context, `${playbook}/drafts/latest`, (draft, pairs) => this.#drafted(draft, pairs));
+    this.#steps = {
+      preview: step("Preview", h("label", { class: "inline" }, "Products to preview", this.#sample), "A few suggestions to look at first.", () => this.#preview()),
+      draft: step("Full draft", null, "Suggestions for every product that has none yet.", () => this.#generate()),
+      apply: step("Apply", null, "Writes the draft into the catalog. Never uses AI.", () => this.#apply()),
+    };
+    const rules = h("li", { class: "step" }, h("h3", {}, "Rules"), this.#form.element);
+    this.element = h(
+      "div",
+      { class: "job", "data-playbook": playbook },
+      this.#overview,
+      this.#notice,
+      h(
+        "div",
+        { class: "job-columns" },
+        h("ol", { class: "steps sheet", "aria-label": "Steps" }, rules, Object.values(this.#steps).map(({ element }) => element)),
+        h("div", { class: "job-side" }, this.#panel, h("section", { class: "sheet", "aria-labelledby": "h-draft" }, this.#draftHead, this.#table.element)),
+      ),
+    );
+  }
+
+  async start() {
+    this.#show();
+    await Promise.all([this.#table.load(), this.#store.readRuns().catch((error) => this.#failed(error))]);
+    await this.#showRules();
+    await this.#estimate();
+  }
+
+  // Take a change of a run.
+  take(run) {
+    if (run.playbookId !== this.#playbook) return;
+    const hasEnded = this.#store.take(run);
+    this.#show();
+    if (hasEnded) this.refresh();
+  }
+
+  // Read anew what may have changed.
+  refresh() {
+    this.#table.load();
+    this.#estimate();
+  }
+
+  tick() {
+    const { active } = this.#job;
+    if (active) this.#showPanel(this.#job);
+  }
+
+  close() {
+    this.#store.close();
+    this.#form.close();
+    this.#table.close();
+  }
+
+  get #job() {
+    const { session, project, api } = this.#context;
+    const { estimate, runs } = this.#store;
+    const may = (role) => session.may(role, project);
+    return new Job({ playbook: this.#playbook, estimate, draft: this.#draft, runs, may, role: session.roleIn(project), now: api.now() });
+  }
+
+  get #rulesKey() {
+    return `${this.#context.project} ${this.#playbook}`;
+  }
+
+  #estimate() {
+    return this.#store.readEstimate(this.#form.rules);
+  }
+
+  // The rules that were edited here, or else those that the draft was made with.
+  async #showRules() {
+    const edited = this.#context.rules.get(this.#rulesKey);
+    if (edited) return this.#form.show(edited);
+    if (!this.#draft) return;
+    try {
+      this.#form.show(await this.#store.rulesOf(this.#draft));
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  #edited(rules) {
+    this.#context.rules.set(this.#rulesKey, rules);
+    this.#estimate();
+  }
+
+  #drafted(draft, pairs) {
+    this.#draft = draft;
+    this.#pairs = pairs.slice(0, EXAMPLES);
+    this.#show();
+  }
+
+  #show() {
+    const job = this.#job;
+    const { problem } = this.#store;
+    const known = JSON.stringify([this.#store.estimate, problem?.message, problem?.status]);
+    refill(this.#overview, known, () => (problem ? problemBox(problem, () => this.#estimate()) : allowanceOf(job)));
+    const { preview, draft, apply } = this.#steps;
+    const writes = job.applies;
+    preview.show("Generate preview (uses AI)", job.previewBlocked, this.#isSending);
+    draft.show("Generate full draft (uses AI)", job.draftBlocked, this.#isSending);
+    apply.show(`Apply to ${count(writes, "product")}`, job.applyBlocked, this.#isSending);
+    this.#showNotice(job);
+    this.#showPanel(job);
+    refill(this.#draftHead, JSON.stringify([this.#draft?.updatedAt, this.#draft === null, job.stale !== "", job.applied?.id]), () => this.#headOfDraft(job));
+  }
+
+  #showNotice(job) {
+    const { stale, applied, previewBlocked } = job;
+    refill(this.#notice, `${stale} ${applied?.id} ${previewBlocked} ${job.estimate?.totalAffected} ${this.#isSending}`, () => {
+      if (stale) {
+        const button = h("button", { type: "button", onclick: () => this.#preview() }, "Generate a new preview (uses AI)");
+        setAttribute(button, "disabled", previewBlocked !== "" || this.#isSending);
+        return h("div", { class: "banner banner-warning stale" }, h("p", {}, h("strong", {}, "Stale. "), stale), button);
+      }
+      if (applied) {
+        const left = job.estimate?.totalAffected ?? 0;
+        const rest = left ? ` ${count(left, "product")} ${left === 1 ? "is" : "are"} left: generate a new preview for them.` : "";
+        return h("p", { class: "banner banner-done" }, `Applied: ${count(applied.result?.updated ?? 0, "product")} updated.${rest}`);
+      }
+      return null;
+    });
+  }
+
+  #showPanel(job) {
+    const [newest] = job.runs;
+    const shown = job.active ?? (newest && newest.status !== "SUCCEEDED" ? newest : null);
+    const { project, api, session } = this.#context;
+    const cancel = (run) => this.#cancel(run);
+    runPanel(this.#panel, shown, { project, now: api.now(), may: (role) => session.may(role, project), cancel });
+  }
+
+  #headOfDraft(job) {
+    const draft = this.#draft;
+    const title = h("h2", { id: "h-draft" }, "Before and after");
+    if (draft === undefined) return [title, h("p", { class: "quiet", role: "status" }, "Reading the draft…")];
+    if (draft === null) {
+      return [title, emptyState("No draft yet", `A preview shows what the ${PLAYBOOKS[this.#playbook].noun}s would look like before anything is written.`)];
+    }
+    return [
+      h("div", { class: "draft-title" }, title, statusChip(job.stale ? "STALE" : draft.status, job.stale ? "Stale" : DRAFT_STATUSES[draft.status])),
+      h("p", { class: "quiet small" }, `${countsOf(draft)} · by ${draft.model || "an unknown model"} · `, timeOf(draft.updatedAt), " · can be applied until ", timeOf(draft.expiresAt)),
+    ];
+  }
+
+  // What is sent
+
+  #preview() {
+    const size = Math.min(LARGEST_SAMPLE, Math.max(1, Math.trunc(Number(this.#sample.value)) || DEFAULT_SAMPLE));
+    this.#sample.value = size;
+    return this.#create("PREVIEW_GENERATE", { meta: { sampleSize: size, rules: this.#form.rules } });
+  }
+
+  #generate() {
+    return this.#create("DRAFT_GENERATE", this.#ofDraft());
+  }
+
+  async #apply() {
+    const job = this.#job;
+    const label = `Apply to ${count(job.applies, "product")}`;
+    if (await confirm(`${label}?`, this.#whatChanges(job), label)) await this.#create("APPLY", this.#ofDraft());
+  }
+
+  // The key names the draft as it is: the same click twice makes one run, and a draft that was written again another.
+  #ofDraft() {
+    const { id, scopeId, rulesHash, updatedAt } = this.#draft;
+    return { scopeId, rulesHash, idempotencyKey: `page ${id} ${updatedAt}` };
+  }
+
+  #whatChanges({ noun }) {
+    const { counts } = this.#draft;
+    const field = PLAYBOOKS[this.#playbook].field;
+    const examples = this.#pairs.filter(({ item }) => item.finalSuggestion.trim());
+    const kept = counts.affectedTotal - counts.draftGenerated;
+    return [
+      h("p", {}, `This writes the ${noun} of ${count(counts.draftGenerated, "product")} in project ${this.#context.project}. Each of them has none now.`),
+      kept ? h("p", {}, `${count(kept, "product")} without a suggestion ${kept === 1 ? "stays" : "stay"} as ${kept === 1 ? "it is" : "they are"}.`) : null,
+      h(
+        "ul",
+        { class: "named", tabindex: 0, "aria-label": "Examples" },
+        examples.map(({ item, product }) => h("li", {}, h("strong", {}, product?.title || item.productId), h("br"), h("span", { class: "quiet" }, product?.[field]?.trim() || "Empty", " → "), item.finalSuggestion)),
+        counts.draftGenerated > examples.length ? h("li", { class: "quiet" }, `and ${count(counts.draftGenerated - examples.length, "more product")}`) : null,
+      ),
+      h("p", { class: "quiet" }, "No AI is used. All products are written together, or none."),
+    ];
+  }
+
+  async #create(runType, request) {
+    if (this.#isSending) return;
+    const { api, project } = this.#context;
+    this.#isSending = true;
+    this.#show();
+    try {
+      this.take(await api.post(project, `${this.#playbook}/runs`, { runType, ...request }));
+    } catch (error) {
+      this.#failed(error);
+      this.#estimate();
+    }
+    this.#isSending = false;
+    this.#show();
+  }
+
+  async #cancel(run) {
+    const done = await cancelRuns(this.#context, [run]);
+    for (const [, error] of done?.refused ?? []) this.#failed(error);
+    for (const one of done?.runs ?? []) this.take(one);
+  }
+
+  #failed(error) {
+    this.#context.notices.say(reasonOf(error), "failed");
+  }
+}

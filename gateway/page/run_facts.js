@@ -1,0 +1,42 @@
+// What is known of a run, as pairs of a name and a value.
+
+import { h } from "./element.js";
+import { identifier, linkTo } from "./parts.js";
+import { duration, durations, timeOf } from "./times.js";
+import { count } from "./words.js";
+
+// Return the facts of a run; `retry` is the run that retries it, null where there is none.
+export function factsOf(run, { project, retry, now }) {
+  const { meta } = run;
+  const link = (id) => linkTo({ project, run: id }, {}, h("code", {}, id));
+  const scope = [identifier(run.scopeId, "scope"), run.scopeId ? [" ", linkTo({ project, view: "runs", scope: run.scopeId }, { class: "small" }, "Runs of this scope")] : null];
+  return h(
+    "dl",
+    { class: "facts" },
+    fact("Run id", identifier(run.id, "run id")),
+    run.retryOf ? fact("Retry of", link(run.retryOf)) : null,
+    retry ? fact("Retried by", link(retry.id)) : null,
+    fact("Duration", h("span", { class: "run-duration" }, durations(run, now))),
+    fact("Attempt", run.attempt === 0 ? "Not started" : String(run.attempt)),
+    fact("Scope", scope),
+    fact("Rules hash", identifier(run.rulesHash, "rules hash")),
+    meta?.sampleSize ? fact("Sample", count(meta.sampleSize, "product")) : null,
+    meta?.deadlineSeconds ? fact("Deadline", `${duration(meta.deadlineSeconds * 1000)} after it was created`) : null,
+    fact("AI", aiOf(run)),
+    run.draftId ? fact("Draft", identifier(run.draftId, "draft id")) : null,
+    fact("Who", run.createdByUserId),
+    fact("Created", timeOf(run.createdAt)),
+    fact("Started", timeOf(run.startedAt)),
+    fact("Finished", timeOf(run.finishedAt)),
+  );
+}
+
+function fact(name, ...value) {
+  return h("div", {}, h("dt", {}, name), h("dd", {}, ...value));
+}
+
+function aiOf(run) {
+  if (run.runType === "APPLY") return "Never used by an apply";
+  if (run.aiUsed) return "Used";
+  return run.status === "SUCCEEDED" ? "Not used: every suggestion was there already" : "Not used";
+}
