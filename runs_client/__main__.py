@@ -15,7 +15,19 @@ from servicekit.telemetry.printable import printable_lines
 def build_app() -> typer.Typer:
     """Return the command with its sub-commands."""
     from devstack.commands import register
-    from runs_client.commands import cancel, catalog, create, demo, drafts, estimate, history, items, retry, watch
+    from runs_client.commands import (
+        cancel,
+        catalog,
+        create,
+        demo,
+        drafts,
+        estimate,
+        history,
+        items,
+        retry,
+        usage,
+        watch,
+    )
 
     app = typer.Typer(
         name="playbook-runs",
@@ -38,6 +50,7 @@ def build_app() -> typer.Typer:
     app.command()(items.items)
     app.command()(cancel.cancel)
     app.command()(retry.retry)
+    app.command()(usage.usage)
     return app
 
 

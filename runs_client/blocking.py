@@ -173,6 +173,7 @@ class BlockingRunsClient(BlockingClient[RunsClient]):
     queue_problem = _call(RunsClient.queue_problem)
     cancel = _call(RunsClient.cancel)
     retry = _call(RunsClient.retry)
+    get_usage = _call(RunsClient.get_usage)
     list = _iteration(RunsClient.list)
     watch = _iteration(RunsClient.watch)
     watch_all = _iteration(RunsClient.watch_all)

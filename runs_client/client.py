@@ -1,6 +1,7 @@
 """RunsService, as a program uses it: create runs, look at them, watch them."""
 
 from collections.abc import AsyncGenerator
+from datetime import date
 from uuid import uuid4
 
 import grpc
@@ -12,6 +13,8 @@ from playbooks.runs.v1.runs_service_pb2 import (
     CreateRunRequest,
     CreateRunResponse,
     GetRunRequest,
+    GetUsageRequest,
+    GetUsageResponse,
     ListRunsRequest,
     PreviewPlaybookRequest,
     PreviewPlaybookResponse,
@@ -150,6 +153,19 @@ class RunsClient(ServiceClient):
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def get_usage(
+        self, project_id: str, *, first_day: date | None = None, last_day: date | None = None
+    ) -> GetUsageResponse:
+        """Return what the project's runs were and cost: those that ended from `first_day` to `last_day`, which are UTC
+        days, by day and run type, and summed up.
+
+        Left out, `last_day` is today and `first_day` 29 days before it. Raises ServiceCallError: VALIDATION_FAILED also
+        for more than 366 days.
+        """
+        request = GetUsageRequest(project_id=project_id, to=last_day.isoformat() if last_day else "")
+        setattr(request, "from", first_day.isoformat() if first_day else "")  # a word of Python's own
+        return await self._connection.unary(self._stub.GetUsage, request)
 
     def watch(
         self,

@@ -17,6 +17,7 @@ _COMMANDS = {
     "CreateRun": "create",
     "GetRun": "get",
     "ListRuns": "list",
+    "GetUsage": "usage",
     "WatchRun": "watch",
     "WatchRuns": "watch",
     "CancelRun": "cancel",

@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.catalog_service_pb2 import Product
 from playbooks.executor.v1.executor_service_pb2 import EstimatePlaybookResponse
 from playbooks.runs.v1.run_pb2 import AiUsage, Draft, Run, RunItem
+from playbooks.runs.v1.runs_service_pb2 import GetUsageResponse
 from rich.table import Table
 from rich.text import Text
 
@@ -57,12 +58,12 @@ def outcome(run: Run) -> str:
 
 
 def usage_words(usage: AiUsage) -> str:
-    """Return in a line what a run has asked of the AI provider; its tokens where the provider counts them."""
+    """Return in a line what one or more runs have asked of the AI provider, with the tokens that it counted."""
     cached = f", {usage.cached_input_tokens:,} of them cached" if usage.cached_input_tokens else ""
     tokens = f"; {usage.input_tokens:,} tokens read{cached}, {usage.output_tokens:,} written"
     return (
         f"{usage.requests:,} requests, {usage.suggestions:,} suggestions, {usage.reused:,} reused"
-        f"{tokens if usage.input_tokens or usage.output_tokens else ''} ({usage.model})"
+        f"{tokens if usage.input_tokens or usage.output_tokens else ''}{f' ({usage.model})' if usage.model else ''}"
     )
 
 
@@ -176,6 +177,37 @@ def estimate_details(estimate: EstimatePlaybookResponse) -> Table:
             "AI today": f"{used}; resets at {_time(daily.resets_at)}",
             "scope id": estimate.scope_id,
             "rules hash": estimate.rules_hash,
+        }
+    )
+
+
+def usage_table(usage: GetUsageResponse) -> Table:
+    """Return what the runs of each day and type were and cost."""
+    table = ValueTable(box=None, pad_edge=False)
+    for heading in ("day", "type"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("runs", "with AI", "requests", "suggestions", "reused", "tokens in", "cached", "tokens out"):
+        table.add_column(heading, justify="right")
+    for day in usage.days:
+        cost = day.ai_usage
+        counts = (
+            *(day.runs, day.ai_runs, cost.requests, cost.suggestions, cost.reused),
+            *(cost.input_tokens, cost.cached_input_tokens, cost.output_tokens),
+        )
+        table.add_row(day.day, Run.Type.Name(day.run_type), *(f"{count:,}" for count in counts))
+    return table
+
+
+def usage_details(usage: GetUsageResponse) -> Table:
+    """Return what the runs of all days together were and cost."""
+    total = usage.summary
+    runs = f"{total.total_runs:,}, {total.ai_runs:,} of them with AI"
+    return _details(
+        {
+            "days": f"{getattr(usage, 'from')} to {usage.to}, UTC",
+            "runs": runs,
+            "by type": f"{total.previews:,} previews, {total.drafts:,} drafts, {total.applies:,} applies",
+            "AI cost": usage_words(total.ai_usage),
         }
     )
 

@@ -25,6 +25,7 @@ from runs_service.runs import Runs
 from runs_service.servicer import RunsServicer
 from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from runs_service.store import RunStore
+from runs_service.usage import UsageFolder, UsageReports
 from runs_service.watching.announcer import Announcer
 from runs_service.watching.hub import CHANGES_CHANNEL, Watchers
 from runs_service.watching.project_stream import ProjectStream
@@ -135,9 +136,11 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             OutboxSweeper(store, dispatcher, interval=interval),
             Reconciler(store, executor, events, dispatcher, interval=interval),
             RunRetention(store, clock, kept=settings.retention),
+            UsageFolder(store),
         ]
         streams = RunStream(queries, watchers), ProjectStream(store, project_watchers)
-        servicer = RunsServicer(runs, queries, *streams, executor, broker=parts.get("broker", ()))
+        reports = UsageReports(store, clock)
+        servicer = RunsServicer(runs, queries, *streams, executor, usage=reports, broker=parts.get("broker", ()))
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
         server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts, rules=RULES)

@@ -7,7 +7,7 @@ what drives it. So there is one description of a run, the proto, and history row
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, UUID
 
-from runs_service.predicates import ACTIVE, HOLDS_KEY, STATUSES, STOP_PENDING, UNDISPATCHED
+from runs_service.predicates import ACTIVE, HOLDS_KEY, STATUSES, STOP_PENDING, UNDISPATCHED, USAGE_COUNTS
 from servicekit.postgres.xid8 import Xid8
 
 SCHEMA = "runs"
@@ -76,6 +76,27 @@ run_events = sa.Table(
     sa.Column("project_id", sa.Text, nullable=False),
     sa.Column("xid", Xid8, nullable=False, server_default=sa.text("pg_current_xact_id()")),
     sa.Index("run_events_by_transaction", "project_id", "xid"),
+)
+
+# What the runs of a project were that ended on a day (store/usage.py). It stays when they are deleted.
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("project_id", sa.Text, primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),  # UTC
+    sa.Column("run_type", sa.Text, primary_key=True),
+    *(sa.Column(count, sa.BigInteger, nullable=False) for count in USAGE_COUNTS),
+)
+
+# The same of runs that ended just now, until it is folded into `usage_daily`. Without an index: rows are only appended,
+# and taken from wherever they are.
+usage_increments = sa.Table(
+    "usage_increments",
+    metadata,
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("day", sa.Date, nullable=False),
+    sa.Column("run_type", sa.Text, nullable=False),
+    *(sa.Column(count, sa.BigInteger, nullable=False) for count in USAGE_COUNTS),
 )
 
 # The newest change of a project that was deleted; a trigger keeps it up to date.

@@ -22,6 +22,7 @@ PERMISSIONS: Permissions = {
     f"{_SERVICE}/CreateRun": _create,
     f"{_SERVICE}/GetRun": Role.VIEWER,
     f"{_SERVICE}/ListRuns": Role.VIEWER,
+    f"{_SERVICE}/GetUsage": Role.VIEWER,
     f"{_SERVICE}/WatchRun": Role.VIEWER,
     f"{_SERVICE}/WatchRuns": Role.VIEWER,
     # EDITOR, or OWNER when the run is an APPLY: the servicer checks that once it has read the run.

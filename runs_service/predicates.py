@@ -14,3 +14,14 @@ ACTIVE = "status IN ('QUEUED', 'RUNNING')"
 HOLDS_KEY = f"{ACTIVE} OR (status = 'SUCCEEDED' AND NOT frees_on_success)"
 STOP_PENDING = "stop_pending"
 UNDISPATCHED = "status = 'QUEUED' AND dispatched_at IS NULL"
+# What is counted of the runs of a project, a day and a type; those after the first two are AiUsage's.
+USAGE_COUNTS = (
+    "runs",
+    "ai_runs",
+    "requests",
+    "suggestions",
+    "reused",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+)

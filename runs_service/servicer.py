@@ -13,6 +13,7 @@ from runs_service.permissions import role_for
 from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.store import Filters
+from runs_service.usage import UsageReports
 from runs_service.watching.project_stream import ProjectStream
 from runs_service.watching.stream import RunStream
 from servicekit.auth.principals import current_principal
@@ -38,12 +39,14 @@ class RunsServicer(RunsServiceServicer):
         project_streams: ProjectStream,
         executor: ExecutorClient,
         *,
+        usage: UsageReports,
         broker: Sequence[Outage] = (),
     ) -> None:
         self._runs = runs
         self._queries = queries
         self._streams = streams
         self._project_streams = project_streams
+        self._usage = usage
         self._executor = executor
         self._broker = broker
 
@@ -74,6 +77,11 @@ class RunsServicer(RunsServiceServicer):
             filters, limit=request.limit, offset=request.offset, page_token=request.page_token
         )
         return pb.ListRunsResponse(runs=runs, next_page_token=next_page_token)
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
+        """Return what the project's runs were and cost."""
+        # `from` is a word of Python's own.
+        return await self._usage.report(request.project_id, getattr(request, "from"), request.to)
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> None:  # type: ignore[override]
         """Stream a run's changes. Writes to the context, as servicekit's interceptors want it."""

@@ -104,7 +104,7 @@ def _runs_database_url(postgres_server: Postgres) -> Iterator[str]:
 def runs_database_url(_runs_database_url: str) -> str:
     """The URL of a migrated and empty database of runs_service."""
     with psycopg.connect(_runs_database_url, autocommit=True) as connection:
-        connection.execute("TRUNCATE runs.runs CASCADE")
+        connection.execute("TRUNCATE runs.runs, runs.usage_daily, runs.usage_increments CASCADE")
     return _runs_database_url
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - statements are put together from constants only
 """The history of runs: every change of a run writes its next version, and the run as it is now."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service import transitions
 from runs_service.store.change_set import ChangeSet
 from runs_service.store.records import Changed
+from runs_service.store.usage import COUNT_ENDED, columns_of
 from runs_service.store.version_cache import Version, VersionCache
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Connection, Database
@@ -75,7 +77,7 @@ class History:
         reached(FailPoint.RUNS_IN_CHANGE)
         if not changes.changed:
             return _Written(Changed([], changes.foreign))
-        rows = await self._database.fetch_all(self._WRITE, self._parameters(changes, stop=False))
+        rows = await self._database.fetch_all(*self._write(changes, stop=False))
         fresh = {str(row.id) for row in rows}
         refused = frozenset(changes.changed.keys() - fresh)
         self._versions.drop(refused)
@@ -87,7 +89,7 @@ class History:
             changes = ChangeSet(await self._lock(connection, {event.run_id for event in events}))
             changes.apply(events, now)
             if changes.changed:
-                await connection.execute(self._WRITE, self._parameters(changes, stop=False))
+                await connection.execute(*self._write(changes, stop=False))
             reached(FailPoint.RUNS_IN_CHANGE)
         self._remember(changes.changed.values())
         return Changed(changes.history, changes.foreign)
@@ -99,7 +101,7 @@ class History:
             changes = ChangeSet(await self._lock(connection, set(run_ids)))
             changes.end(step, now)
             if changes.changed:
-                await connection.execute(self._WRITE, self._parameters(changes, stop=True))
+                await connection.execute(*self._write(changes, stop=True))
         self._versions.drop(changes.changed)
         return changes.history
 
@@ -117,7 +119,7 @@ class History:
             else:
                 self._versions.put([version])
 
-    _WRITE = """
+    _CHANGE = """
     WITH locked AS MATERIALIZED (
         -- In order, so that two processes that change the same runs do not wait for each other in a circle.
         SELECT id FROM runs.runs WHERE id = ANY(CAST(%(ids)b AS uuid[])) ORDER BY id FOR UPDATE
@@ -132,19 +134,21 @@ class History:
              AS after (id, old_number, old_status, event_number, status, scope_id, run)
              JOIN locked USING (id)
         WHERE runs.id = after.id AND runs.event_number = after.old_number AND runs.status = after.old_status
-        RETURNING runs.id, runs.project_id
+        RETURNING runs.id, runs.project_id, runs.run_type
     ), history AS (
         INSERT INTO runs.run_events (run_id, sequence, run, project_id)
         SELECT step.*, changed.project_id
         FROM unnest(CAST(%(event_ids)b AS uuid[]), CAST(%(sequences)b AS bigint[]),
                     CAST(%(event_runs)b AS bytea[])) AS step (run_id, sequence, run)
              JOIN changed ON changed.id = step.run_id
-    )
-    SELECT id FROM changed"""
+    )"""
+    _WRITE = f"{_CHANGE} SELECT id FROM changed"
+    _WRITE_ENDS = f"{_CHANGE}, counted AS ({COUNT_ENDED}) SELECT id FROM changed"
 
-    def _parameters(self, changes: ChangeSet, *, stop: bool) -> dict[str, object]:
+    def _write(self, changes: ChangeSet, *, stop: bool) -> tuple[str, dict[str, object]]:
+        """Return the statement that writes changes, and its parameters. It returns the ids of the runs it changed."""
         changed = [(changes.before[run_id], version) for run_id, version in changes.changed.items()]
-        return {
+        parameters = {
             "ids": [after.run.id for _, after in changed],
             "old_numbers": [before.event_number for before, _ in changed],
             "old_statuses": [Run.Status.Name(before.run.status) for before, _ in changed],
@@ -158,6 +162,10 @@ class History:
             "sequences": [run.sequence for run in changes.history],
             "event_runs": [run.SerializeToString() for run in changes.history],
         }
+        ended = [after.run for before, after in changed if _ends(before.run, after.run)]
+        if not ended:
+            return self._WRITE, parameters
+        return self._WRITE_ENDS, parameters | columns_of(ended)
 
     # Reading
 
@@ -191,3 +199,8 @@ class History:
         """Return the oldest sequence of a run that is kept, or None."""
         oldest: int | None = (await self._database.fetch_one(self._OLDEST, {"id": run_id})).sequence
         return oldest
+
+
+def _ends(before: Run, after: Run) -> bool:
+    # A run that has ended may be written once more, with the number of an event that said nothing new.
+    return transitions.is_terminal(after.status) and not transitions.is_terminal(before.status)

@@ -14,6 +14,7 @@ from runs_service.store.outbox import Outbox
 from runs_service.store.records import Filters, Stored
 from runs_service.store.runs import Runs
 from runs_service.store.stops import Stops
+from runs_service.store.usage import Usage
 from runs_service.store.version_cache import VersionCache
 from servicekit.postgres.database import Database
 from servicekit.postgres.snapshots import Snapshot
@@ -35,6 +36,7 @@ class RunStore:
         self.outbox = Outbox(database, reconcile_after=reconcile_after)
         self.stops = Stops(database)
         self.deletions = Deletions(database)
+        self.usage = Usage(database)
 
     async def create(self, wanted: Sequence[NewRun]) -> list[Stored]:
         """Insert those of `wanted` that are new, and return, in order, the run that each of them led to.

@@ -251,6 +251,11 @@ class TestCLI_001_Looking:
         assert [item["product_id"] for item in newest["items"]] == sorted(
             item["product_id"] for item in newest["items"]
         )
+        usage = cli.ok("usage", "--from", "2026-01-01", "--to", "2026-12-31")
+        assert re.search(r"PREVIEW_GENERATE +1 +1 +1 +3 +0 +100 +0 +20\n", usage)
+        assert "1, 1 of them with AI" in usage
+        assert cli.ok("usage", "--to", "2020-01-01") == "no runs ended from 2019-12-03 to 2020-01-01\n"
+        assert "at most 365 days" in cli("usage", "--from", "2020-01-01").stderr
         estimate = cli.ok("estimate", "--playbook", "missing_seo_description", "--max-length", "60")
         for words in ("40 products", "yes", "unlimited", "next: playbook-runs create", '"maxLength": 60'):
             assert words in estimate

@@ -82,6 +82,15 @@ async def test_WEB_HP_002_an_apply_run_uses_the_draft(shop: Shop) -> None:
     assert [item["productId"] for item in [*items.json(), *rest.json()]] == ids
     assert [item["status"] for item in [*items.json(), *rest.json()]] == ["UPDATED"] * 3 + ["SKIPPED"]
     assert "link" not in rest.headers
+    day = run["finishedAt"][:10]
+    async with shop.http() as http:
+        usage = (await http.get("usage", params={"from": preview["finishedAt"][:10], "to": day})).json()
+        refused = await http.get("usage", params={"from": "yesterday"})
+    counts = {"totalRuns": 2, "aiRuns": 1, "previews": 1, "drafts": 0, "applies": 1, "appliesWithAi": 0}
+    assert usage["summary"].items() >= counts.items()
+    assert (usage["to"], usage["summary"]["aiUsage"]["suggestions"]) == (day, 3)
+    assert {one["runType"]: one["runs"] for one in usage["days"]} == {"PREVIEW_GENERATE": 1, "APPLY": 1}
+    assert (refused.status_code, refused.json()["fields"][0]["field"]) == (400, "from")
     assert [product["seoTitle"] for product in products][2:] == ["SEO title for Thing 3", ""]
 
 

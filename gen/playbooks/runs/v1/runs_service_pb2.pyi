@@ -419,6 +419,156 @@ class WatchRunsResponse(_message.Message):
 Global___WatchRunsResponse: _TypeAlias = WatchRunsResponse  # noqa: Y015
 
 @_typing.final
+class GetUsageRequest(_message.Message):
+    """A project and a range of days, 366 at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project (shop)."""
+    to: _builtins.str
+    """The last UTC day, as 2026-11-23; left out: today."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "project_id", b"project_id", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """What the runs of these days were."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    to: _builtins.str
+    """The last day."""
+    @_builtins.property
+    def summary(self) -> Global___UsageSummary:
+        """All days together."""
+
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DailyUsage]:
+        """By day, then by run type; a day without runs of a type is not there."""
+
+    def __init__(
+        self,
+        *,
+        to: _builtins.str = ...,
+        summary: Global___UsageSummary | None = ...,
+        days: _abc.Iterable[Global___DailyUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "from", b"from", "summary", b"summary", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageSummary(_message.Message):
+    """Counts of runs that ended, and what they asked of the AI provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_RUNS_FIELD_NUMBER: _builtins.int
+    AI_RUNS_FIELD_NUMBER: _builtins.int
+    PREVIEWS_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
+    APPLIES_FIELD_NUMBER: _builtins.int
+    APPLIES_WITH_AI_FIELD_NUMBER: _builtins.int
+    AI_USAGE_FIELD_NUMBER: _builtins.int
+    total_runs: _builtins.int
+    """All of them."""
+    ai_runs: _builtins.int
+    """Those that asked for suggestions (`ai_used`)."""
+    previews: _builtins.int
+    """PREVIEW_GENERATE."""
+    drafts: _builtins.int
+    """DRAFT_GENERATE."""
+    applies: _builtins.int
+    """APPLY."""
+    applies_with_ai: _builtins.int
+    """Applies that asked for suggestions: 0, an apply never calls AI."""
+    @_builtins.property
+    def ai_usage(self) -> _run_pb2.AiUsage:
+        """Sums; `model` is empty."""
+
+    def __init__(
+        self,
+        *,
+        total_runs: _builtins.int = ...,
+        ai_runs: _builtins.int = ...,
+        previews: _builtins.int = ...,
+        drafts: _builtins.int = ...,
+        applies: _builtins.int = ...,
+        applies_with_ai: _builtins.int = ...,
+        ai_usage: _run_pb2.AiUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_runs", b"ai_runs", "ai_usage", b"ai_usage", "applies", b"applies", "applies_with_ai", b"applies_with_ai", "drafts", b"drafts", "previews", b"previews", "total_runs", b"total_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
+
+@_typing.final
+class DailyUsage(_message.Message):
+    """The runs of one type that ended on one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    RUN_TYPE_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    AI_RUNS_FIELD_NUMBER: _builtins.int
+    AI_USAGE_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """The UTC day, as 2026-11-23."""
+    run_type: _run_pb2.Run.Type.ValueType
+    """What the runs did."""
+    runs: _builtins.int
+    """How many there were."""
+    ai_runs: _builtins.int
+    """Those that asked for suggestions (`ai_used`)."""
+    @_builtins.property
+    def ai_usage(self) -> _run_pb2.AiUsage:
+        """Sums; `model` is empty."""
+
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        run_type: _run_pb2.Run.Type.ValueType = ...,
+        runs: _builtins.int = ...,
+        ai_runs: _builtins.int = ...,
+        ai_usage: _run_pb2.AiUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_runs", b"ai_runs", "ai_usage", b"ai_usage", "day", b"day", "run_type", b"run_type", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DailyUsage: _TypeAlias = DailyUsage  # noqa: Y015
+
+@_typing.final
 class CancelRunRequest(_message.Message):
     """Names a run."""
 

@@ -85,6 +85,11 @@ class RunsServiceStub:
                 request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsRequest.SerializeToString,
                 response_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/playbooks.runs.v1.RunsService/GetUsage',
+                request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/playbooks.runs.v1.RunsService/CancelRun',
                 request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.CancelRunRequest.SerializeToString,
@@ -192,6 +197,15 @@ class RunsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """What a project's runs were, and what they asked of the AI provider: by UTC day and run type, and summed up. A run
+        counts on the day on which it ended, however it did; what has not ended does not count yet. Days stay when their runs
+        are deleted. Role: VIEWER. INVALID_ARGUMENT / VALIDATION_FAILED also for a range of more than 366 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
         writes nothing more. An ended one is returned unchanged. While no executor is up, the cancel is stored and sent
@@ -266,6 +280,11 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     servicer.WatchRuns,
                     request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsRequest.FromString,
                     response_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.GetUsageRequest.FromString,
+                    response_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.GetUsageResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -449,6 +468,33 @@ class RunsService:
             '/playbooks.runs.v1.RunsService/WatchRuns',
             playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsRequest.SerializeToString,
             playbooks_dot_runs_dot_v1_dot_runs__service__pb2.WatchRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/playbooks.runs.v1.RunsService/GetUsage',
+            playbooks_dot_runs_dot_v1_dot_runs__service__pb2.GetUsageRequest.SerializeToString,
+            playbooks_dot_runs_dot_v1_dot_runs__service__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -94,6 +94,11 @@ class RunsServiceStub:
     RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
     token expired while the stream was open; resume with a new one.
     """
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.GetUsageRequest, _runs_service_pb2.GetUsageResponse]
+    """What a project's runs were, and what they asked of the AI provider: by UTC day and run type, and summed up. A run
+    counts on the day on which it ended, however it did; what has not ended does not count yet. Days stay when their runs
+    are deleted. Role: VIEWER. INVALID_ARGUMENT / VALIDATION_FAILED also for a range of more than 366 days.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]
     """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
     writes nothing more. An ended one is returned unchanged. While no executor is up, the cancel is stored and sent
@@ -191,6 +196,11 @@ class RunsServiceAsyncStub(RunsServiceStub):
     again without it. INVALID_ARGUMENT / VALIDATION_FAILED: `after` was altered, or sent with other filters.
     RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
     token expired while the stream was open; resume with a new one.
+    """
+    GetUsage: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.GetUsageRequest, _runs_service_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """What a project's runs were, and what they asked of the AI provider: by UTC day and run type, and summed up. A run
+    counts on the day on which it ended, however it did; what has not ended does not count yet. Days stay when their runs
+    are deleted. Role: VIEWER. INVALID_ARGUMENT / VALIDATION_FAILED also for a range of more than 366 days.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.CancelRunRequest, _runs_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels a run. A QUEUED run is CANCELLED at once. A RUNNING one is stopped by its executor within 2 seconds and
@@ -316,6 +326,17 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         again without it. INVALID_ARGUMENT / VALIDATION_FAILED: `after` was altered, or sent with other filters.
         RESOURCE_EXHAUSTED / WATCHER_TOO_SLOW: the watcher did not read; resume. UNAUTHENTICATED / TOKEN_EXPIRED: the
         token expired while the stream was open; resume with a new one.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _runs_service_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_service_pb2.GetUsageResponse, _abc.Awaitable[_runs_service_pb2.GetUsageResponse]]:
+        """What a project's runs were, and what they asked of the AI provider: by UTC day and run type, and summed up. A run
+        counts on the day on which it ended, however it did; what has not ended does not count yet. Days stay when their runs
+        are deleted. Role: VIEWER. INVALID_ARGUMENT / VALIDATION_FAILED also for a range of more than 366 days.
         """
 
     @_abc_1.abstractmethod
