@@ -197,26 +197,49 @@ async def test_a_project_is_one_stream_that_resumes_by_position(front: Front) ->
         assert (answer.status_code, answer.json()["reason"]) == (HTTPStatus.BAD_REQUEST, "VALIDATION_FAILED")
 
 
-async def test_when_the_client_leaves_the_call_ends(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+async def test_when_the_client_leaves_the_call_ends_within_100_ms(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
     run = await front.create()
     loop = asyncio.get_running_loop()
+    taken = []
+    for _ in range(5):  # the machine may be busy with other things: one of five shows that nothing is waited for
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "servicekit.rpc.interceptors.access_log"):
+            async with watching(front.http, watch(run)) as stream:
+                await stream.next()
+            left = loop.time()
+            await eventually(lambda: any("WatchRun CANCELLED" in line for line in caplog.messages))
+        taken.append(loop.time() - left)
+    assert min(taken) < 0.1, taken
+
+
+async def test_a_stream_is_cancelled_by_whoever_leaves_it_and_not_by_chance(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await front.create()
+    upstream = Upstream("runs-service", front.runs_target, GatewaySettings())
     with caplog.at_level(logging.DEBUG, "servicekit.rpc.interceptors.access_log"):
-        async with watching(front.http, watch(run)) as stream:
-            await stream.next()
-        left = loop.time()
-        await eventually(lambda: any("WatchRun CANCELLED" in line for line in caplog.messages))
-    assert loop.time() - left < 1.0  # 0.1 s on an idle machine
+        with upstream.stream(call_of(upstream, watch(run))) as stream:
+            await stream.read()
+        # `stream` is still referred to, as by a traceback: nothing but the cancel ends it.
+        await eventually(lambda: any("WatchRun CANCELLED" in line for line in caplog.messages), timeout=2)
+    assert stream.cancelled()
+    await upstream.close()
+
+
+def call_of(upstream: Upstream, path: str) -> Call:
+    """Return the call that a GET of `path` makes."""
+    route, values = ROUTES.find("GET", path)
+    metadata = (("x-request-id", "r"), ("authorization", f"Bearer {TOKEN}"))
+    return Call(route, upstream, build(route, values, b"", None), metadata)
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_its_call_ends(
     front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = await front.create()
-    path = watch(run)
-    route, values = ROUTES.find("GET", path)
     upstream = Upstream("runs-service", front.runs_target, GatewaySettings())
-    token = ("authorization", f"Bearer {TOKEN}")
-    call = Call(route, upstream, build(route, values, b"", None), (("x-request-id", "r"), token))
     is_cut_off = asyncio.Event()
 
     async def receive() -> Message:
@@ -230,7 +253,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_call_ends(
     streams = Streams(Encoder(), Gauge("streams", "", registry=CollectorRegistry()), write=0.1)
     with caplog.at_level(logging.DEBUG, "servicekit.rpc.interceptors.access_log"):
         async with asyncio.timeout(5):
-            await streams.serve(call, "", {"state": {"abort": is_cut_off.set}}, receive, send)
+            await streams.serve(call_of(upstream, watch(run)), "", {"state": {"abort": is_cut_off.set}}, receive, send)
         assert is_cut_off.is_set()
         await eventually(lambda: any("WatchRun CANCELLED" in line for line in caplog.messages))
     await upstream.close()
