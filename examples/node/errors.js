@@ -1,5 +1,6 @@
 // What a failed call says beside its code: google.rpc.ErrorInfo, BadRequest and RetryInfo.
 
+import { status } from '@grpc/grpc-js';
 import { definitions } from './connection.js';
 
 const DOMAIN = 'playbook-runs'; // other domains are proxies', whose reasons are not ours
@@ -23,4 +24,14 @@ export function details(error) {
     }
   }
   return found;
+}
+
+// Prints what a failed call says; throws what is no call's.
+export function explain(error) {
+  if (error.code === undefined) throw error;
+  const { reason, metadata, violations, retryAfter } = details(error);
+  console.error(`${status[error.code]} ${reason}: ${error.details}`);
+  for (const { field, description } of violations) console.error(`  ${field}: ${description}`);
+  for (const [name, value] of Object.entries(metadata)) console.error(`  ${name} = ${value}`);
+  if (retryAfter !== undefined) console.error(`  try again in ${retryAfter} ms`);
 }

@@ -3,9 +3,8 @@
 
 import { randomUUID } from 'node:crypto';
 import { parseArgs } from 'node:util';
-import { status } from '@grpc/grpc-js';
 import { Connection } from './connection.js';
-import { details } from './errors.js';
+import { explain } from './errors.js';
 import { watch } from './watch.js';
 
 const { values: options } = parseArgs({
@@ -44,12 +43,7 @@ async function main() {
       process.exitCode = 1;
     }
   } catch (error) {
-    if (error.code === undefined) throw error; // not a call's
-    const { reason, metadata, violations, retryAfter } = details(error);
-    console.error(`${status[error.code]} ${reason}: ${error.details}`);
-    for (const { field, description } of violations) console.error(`  ${field}: ${description}`);
-    for (const [name, value] of Object.entries(metadata)) console.error(`  ${name} = ${value}`);
-    if (retryAfter !== undefined) console.error(`  try again in ${retryAfter} ms`);
+    explain(error);
     process.exitCode = 1;
   } finally {
     connection.close();

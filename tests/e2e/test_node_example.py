@@ -1,4 +1,4 @@
-"""examples/node, in Node: it makes a run, resumes its watch over cut connections, and reads an error's details."""
+"""examples/node, in Node: it makes a run, resumes its watches over cut connections, and reads an error's details."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
@@ -53,8 +54,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Program:
     """The program as it runs, with its lines of output."""
 
-    def __init__(self, example: Path, shop: Shop, *options: str, target: str = "") -> None:
-        self._command = ["node", "main.js", "--project", shop.project, "--target", target or shop.stack.runs_target]
+    def __init__(self, example: Path, shop: Shop, *options: str, target: str = "", script: str = "main.js") -> None:
+        self._command = ["node", script, "--project", shop.project, "--target", target or shop.stack.runs_target]
         self._command += options
         self._folder = example
         self._environment = os.environ | {"PLAYBOOK_RUNS_TOKEN": shop.stack.token(shop.project, "OWNER")}
@@ -120,3 +121,43 @@ async def test_an_errors_details_are_shown(example: Path, shop: Shop) -> None:
     assert code == 1
     assert errors[0].startswith("INVALID_ARGUMENT VALIDATION_FAILED: ")
     assert errors[1].startswith("  meta.sample_size: must be ")
+
+
+async def test_a_project_is_followed_over_cut_connections_and_again_from_a_position(
+    example: Path, shop: Shop, openai: OpenAIServer
+) -> None:
+    await shop.stock(30)
+    await shop.preview()
+    openai.behave(Behaviour(delay_seconds=0.2))
+    seen: list[tuple[str, str]] = []  # run and sequence
+    positions: list[str] = []
+
+    async def read(program: Program) -> str:
+        """Note the next change; return its status."""
+        run_id, sequence, _, status, position = (await program.line()).split("  ")
+        seen.append((run_id, sequence))
+        positions.append(position)
+        return status
+
+    async with (
+        Proxy(shop.stack.runs_target) as proxy,
+        Program(example, shop, script="follow.js", target=proxy.target) as program,
+    ):
+        assert await read(program) == "SUCCEEDED"  # it follows now
+        runs = [(await shop.create(Run.PREVIEW_GENERATE, meta=RunMeta(sample_size=sample))).run for sample in (20, 30)]
+        for _ in runs:
+            while await read(program) != "SUCCEEDED":
+                proxy.cut()  # after each change that it showed
+        assert proxy.cuts >= 2
+    assert len(set(seen)) == len(seen)
+    for run in runs:
+        last = await shop.get(run.id)
+        assert [sequence for id_, sequence in seen if id_ == run.id] == [f"#{n}" for n in range(1, last.sequence + 1)]
+
+    half = len(seen) // 2
+    again = seen[half:]
+    del seen[:]
+    async with Program(example, shop, "--after", positions[half - 1], script="follow.js") as program:
+        while len(seen) < len(again):
+            await read(program)
+    assert seen == again
