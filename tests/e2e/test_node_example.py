@@ -160,4 +160,4 @@ async def test_a_project_is_followed_over_cut_connections_and_again_from_a_posit
     async with Program(example, shop, "--after", positions[half - 1], script="follow.js") as program:
         while len(seen) < len(again):
             await read(program)
-    assert seen == again
+    assert sorted(seen) == sorted(again)  # what comes at once comes run by run
