@@ -11,6 +11,8 @@ from playbooks.executor.v1.catalog_service_pb2_grpc import add_CatalogServiceSer
 from playbooks.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
 from executor_service.ai.factory import build_provider
+from executor_service.ai.metrics import AIMetrics
+from executor_service.ai.prices import read_prices
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.catalog import Catalog
 from executor_service.domain.execution import Job, RunType
@@ -24,21 +26,25 @@ from executor_service.execution.outcomes import OutcomeWriter
 from executor_service.execution.pipeline import Pipeline
 from executor_service.execution.slots import Slots
 from executor_service.execution.types import Work
+from executor_service.metrics import ExecutorMetrics
 from executor_service.permissions import PERMISSIONS
 from executor_service.queries import Queries
 from executor_service.retention import ExecutorRetention
 from executor_service.servicer import CatalogServicer, ExecutorServicer
 from executor_service.settings import LEASE_CONNECTIONS, ExecutorDatabaseSettings, ExecutorSettings
+from executor_service.store.backlog import Backlog
 from executor_service.work.affected import AffectedLookup
 from executor_service.work.apply import Apply
 from executor_service.work.estimate import Estimator
 from executor_service.work.generate import Generate
 from executor_service.work.heavy_reads import HeavyReads
 from executor_service.work.suggestion_fetcher import SuggestionFetcher
+from servicekit.background.sampling import Sampler
 from servicekit.background.tasks import LAST_STEPS, force_exit_after, running, stop_signal
 from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.postgres.database import Database
+from servicekit.postgres.metrics import PoolMetrics
 from servicekit.postgres.schema import Schema
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
@@ -74,9 +80,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
     that follow it, and publishes what is left.
     """
     clock = clock or SystemClock()
-    metrics = Metrics()
-    if settings.metrics_listen:
-        metrics.serve(settings.metrics_listen)
+    metrics = Metrics.at(settings.metrics_listen)
+    of_executor = ExecutorMetrics(metrics, slots=settings.executor_concurrency)
 
     async with AsyncExitStack() as stack:
 
@@ -89,9 +94,10 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         lease_database = pool(LEASE_CONNECTIONS)
         work_database = pool(settings.executor_database_pool_size, lease_database)
         callers = pool(settings.caller_connections, lease_database)
+        PoolMetrics(metrics.registry, {"leases": lease_database, "work": work_database, "callers": callers})
         heavy_reads = HeavyReads(at_once=settings.heavy_reads, metrics=metrics)
         stack.push_async_callback(heavy_reads.close)
-        provider = _provider(settings)
+        provider = _provider(settings, metrics)
         stack.push_async_callback(provider.close)
         signer = MessageSigner(settings.jwt_secrets)
         broker = (
@@ -103,7 +109,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
 
         # Execution
         publisher = EventPublisher(lease_database, broker)
-        leases = Leases(lease_database, owner=str(uuid4()), seconds=settings.executor_lease_seconds)
+        leases = Leases(lease_database, of_executor, owner=str(uuid4()), seconds=settings.executor_lease_seconds)
         outcomes = OutcomeWriter(lease_database)
         fetcher = SuggestionFetcher(
             work_database,
@@ -111,6 +117,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             leases,
             publisher,
             clock,
+            metrics=of_executor,
             batch_size=settings.ai_batch_size,
             concurrency=settings.ai_concurrency,
         )
@@ -137,8 +144,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
 
         consumers: list[Consumer] = []
         if settings.queue_url:
-            jobs = settings.queue(JOBS_QUEUE)
-            consumers.append(Consumer(settings.queue_url, jobs, inbox.consume, metrics, signer))
+            consumers.append(Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics, signer))
 
         # Calls
         catalog = Catalog(callers, clock, default_plan=settings.default_plan)
@@ -172,7 +178,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         # Started in this order, stopped in the reverse one.
         retention = ExecutorRetention(callers, clock, kept=settings.retention)
         sweepers = DeadlineSweeper(cancellation), OutboxSweeper(lease_database, publisher), retention
-        await stack.enter_async_context(running(publisher.marks, publisher, *sweepers))
+        samplers = [Sampler(Backlog(lease_database), of_executor.backlog)] if settings.metrics_listen else []
+        await stack.enter_async_context(running(publisher.marks, publisher, *sweepers, *samplers))
         await stack.enter_async_context(running(Heartbeat(leases), affected, outcomes, claimer))
         await server.start()
         await stack.enter_async_context(running(*consumers))
@@ -189,15 +196,20 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         yield server
 
 
-def _provider(settings: ExecutorSettings) -> SuggestionProvider:
+def _provider(settings: ExecutorSettings, metrics: Metrics) -> SuggestionProvider:
+    prices = read_prices(settings.ai_prices) if settings.ai_prices else {}
     try:
-        return build_provider(
+        provider = build_provider(
             provider=settings.ai_provider,
             model=settings.ai_model,
             api_key=settings.openai_api_key,
             base_url=settings.openai_base_url,
             concurrency=settings.ai_concurrency,
             timeout_seconds=settings.ai_timeout_seconds,
+            metrics=AIMetrics(metrics.registry, prices),
         )
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    if prices and provider.model not in prices:
+        logger.warning("AI_PRICES has no prices of %s: what its tokens cost is not counted", provider.model)
+    return provider

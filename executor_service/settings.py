@@ -3,8 +3,9 @@
 from datetime import timedelta
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 
+from executor_service.ai.prices import read_prices
 from executor_service.playbooks.quota import Plan
 from servicekit.config.addresses import Address, DatabaseUrl
 from servicekit.config.settings import DatabaseSettings, ServiceSettings
@@ -61,6 +62,15 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     """Products in a request."""
     ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)
     """The time limit of a request."""
+    ai_prices: str = ""
+    """Dollars for a million tokens by model, as JSON or a file with it, for the metric of costs; unset: none."""
+
+    @field_validator("ai_prices")
+    @classmethod
+    def _prices_are_good(cls, value: str) -> str:
+        if value:
+            read_prices(value)
+        return value
 
     @property
     def retention(self) -> timedelta | None:

@@ -51,9 +51,7 @@ async def serve(settings: GatewaySettings) -> None:
 @asynccontextmanager
 async def serving(settings: GatewaySettings) -> AsyncIterator[HttpServer]:
     """Enter a running gateway. At the end it ends its event streams, and lets the answers under way end."""
-    metrics = Metrics()
-    if settings.metrics_listen:
-        metrics.serve(settings.metrics_listen)
+    metrics = Metrics.at(settings.metrics_listen)
 
     async with AsyncExitStack() as stack:
         runs = Upstream("runs-service", settings.runs_target, settings)

@@ -13,7 +13,7 @@ class GatewayMetrics:
     def __init__(self, metrics: Metrics) -> None:
         registry = metrics.registry
         self._requests = Counter(
-            "http_requests", "Requests answered; status 0: the client left", ["method", "route", "status"],
+            "http_requests_total", "Requests answered; status 0: the client left", ["method", "route", "status"],
             registry=registry,
         )  # fmt: skip
         self._seconds = Histogram("http_request_seconds", "Time a request took", ["route"], registry=registry)

@@ -17,6 +17,7 @@ from runs_service.delivery.job_publisher import JOBS_QUEUE, JobPublisher
 from runs_service.delivery.outbox import OutboxSweeper
 from runs_service.delivery.reconciler import Reconciler
 from runs_service.executor_client import ExecutorClient
+from runs_service.metrics import RunsMetrics
 from runs_service.permissions import PERMISSIONS
 from runs_service.queries import RunQueries
 from runs_service.request_rules import RULES
@@ -32,11 +33,13 @@ from runs_service.watching.project_stream import ProjectStream
 from runs_service.watching.projects import ProjectWatchers
 from runs_service.watching.stream import RunStream
 from servicekit.auth.tokens import ServiceTokens
+from servicekit.background.sampling import Sampler
 from servicekit.background.tasks import LAST_STEPS, Worker, force_exit_after, running, stop_signal
 from servicekit.broker import Consumer, MessageSigner, Publisher
 from servicekit.clock import Clock, SystemClock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
+from servicekit.postgres.metrics import PoolMetrics
 from servicekit.postgres.notifications import Listener
 from servicekit.postgres.schema import Schema
 from servicekit.rpc.channel import open_channel
@@ -77,9 +80,8 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
     what runs in the background.
     """
     clock = clock or SystemClock()
-    metrics = Metrics()
-    if settings.metrics_listen:
-        metrics.serve(settings.metrics_listen)
+    metrics = Metrics.at(settings.metrics_listen)
+    of_runs = RunsMetrics(metrics)
 
     async with AsyncExitStack() as stack:
         database = Database(
@@ -89,6 +91,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             answer_timeout=ANSWER_TIMEOUT,
         )
         stack.push_async_callback(database.close)
+        PoolMetrics(metrics.registry, {"runs": database})
         store = RunStore(database, reconcile_after=timedelta(seconds=settings.runs_reconcile_seconds))
         queries = RunQueries(store)
 
@@ -100,7 +103,8 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
 
         watchers = Watchers(store.history)
         project_watchers = ProjectWatchers(store.changes)
-        announcer = Announcer(database, watchers, project_watchers)
+        of_runs.watch(runs=watchers, projects=project_watchers)
+        announcer = Announcer(database, watchers, project_watchers, of_runs)
         events = EventApplier(store, clock, announce=announcer.changed)
         workers: list[Worker] = [
             *announcer.workers,
@@ -133,11 +137,12 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         maintenance: list[Worker] = [
             canceller,
             DeadlineKeeper(store, executor, events, canceller, interval=interval),
-            OutboxSweeper(store, dispatcher, interval=interval),
-            Reconciler(store, executor, events, dispatcher, interval=interval),
+            OutboxSweeper(store, dispatcher, of_runs, interval=interval),
+            Reconciler(store, executor, events, dispatcher, of_runs, interval=interval),
             RunRetention(store, clock, kept=settings.retention),
             UsageFolder(store),
         ]
+        samplers = [Sampler(store.backlog, of_runs.backlog)] if settings.metrics_listen else []
         streams = RunStream(queries, watchers), ProjectStream(store, project_watchers)
         reports = UsageReports(store, clock)
         servicer = RunsServicer(runs, queries, *streams, executor, usage=reports, broker=parts.get("broker", ()))
@@ -146,7 +151,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts, rules=RULES)
 
         # Started in this order, stopped in the reverse one.
-        await stack.enter_async_context(running(*workers, runs.creations, *maintenance))
+        await stack.enter_async_context(running(*workers, runs.creations, *maintenance, *samplers))
         await server.start()
         stack.push_async_callback(_end_calls, server, watchers, project_watchers, dispatcher)
         yield server

@@ -5,10 +5,12 @@ from functools import partial
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from executor_service.ai.environment import VARIABLES, require_usable_environment
 from executor_service.ai.limiter import RequestLimiter
+from executor_service.ai.metrics import AIMetrics
 from executor_service.ai.offline import OfflineProvider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.ai.retry import RetryPolicy
@@ -29,10 +31,12 @@ def build_provider(
     concurrency: int = 16,
     timeout_seconds: float = 60.0,
     retry: RetryPolicy | None = None,
+    metrics: AIMetrics | None = None,
 ) -> SuggestionProvider:
     """Return the process's provider. Without `provider`: openai if there is a key, else offline, with a warning.
 
     `concurrency` bounds the requests under way at once, `timeout_seconds` each of them. Empty strings count as unset.
+    Without `metrics` nobody reads what it counts.
     Raises `ValueError`, naming the variable, when openai is chosen and its settings cannot work.
     """
     key = api_key.get_secret_value().strip() if api_key else ""
@@ -63,6 +67,7 @@ def build_provider(
         base_url=base_url,
         limiter=RequestLimiter(concurrency),
         retry=retry or RetryPolicy(),
+        metrics=metrics or AIMetrics(CollectorRegistry(), {}),
         timeout_seconds=timeout_seconds,
         # The default model reasons for seconds about a title unless this forbids it; others may not know it.
         reasoning_effort="none" if model == DEFAULT_MODEL else None,

@@ -18,6 +18,7 @@ from executor_service.ai.complaints import complains, complaint
 from executor_service.ai.echoes import Echoes
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError, AIUnusableError
 from executor_service.ai.limiter import RequestLimiter
+from executor_service.ai.metrics import AIMetrics
 from executor_service.ai.openai_answers import read_body, read_completion
 from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
 from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
@@ -49,6 +50,7 @@ class OpenAIProvider:
         base_url: str,
         limiter: RequestLimiter,
         retry: RetryPolicy,
+        metrics: AIMetrics,
         timeout_seconds: float,  # for each request, not counting the wait for a slot
         reasoning_effort: str | None = None,
     ) -> None:
@@ -56,6 +58,8 @@ class OpenAIProvider:
         self._api_key = api_key
         self._limiter = limiter
         self._retry = retry
+        self._metrics = metrics
+        metrics.expect(model)
         self._timeout_seconds = timeout_seconds
         self._reasoning_effort = reasoning_effort
         self._client = AsyncOpenAI(
@@ -90,9 +94,15 @@ class OpenAIProvider:
     async def _fill(self, batch: "_Batch", products: Sequence[ProductBrief], *, again: bool = True) -> None:
         """Get texts or reasons for the products. Without `again` an answer that is no good is not asked for anew."""
 
+        tries = 0
+
         async def ask_for_missing() -> None:
+            nonlocal tries
             try:
                 if missing := batch.missing(products):
+                    tries += 1
+                    if tries > 1:
+                        self._metrics.retried(self.model)
                     await self._ask(batch, missing)
             except AIBatchError as error:
                 error.retryable = error.retryable and again
@@ -120,10 +130,18 @@ class OpenAIProvider:
         sent = {str(number): product for number, product in enumerate(products, start=1)}
         async with self._limiter.slot(batch.request.project_id):
             started = time.monotonic()
-            answer = await self._complete(
-                batch.request, [replace(product, product_id=number) for number, product in sent.items()]
-            )
-        reading = read_completion(answer, list(sent))
+            outcome = "CANCELLED"
+            try:
+                answer = await self._complete(
+                    batch.request, [replace(product, product_id=number) for number, product in sent.items()]
+                )
+                reading = read_completion(answer, list(sent))
+                outcome = reading.failure.code if reading.failure else "OK"
+            except AIError as error:
+                outcome = error.code
+                raise
+            finally:
+                self._metrics.requested(self.model, outcome, time.monotonic() - started)
         batch.texts |= {sent[number].product_id: text for number, text in reading.texts.items()}
         logger.debug(
             "AI request: %d of %d suggestions from %s in %.2f s",
@@ -163,9 +181,13 @@ class OpenAIProvider:
                 # Not chat.completions.create: it takes any JSON for a completion, and a third more CPU time.
                 response = await self._client.post("/chat/completions", cast_to=Response, body=body)
             answer = read_body(response.content)
-            if request.usage and isinstance(answer, dict):  # whatever else is in it: it is paid for
-                read, cached, written = tokens_of(answer)
-                request.usage.answered(input_tokens=read, cached_input_tokens=cached, output_tokens=written)
+            if isinstance(answer, dict):  # whatever else is in it: it is paid for
+                tokens = tokens_of(answer)
+                self._metrics.used(self.model, tokens)
+                if request.usage:
+                    request.usage.answered(
+                        input_tokens=tokens.input, cached_input_tokens=tokens.cached_input, output_tokens=tokens.output
+                    )
             if isinstance(answer, dict) and not complains(answer):
                 return answer
             if not complains(answer):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from executor_service.domain.execution import Execution, Lease
+from executor_service.metrics import ExecutorMetrics
 from executor_service.store.claims import Claims
 from servicekit.background.tasks import Ticker
 from servicekit.errors import ServiceError
@@ -36,10 +37,11 @@ class Leases:
     A lease stays here until its task is done, also when it is lost: its slot is taken for as long.
     """
 
-    def __init__(self, database: Database, *, owner: str, seconds: float) -> None:
+    def __init__(self, database: Database, metrics: ExecutorMetrics, *, owner: str, seconds: float) -> None:
         self.owner = owner
         self.seconds = seconds
         self._claims = Claims(database)
+        self._metrics = metrics
         self._entries: dict[Lease, _Entry] = {}
 
     def __len__(self) -> int:
@@ -64,7 +66,13 @@ class Leases:
         """Keep the lease of an execution that was claimed just now, until its task is done."""
         self._entries[execution.lease] = _Entry(execution, task, time.monotonic() + self.seconds)
         # Not at the end of the task's own code: a task that is cancelled before its first step never gets there.
-        task.add_done_callback(lambda _: self._entries.pop(execution.lease))
+        task.add_done_callback(lambda _: self._drop(execution.lease))
+        self._metrics.attempted(execution.lease.attempt)
+        self._metrics.executing.set(len(self._entries))
+
+    def _drop(self, lease: Lease) -> None:
+        del self._entries[lease]
+        self._metrics.executing.set(len(self._entries))
 
     def holds(self, lease: Lease) -> bool:
         """Whether a lease cannot have run out. False is no proof of the opposite: this process may have stood still."""
@@ -90,7 +98,8 @@ class Leases:
         kept = await self._claims.renew(run_ids, owner=self.owner, lease_seconds=self.seconds)
         for lease in leases:
             if (lease.run_id, lease.attempt) not in kept:
-                self._revoke(lease)
+                if self._revoke(lease):
+                    self._metrics.leases_lost.inc()
             elif entry := self._entries.get(lease):
                 entry.valid_until = until
 
@@ -105,11 +114,18 @@ class Leases:
         of the two comes first."""
         self._entries[lease].committing = True
 
-    def _revoke(self, lease: Lease) -> None:
+    def note_lost(self, lease: Lease) -> None:
+        """Note that the database refused a write under this lease."""
+        logger.warning("lost the lease on run %s; discarding its result (attempt %d)", lease.run_id, lease.attempt)
+        self._metrics.leases_lost.inc()
+
+    def _revoke(self, lease: Lease) -> bool:
+        """Stop the work under a lease that is lost; return whether there was any to stop."""
         entry = self._entries.get(lease)
-        if entry and not entry.committing:
-            logger.warning("lost the lease on run %s; stopping attempt %d", lease.run_id, lease.attempt)
-            entry.task.cancel()
+        if not entry or entry.committing:
+            return False
+        logger.warning("lost the lease on run %s; stopping attempt %d", lease.run_id, lease.attempt)
+        return entry.task.cancel()
 
     # Handing back
 

@@ -56,7 +56,7 @@ class Pipeline:
         try:
             state = await self._run_to_outcome(execution)
         except LeaseLost:
-            logger.warning("lost the lease on run %s; discarding its result (attempt %d)", lease.run_id, lease.attempt)
+            self._leases.note_lost(lease)
         except ServiceError as error:
             logger.warning("run %s is interrupted: %s", lease.run_id, error)
             await self._leases.hand_back_when_possible(lease)

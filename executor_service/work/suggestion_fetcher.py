@@ -16,6 +16,7 @@ from executor_service.domain.failures import FailedRun
 from executor_service.domain.suggestion import Suggestion, SuggestionCandidate
 from executor_service.execution.event_publisher import EventPublisher
 from executor_service.execution.leases import Leases
+from executor_service.metrics import ExecutorMetrics
 from executor_service.playbooks import quota
 from executor_service.playbooks.quota import Allowance
 from executor_service.store.executions import Executions
@@ -47,6 +48,7 @@ class SuggestionFetcher:
         publisher: EventPublisher,
         clock: Clock,
         *,
+        metrics: ExecutorMetrics,
         batch_size: int,
         concurrency: int,
     ) -> None:
@@ -55,6 +57,7 @@ class SuggestionFetcher:
         self._leases = leases
         self._publisher = publisher
         self._clock = clock
+        self._metrics = metrics
         self._batch_size = batch_size
         self._concurrency = concurrency
 
@@ -81,6 +84,7 @@ class SuggestionFetcher:
             else:
                 texts[product.product_id] = product.stored
         usage.found(len(texts), model=self._provider.model)
+        self._metrics.suggestions_reused.inc(len(texts))
         if missing.products:
             await self._reserve(lease, project, len(missing.products), done=len(texts), total=len(candidates))
             fetch = _Fetch(
@@ -103,6 +107,7 @@ class SuggestionFetcher:
             fits = await Usage(connection).reserve(lease, project.id, day=now.date(), count=count, limit=limit)
             if not fits:
                 used = await Usage(connection).used(project.id, now.date())
+                self._metrics.quota_refusals.inc()
                 shortage = Allowance(limit, used, quota.next_reset(now)).shortage(count)
                 raise FailedRun("AI_DAILY_LIMIT_REACHED", shortage)
             state = await Executions(connection).set_progress(lease, completed=done, total=total)
@@ -145,6 +150,7 @@ class SuggestionFetcher:
             total=total,
             report=report,
         )
+        self._metrics.suggestions_made.inc(len(arrived))
         if report:
             self._publisher.report(state)
 

@@ -37,10 +37,10 @@ class EventApplier:
             RunEventBatch, name=lambda event: f"run {event.run_id[:RUN_ID]!r}"
         )
 
-    async def apply(self, events: Sequence[RunEvent]) -> None:
+    async def apply(self, events: Sequence[RunEvent]) -> int:
         """Apply the `events` of an executor's answer, in order, then announce the runs that changed.
 
-        Raises ServiceError. An event that is refused changes nothing and is logged.
+        Returns how many changes they made. Raises ServiceError. An event that is refused changes nothing and is logged.
         """
         good: list[RunEvent] = []
         for event in events:
@@ -48,8 +48,10 @@ class EventApplier:
                 logger.error("an event of run %r is refused: %s", event.run_id[:RUN_ID], flaw)
             else:
                 good.append(event)
-        for event, why in await self._apply(good):
+        changes, refused = await self._apply(good)
+        for event, why in refused:
             logger.error("an event of run %s is refused: %s", event.run_id, why)
+        return changes
 
     async def consume(self, bodies: Sequence[bytes]) -> list[DeadLetter]:
         """Apply the events in broker messages; return those that are refused.
@@ -57,7 +59,7 @@ class EventApplier:
         After a ServiceError the broker delivers the messages again.
         """
         events, dead = await self._reader.read(bodies)
-        refused = await self._apply(events)
+        _, refused = await self._apply(events)
         reached(FailPoint.RUNS_BEFORE_ACK)
         return dead + self._reader.refused(refused)
 
@@ -71,8 +73,11 @@ class EventApplier:
         self._announce(failed)
         return len(failed)
 
-    async def _apply(self, events: Sequence[RunEvent]) -> list[tuple[RunEvent, str]]:
-        """Apply events that keep the rules in their proto; return those that are refused nevertheless, and why."""
+    async def _apply(self, events: Sequence[RunEvent]) -> tuple[int, list[tuple[RunEvent, str]]]:
+        """Apply events that keep the rules in their proto.
+
+        Returns how many changes they made, and those that are refused nevertheless, with the reason.
+        """
         odd = [(event, ODD_TIME) for event in events if not _has_valid_times(event)]
         if odd:
             events = [event for event in events if _has_valid_times(event)]
@@ -82,7 +87,7 @@ class EventApplier:
             for run in changed:
                 if transitions.is_terminal(run.status):
                     logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})
-        return odd + [(event, FOREIGN) for event in foreign]
+        return len(changed), odd + [(event, FOREIGN) for event in foreign]
 
 
 def _has_valid_times(event: RunEvent) -> bool:

@@ -5,6 +5,7 @@ import logging
 from runs_service.delivery.dispatcher import Dispatcher
 from runs_service.delivery.event_applier import EventApplier
 from runs_service.executor_client import ExecutorClient
+from runs_service.metrics import RunsMetrics
 from runs_service.store import RunStore
 from servicekit.background.tasks import Ticker
 from servicekit.errors import ServiceError
@@ -23,6 +24,7 @@ class Reconciler(Ticker):
         executor: ExecutorClient,
         events: EventApplier,
         dispatcher: Dispatcher,
+        metrics: RunsMetrics,
         *,
         interval: float | None = None,
     ) -> None:
@@ -31,6 +33,8 @@ class Reconciler(Ticker):
         self._executor = executor
         self._events = events
         self._dispatcher = dispatcher
+        self._lost_jobs = metrics.recovered.labels("lost_job")
+        self._lost_events = metrics.recovered.labels("lost_event")
 
     async def tick(self) -> None:
         """Ask about one batch of silent runs."""
@@ -42,9 +46,10 @@ class Reconciler(Ticker):
         except ServiceError as error:
             logger.warning("%d silent runs: %s", len(silent), error)
             return
-        await self._events.apply(answer.events)
+        self._lost_events.inc(await self._events.apply(answer.events))
         if answer.unknown_run_ids:
             logger.warning("%d runs never arrived at the executor; dispatching again", len(answer.unknown_run_ids))
+            self._lost_jobs.inc(len(answer.unknown_run_ids))
             self._dispatcher.dispatch([silent[run_id] for run_id in answer.unknown_run_ids])
         if len(silent) == BATCH:
             self.wake()

@@ -6,6 +6,7 @@ from datetime import timedelta
 from playbooks.runs.v1.run_pb2 import Run
 
 from runs_service.messages import NewRun
+from runs_service.store.backlog import Backlog
 from runs_service.store.calls import Calls
 from runs_service.store.changes import Changes
 from runs_service.store.deletions import Deletions
@@ -37,6 +38,7 @@ class RunStore:
         self.stops = Stops(database)
         self.deletions = Deletions(database)
         self.usage = Usage(database)
+        self.backlog = Backlog(database)
 
     async def create(self, wanted: Sequence[NewRun]) -> list[Stored]:
         """Insert those of `wanted` that are new, and return, in order, the run that each of them led to.

@@ -39,11 +39,7 @@ class Watchers(Worker):
         self._woken: set[str] = set()
         self._arrived = asyncio.Event()
         self._ended: ServiceError | None = None
-
-    @property
-    def count(self) -> int:
-        """How many subscriptions there are."""
-        return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
+        self.count = 0  # of subscriptions
 
     @contextlib.contextmanager
     def subscribe(self, run_id: str) -> Iterator[Subscription]:
@@ -51,12 +47,14 @@ class Watchers(Worker):
         subscription = Subscription(run_id, self.wake)
         subscriptions = self._subscriptions.setdefault(run_id, set())
         subscriptions.add(subscription)
+        self.count += 1
         self._arrived.set()  # the first subscription starts the poll
         if self._ended:
             subscription.end(self._ended)
         try:
             yield subscription
         finally:
+            self.count -= 1
             subscriptions.discard(subscription)
             if not subscriptions:
                 del self._subscriptions[run_id]

@@ -53,11 +53,7 @@ class ProjectWatchers(Worker):
         self._woken: set[str] = set()
         self._arrived = asyncio.Event()
         self._ended: ServiceError | None = None
-
-    @property
-    def count(self) -> int:
-        """How many subscriptions there are."""
-        return sum(len(feed.subscriptions) for feed in self._feeds.values())
+        self.count = 0  # of subscriptions
 
     @contextlib.contextmanager
     def subscribe(self, project_id: str) -> Iterator[ProjectSubscription]:
@@ -66,12 +62,14 @@ class ProjectWatchers(Worker):
         feed = self._feeds.setdefault(project_id, _Feed())
         self._projects.setdefault(_hint(project_id), set()).add(project_id)
         feed.subscriptions.add(subscription)
+        self.count += 1
         subscription.restart(feed.at)
         if self._ended:
             subscription.end(self._ended)
         try:
             yield subscription
         finally:
+            self.count -= 1
             feed.subscriptions.discard(subscription)
             if not feed.subscriptions:
                 del self._feeds[project_id]

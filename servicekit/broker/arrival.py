@@ -12,8 +12,12 @@ _SHOWN: Final = 100  # characters of what the sender wrote, in a reason
 _KEPT_HEADERS: Final = (VERSION_HEADER, SIGNATURE_HEADER, SIZE_HEADER, SHA256_HEADER)
 
 
+# Of refusals, and "content" of signed messages that cannot be read.
+CAUSES: Final = ("unreadable", "content_type", "compression", "size", "version", "signature", "content")
+
+
 class Refusal(NamedTuple):
-    """Why a message is not looked into: `cause` for measurements, one of a few, and `reason` for people."""
+    """Why a message is not looked into: `cause` for measurements, one of CAUSES, and `reason` for people."""
 
     cause: str
     reason: str

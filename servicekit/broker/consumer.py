@@ -13,7 +13,7 @@ import kombu
 
 from servicekit.background.tasks import Worker
 from servicekit.broker.address import BrokerAddress
-from servicekit.broker.arrival import Arrival, arrival
+from servicekit.broker.arrival import CAUSES, Arrival, arrival
 from servicekit.broker.link import (
     VERSION,
     collapse,
@@ -89,7 +89,7 @@ class Consumer(Worker):
         self._renewal = renewal
         self._address = BrokerAddress.parse(url)
         self._signer = signer
-        self._refused = metrics.broker_messages_refused
+        self._refused = {cause: metrics.broker_messages_refused.labels(queue, cause) for cause in CAUSES}
         self._queue = durable_queue(self._address, queue)
         self._version = version
         self._handle = handle
@@ -211,7 +211,7 @@ class Consumer(Worker):
         letters: list[Letter] = []
         for one in refused:
             assert one.refusal is not None
-            self._refused.labels(self._queue.name, one.refusal.cause).inc()
+            self._refused[one.refusal.cause].inc()
             letters.append((one.body, {**one.kept_headers(), REASON_HEADER: one.refusal.reason}))
         dlq = self._sibling("dead")
         logger.error(  # one line, however many there are
@@ -280,7 +280,7 @@ class Consumer(Worker):
         versions = {one.body: one.version for one in readable}
         letters: list[Letter] = []
         for letter in dead:
-            self._refused.labels(self._queue.name, "content").inc()
+            self._refused["content"].inc()
             reason = letter.reason[:REASON_LIMIT]
             logger.error("a message on %s cannot be read; it is kept in %s: %s", self._queue.name, dlq.name, reason)
             version = versions.get(letter.body, self._version)

@@ -69,6 +69,7 @@ class Publisher:
     def _try_out(self) -> None:
         try:
             self._producer = self._connect()
+            self._connected.set(1)
         except BrokerUnsuitable:
             raise
         except Exception as error:

@@ -15,7 +15,7 @@ from psycopg.rows import namedtuple_row
 
 from servicekit.errors import database_unavailable, schema_mismatch
 from servicekit.postgres.address import password
-from servicekit.postgres.pool import ANSWER_TIMEOUT, Loss, Pool
+from servicekit.postgres.pool import ANSWER_TIMEOUT, Loss, Pool, PoolUse
 from servicekit.postgres.server_settings import OPTIONS
 from servicekit.telemetry.outages import Outage, first_line
 
@@ -108,6 +108,15 @@ class Database(Querier):
         """Enter a transaction; it commits at the end, or rolls back when the body raises."""
         async with self._connection() as driver, driver.transaction():
             yield Connection(driver)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the last statement found the database."""
+        return not self._outage.reason
+
+    def pool_use(self) -> PoolUse:
+        """Return how many connections there are, and what they are doing."""
+        return self._pool.use()
 
     async def close(self) -> None:
         """Close all connections."""

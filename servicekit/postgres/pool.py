@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -72,6 +72,16 @@ class Loss:
     at: float = 0.0
 
 
+class PoolUse(NamedTuple):
+    """How a pool stands."""
+
+    size: int  # connections that it may have
+    busy: int
+    idle: int
+    waiting: int  # for a connection
+    timeouts: int  # waits in vain, so far
+
+
 class Pool:
     """Up to `size` connections, opened when they are needed; the one used last is used first.
 
@@ -88,18 +98,25 @@ class Pool:
         self._answer_timeout = answer_timeout
         self._loss = loss
         self._timeout = min(5.0, answer_timeout)
+        self._size = size
         self._free = asyncio.Semaphore(size)
+        self._busy = self._waiting = self._timeouts = 0
         self._idle: list[BoundedConnection] = []
         self._is_closed = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[BoundedConnection]:
         """Enter a connection. Raises psycopg.OperationalError when none is free in time, or the server is away."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout):
                 await self._free.acquire()
         except TimeoutError:
+            self._timeouts += 1
             raise NoFreeConnection(f"no free connection within {self._timeout} s") from None
+        finally:
+            self._waiting -= 1
+        self._busy += 1
         try:
             connection = self._newest_idle() or await self._connect()
             try:
@@ -107,7 +124,12 @@ class Pool:
             finally:
                 self._put_back(connection)
         finally:
+            self._busy -= 1
             self._free.release()
+
+    def use(self) -> PoolUse:
+        """Return how the pool stands; from any thread."""
+        return PoolUse(self._size, self._busy, len(self._idle), self._waiting, self._timeouts)
 
     async def close(self) -> None:
         """Close all connections; those in use when they come back."""

@@ -53,10 +53,13 @@ class Admission:
     The services' own calls are never refused: they share the secret that signs all tokens.
     """
 
+    KIND = "authenticated"  # of its calls, in the metrics
+
     def __init__(self, authenticator: Authenticator, limits: Limits, metrics: Metrics) -> None:
         self._authenticator = authenticator
         self._limits = limits
         self._limits_reached = metrics.limits_reached
+        metrics.calls_in_flight.labels(self.KIND).set_function(lambda: len(self._calls))
         # Read at every call.
         self._max_request_bytes = limits.request_bytes
         self._max_total_bytes = limits.total_request_bytes
@@ -191,6 +194,8 @@ class OpenAdmission(Admission):
     All callers count as one. To refuse a call here could fail a liveness probe while somebody else uses up the limits.
     So a new call aborts the oldest one instead: a probe is answered within milliseconds.
     """
+
+    KIND = "open"
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         super().__init__(NoAuthentication(), limits, metrics)

@@ -7,10 +7,12 @@ from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.execution import Job, Outcome, State, Status
 from executor_service.domain.failures import FailedRun
 from executor_service.execution.leases import Leases
+from executor_service.metrics import ExecutorMetrics
 from executor_service.store.claims import Claims
 from executor_service.store.jobs import Jobs
 from servicekit.background.tasks import running
 from servicekit.postgres.database import Connection
+from servicekit.telemetry.metrics import Metrics
 from tests.support.executor import job
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -31,7 +33,7 @@ async def over(stage: Stage) -> None:
 
 
 async def test_a_lease_is_held_for_as_long_as_it_lasts_and_no_longer(stage: Stage) -> None:
-    leases = Leases(stage.database, owner=stage.owner, seconds=0.3)
+    leases = Leases(stage.database, ExecutorMetrics(Metrics(), slots=4), owner=stage.owner, seconds=0.3)
     (execution,) = await Jobs(stage.database).enqueue_claimed([job()], owner=stage.owner, lease_seconds=15)
     task = asyncio.create_task(stage.staged.perform(execution.lease, job(), UsageMeter()))
     leases.add(execution, task)  # type: ignore[arg-type]

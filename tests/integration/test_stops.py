@@ -22,11 +22,13 @@ from runs_service.delivery.inline import InlineExecution
 from runs_service.delivery.reconciler import Reconciler
 from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.messages import DEFAULT_DEADLINE
+from runs_service.metrics import RunsMetrics
 from runs_service.store import Dispatchable, RunStore
 from servicekit.auth.tokens import ServiceTokens
 from servicekit.clock import SystemClock
 from servicekit.postgres.database import Database
 from servicekit.rpc.channel import open_channel
+from servicekit.telemetry.metrics import Metrics
 from tests.support.runs import large_rules, new_run
 
 LONG_AGO = timedelta(hours=1)
@@ -176,6 +178,7 @@ async def test_a_refusal_is_not_an_outage_nothing_spins_and_no_run_ends(
             desk.executor,
             desk.events,
             Dispatcher(None, InlineExecution(desk.executor, desk.store, desk.events), fallback=False),
+            RunsMetrics(Metrics()),
         )
         await impatient.outbox.mark_dispatched({run.id: 3600.0 for run in runs})
         await reconciler.tick()

@@ -27,6 +27,7 @@ from executor_service.execution.outcomes import OutcomeWriter
 from executor_service.execution.pipeline import Pipeline
 from executor_service.execution.slots import Slots
 from executor_service.execution.types import Work
+from executor_service.metrics import ExecutorMetrics
 from executor_service.playbooks.quota import Plan
 from executor_service.queries import Queries
 from executor_service.work.affected import AffectedLookup
@@ -122,7 +123,9 @@ class Bench:
         self.owner = owner
         self.database = Database(url, pool_size=6, application_name=f"bench-{owner}")
         self.publisher = EventPublisher(self.database, None)
-        self.leases = Leases(self.database, owner=owner, seconds=lease_seconds)
+        metrics = Metrics()
+        of_executor = ExecutorMetrics(metrics, slots=concurrency)
+        self.leases = Leases(self.database, of_executor, owner=owner, seconds=lease_seconds)
         self.heartbeat = Heartbeat(self.leases)
         self.outcomes = OutcomeWriter(self.database)
         fetcher = SuggestionFetcher(
@@ -131,6 +134,7 @@ class Bench:
             self.leases,
             self.publisher,
             self.clock,
+            metrics=of_executor,
             batch_size=batch_size,
             concurrency=2,
         )
@@ -146,7 +150,7 @@ class Bench:
         self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
         self.cancellation = Cancellation(self.database, self.leases, self.publisher)
         self.queries = Queries(self.database)
-        self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=Metrics()))
+        self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=metrics))
         self.follower = Follower(self.database, self.publisher)
 
     def work(self, job: Job) -> Work:

@@ -23,6 +23,12 @@ DOCUMENTS = (
 )
 # Of Envoy, HTTP, RabbitMQ and Redis.
 OF_OTHERS = {"Origin", "max_concurrent_streams", "overload_manager", "connection_limit", "max_message_size", "LTRIM"}
+# Of Redis, and of the library of metrics.
+OF_OTHERS |= {
+    "maxmemory", "noeviction",
+    "process_cpu_seconds_total", "process_max_fds", "process_open_fds", "process_resident_memory_bytes",
+    "process_start_time_seconds", "process_virtual_memory_bytes",
+}  # fmt: skip
 UNITS = {"": 1, " MiB": 1024**2}
 
 

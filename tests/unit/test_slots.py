@@ -9,7 +9,9 @@ import pytest
 from executor_service.domain.execution import Execution, Lease, State, Status
 from executor_service.execution.leases import Leases
 from executor_service.execution.slots import Slots
+from executor_service.metrics import ExecutorMetrics
 from servicekit.postgres.database import Database
+from servicekit.telemetry.metrics import Metrics
 
 COUNT = 4
 
@@ -17,7 +19,9 @@ COUNT = 4
 @pytest.fixture
 async def leases() -> AsyncIterator[Leases]:
     database = Database("postgresql://nobody@localhost/nothing", pool_size=1, application_name="slots")
-    yield Leases(database, owner="one", seconds=15)  # nothing here asks the database
+    yield Leases(
+        database, ExecutorMetrics(Metrics(), slots=COUNT), owner="one", seconds=15
+    )  # nothing here asks the database
     await database.close()
 
 
