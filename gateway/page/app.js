@@ -18,6 +18,7 @@ export class App {
   #main = document.getElementById("main");
   #view = null;
   #place = null;
+  #list = null; // the list that was open last, with its filters
   #rules = new Map(); // rules that were edited and not previewed yet, by project and playbook
 
   constructor(session, api, live, notices) {
@@ -51,6 +52,7 @@ export class App {
   show({ moved = false } = {}) {
     const place = address.read();
     place.project ||= this.#usualProject();
+    if (place.view === "runs") this.#list = place;
     const isSame = this.#place?.view === place.view && this.#place.project === place.project;
     const isReady = this.session.isUsable && place.project !== "";
     if (isReady && isSame && this.#view?.change?.(place)) {
@@ -74,9 +76,11 @@ export class App {
     if (!this.session.isUsable) return openToken(this);
     if (!place.project) return openProject(this);
     sessionStorage.setItem(LAST_PROJECT, place.project);
+    const { project } = place;
     const { session, api, live, notices } = this;
+    const list = this.#list?.project === project ? this.#list : { project, view: "runs" };
     const go = (...given) => this.go(...given);
-    return VIEWS[place.view]({ session, api, live, notices, place, project: place.project, rules: this.#rules, go });
+    return VIEWS[place.view]({ session, api, live, notices, place, project, list, rules: this.#rules, go });
   }
 
   #close() {

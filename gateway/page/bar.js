@@ -32,7 +32,7 @@ export class Bar {
     const { session } = this.#app;
     const brand = h("span", { class: "brand" }, h("img", { src: "page/icon.svg", alt: "", width: 22, height: 22 }), "Playbook runs");
     if (!session.isUsable || !place.project) {
-      fill(this.#element, brand, session.isUsable ? this.#account(place) : null);
+      fill(this.#element, brand, h("span", { class: "space" }), session.isUsable ? this.#account(place) : null);
       return;
     }
     const { project, view } = place;

@@ -100,7 +100,7 @@ function afterOf(item, before) {
   return [
     h("span", { class: "suggestion" }, text),
     h(
-      "p",
+      "div",
       { class: "marks" },
       h("span", { class: "quiet" }, `${[...text].length} characters`),
       item.ruleWarnings.map((warning) => h("span", { class: "mark mark-warning" }, WARNINGS[warning] ?? warning)),

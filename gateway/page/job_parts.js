@@ -12,7 +12,7 @@ export function step(title, extra, text, onclick) {
   const button = h("button", { type: "button", class: "primary", "aria-describedby": id, onclick });
   const reason = h("p", { class: "why", id });
   return {
-    element: h("li", { class: "step" }, h("h3", {}, title), h("p", { class: "quiet small" }, text), extra, button, reason),
+    element: h("li", { class: "step" }, h("h2", {}, title), h("p", { class: "quiet small" }, text), extra, button, reason),
     show(label, why, isBusy) {
       if (button.textContent !== label) button.textContent = label;
       if (reason.textContent !== why) reason.textContent = why;

@@ -52,14 +52,15 @@ export class JobStore {
     return value.find((run) => run.rulesHash === draft.rulesHash && run.status === "SUCCEEDED")?.meta?.rules ?? null;
   }
 
-  // Take a run as the stream or an answer has it; return whether it has ended just now.
-  take(run) {
+  // Take a run as the stream or an answer has it; return whether it has ended just now. `isNews`: it has changed now;
+  // else it is one of a list, and may have ended long ago.
+  take(run, isNews = false) {
     if (run.playbookId !== this.playbook) return false;
     const known = this.#runs.get(run.id);
     if (known && known.sequence >= run.sequence) return false;
     this.#runs.set(run.id, run);
     if (this.#runs.size > 2 * RUNS) this.#forget();
-    return Boolean(run.finishedAt) && !known?.finishedAt;
+    return Boolean(run.finishedAt) && (known ? !known.finishedAt : isNews);
   }
 
   close() {

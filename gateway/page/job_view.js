@@ -14,6 +14,8 @@ import { count, DRAFT_STATUSES, PLAYBOOKS } from "./words.js";
 
 const DEFAULT_SAMPLE = 3; // products
 const LARGEST_SAMPLE = 50;
+const SHOW_PAUSE = 80; // milliseconds
+const REFRESH_PAUSE = 200;
 const EXAMPLES = 5; // that the question before an apply shows
 
 export class JobView {
@@ -23,6 +25,7 @@ export class JobView {
   #draft; // undefined: not read yet; null: there is none
   #pairs = []; // the first items of the draft, with their products
   #isSending = false;
+  #soon = { show: null, refresh: null }; // timers: many changes at once are shown once
   #table;
   #form = new RulesForm((rules) => this.#edited(rules));
   #sample = h("input", { type: "number", id: "sample", min: 1, max: LARGEST_SAMPLE, value: DEFAULT_SAMPLE, inputmode: "numeric" });
@@ -45,7 +48,7 @@ export class JobView {
       draft: step("Full draft", null, "Suggestions for every product that has none yet.", () => this.#generate()),
       apply: step("Apply", null, "Writes the draft into the catalog. Never uses AI.", () => this.#apply()),
     };
-    const rules = h("li", { class: "step" }, h("h3", {}, "Rules"), this.#form.element);
+    const rules = h("li", { class: "step" }, h("h2", {}, "Rules"), this.#form.element);
     this.element = h(
       "div",
       { class: "job", "data-playbook": playbook },
@@ -67,18 +70,28 @@ export class JobView {
     await this.#estimate();
   }
 
-  // Take a change of a run.
-  take(run) {
+  // Take a change of a run, or with `isNews` false one that is as it was.
+  take(run, isNews = true) {
     if (run.playbookId !== this.#playbook) return;
-    const hasEnded = this.#store.take(run);
-    this.#show();
-    if (hasEnded) this.refresh();
+    if (this.#store.take(run, isNews)) this.refresh();
+    this.#soon.show ??= setTimeout(() => {
+      this.#soon.show = null;
+      this.#show();
+    }, SHOW_PAUSE);
   }
 
-  // Read anew what may have changed.
+  // Read anew what a run may have changed.
   refresh() {
-    this.#table.load();
-    this.#estimate();
+    this.#soon.refresh ??= setTimeout(() => {
+      this.#soon.refresh = null;
+      this.#table.load();
+      this.#estimate();
+    }, REFRESH_PAUSE);
+  }
+
+  // Read anew what others may have changed meanwhile.
+  seen() {
+    if (this.#draft !== undefined) this.#estimate();
   }
 
   tick() {
@@ -87,6 +100,7 @@ export class JobView {
   }
 
   close() {
+    for (const timer of Object.values(this.#soon)) clearTimeout(timer);
     this.#store.close();
     this.#form.close();
     this.#table.close();

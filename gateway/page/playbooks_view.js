@@ -18,7 +18,7 @@ class PlaybooksView {
   #job;
   #counts = new Map(); // affected products by playbook id
   #cards = h("nav", { class: "cards", "aria-label": "Playbooks" });
-  #seen = () => document.hidden || this.#job.refresh();
+  #seen = () => document.hidden || this.#job.seen();
 
   constructor(context) {
     this.#context = context;
@@ -37,7 +37,7 @@ class PlaybooksView {
     live.follow({
       project,
       path: "runs:watch",
-      take: ({ data }) => data && this.#job.take(data),
+      take: ({ name, data }) => data && this.#job.take(data, name === "updated"),
       restarted: () => this.#job.refresh(),
       refused: (problem) => this.element.append(problemBox(problem)),
     });

@@ -1,6 +1,7 @@
 // The rules for suggestions, to be edited.
 
 import { h, setAttribute } from "./element.js";
+import { count } from "./words.js";
 
 const PAUSE = 350; // milliseconds after the last key before the rules count as changed
 
@@ -8,6 +9,7 @@ const PAUSE = 350; // milliseconds after the last key before the rules count as 
 export class RulesForm {
   #changed;
   #timer = 0;
+  #words = h("p", { class: "small", id: "rules-words" });
   #enabled = h("input", { type: "checkbox", id: "rules-enabled" });
   #fields;
   #set;
@@ -39,8 +41,8 @@ export class RulesForm {
     this.element = h(
       "form",
       { class: "rules", onsubmit: (event) => event.preventDefault(), oninput: () => this.#soon() },
-      h("label", { class: "check" }, this.#enabled, "Apply rules to the suggestions"),
-      this.#set,
+      this.#words,
+      h("details", {}, h("summary", {}, "Edit rules"), h("div", { class: "rules-fields" }, h("label", { class: "check" }, this.#enabled, "Apply rules to the suggestions"), this.#set)),
     );
     this.show(null);
   }
@@ -90,7 +92,22 @@ export class RulesForm {
   #showEnabled() {
     setAttribute(this.#set, "disabled", !this.#enabled.checked);
     this.#set.hidden = !this.#enabled.checked;
+    this.#words.textContent = inWords(this.rules);
   }
+}
+
+// Return rules as a sentence, in the order in which they are applied.
+function inWords({ enabled, findReplace, prefix, suffix, maxLength, forbiddenPhrases }) {
+  if (!enabled) return "No rules: suggestions stay as they are.";
+  const parts = [
+    findReplace ? `replace “${findReplace.find}” by “${findReplace.replace}”` : "",
+    prefix ? `put “${prefix}” before` : "",
+    suffix ? `put “${suffix}” after` : "",
+    maxLength ? `cut to ${maxLength} characters` : "",
+    forbiddenPhrases.length ? `warn of ${count(forbiddenPhrases.length, "phrase")}` : "",
+  ].filter(Boolean);
+  const text = parts.length ? parts.join(", ") : "rules are on, and none is set";
+  return `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
 function labelled(label, field, help = "", id = null) {

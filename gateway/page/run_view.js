@@ -36,7 +36,7 @@ class RunView {
   constructor(context) {
     this.#context = context;
     this.#id = context.place.run.toLowerCase();
-    this.element = h("section", {}, h("p", { class: "quiet loading", role: "status" }, "Loading the run…"));
+    this.element = h("section", {}, h("h1", {}, "Run"), h("p", { class: "quiet loading", role: "status" }, "Loading…"));
   }
 
   async start() {
@@ -64,7 +64,7 @@ class RunView {
       this.#take(run);
     } catch (error) {
       if (id !== this.#id) return;
-      fill(this.element, this.#failure(error));
+      fill(this.element, h("h1", {}, "Run"), this.#failure(error));
     }
   }
 
@@ -83,7 +83,7 @@ class RunView {
     const { project } = this.#context;
     fill(
       this.element,
-      h("p", { class: "crumb" }, linkTo({ project, view: "runs" }, {}, "Runs"), h("span", { class: "quiet", "aria-hidden": "true" }, " / "), h("code", { class: "quiet" }, this.#id.slice(-8))),
+      h("p", { class: "crumb" }, linkTo(this.#context.list, {}, "Runs"), h("span", { class: "quiet", "aria-hidden": "true" }, " / "), h("code", { class: "quiet" }, this.#id.slice(-8))),
       h("div", { class: "title-row" }, this.#title, this.#actions),
       this.#error,
       h(
@@ -135,7 +135,7 @@ class RunView {
     refill(this.#title, `${run.status} ${run.sequence}`, () => [
       h("h1", {}, `${TYPES[run.runType] ?? run.runType} · ${playbookName(run.playbookId)}`),
       statusChip(run.status),
-      h("span", { class: "run-progress" }, progressOf(run)),
+      run.errorCode ? null : h("span", { class: "run-progress" }, progressOf(run)),
     ]);
     // What can have the focus stays while only the progress goes on.
     const { status, attempt, scopeId, rulesHash, draftId, errorCode, startedAt } = run;
@@ -155,7 +155,7 @@ class RunView {
       h("p", {}, h("code", { class: "error-code" }, run.errorCode), " ", copyButton(run.errorCode, "Copy the error code")),
       h("p", {}, run.errorMessage),
       ADVICE[run.errorCode] ? h("p", {}, h("strong", {}, "What to do: "), ADVICE[run.errorCode]) : null,
-      h("p", {}, linkTo({ project, view: "playbooks", playbook: run.playbookId }, {}, `Open the playbook ${playbookName(run.playbookId)}`)),
+      h("p", { class: "failure-link" }, linkTo({ project, view: "playbooks", playbook: run.playbookId }, { class: run.status === "STALE" ? "button primary" : "button" }, "Open the playbook")),
     );
   }
 
@@ -168,7 +168,7 @@ class RunView {
     const why = may ? (this.#retry ? "It was retried already; retry the newest of the chain." : "") : `This needs the role ${role}.`;
     const onclick = () => (hasEnded(run) ? this.#doRetry() : this.#doCancel());
     return [
-      h("button", { type: "button", disabled: why !== "", class: hasEnded(run) ? "primary" : "danger", "aria-describedby": why ? "action-reason" : null, onclick }, label),
+      h("button", { type: "button", disabled: why !== "", class: run.status === "FAILED" ? "primary" : hasEnded(run) ? "" : "danger", "aria-describedby": why ? "action-reason" : null, onclick }, label),
       why ? h("p", { id: "action-reason", class: "quiet small" }, why) : null,
     ];
   }

@@ -31,10 +31,14 @@ export function duration(milliseconds) {
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 3600) return pair(whole, 60, "min", "s");
   const minutes = Math.round(whole / 60);
-  if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-  return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
+  return minutes < 1440 ? pair(minutes, 60, "h", "min") : pair(Math.floor(minutes / 60), 24, "d", "h");
+}
+
+function pair(number, size, large, small) {
+  const rest = number % size;
+  return `${Math.floor(number / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`;
 }
 
 // Return how long a run has waited and worked: "queued 0.2 s, ran 1.4 s". `now`: the server's, for one that goes on.
