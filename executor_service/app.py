@@ -147,7 +147,13 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             consumers.append(Consumer(settings.queue_url, settings.queue(JOBS_QUEUE), inbox.consume, metrics, signer))
 
         # Calls
-        catalog = Catalog(callers, clock, default_plan=settings.default_plan)
+        catalog = Catalog(
+            callers,
+            clock,
+            metrics,
+            default_plan=settings.default_plan,
+            max_products=settings.executor_max_products,
+        )
         server = Server(
             settings,
             [

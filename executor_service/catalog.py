@@ -1,5 +1,6 @@
 """Projects and their products: what CatalogService reads and writes."""
 
+import time
 from collections.abc import Sequence
 
 from executor_service.domain.catalog import Product, Project
@@ -14,6 +15,10 @@ from servicekit.auth.principals import Role
 from servicekit.clock import Clock
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
+from servicekit.rpc.capacity import Capacity
+from servicekit.telemetry.metrics import Metrics
+
+LIMIT = "products"  # in the metric limits_reached
 
 
 def project_not_found(project_id: str) -> ServiceError:
@@ -36,12 +41,20 @@ def set_by_platform() -> ServiceError:
 
 
 class Catalog:
-    """The catalog. Every method may raise ServiceError."""
+    """The catalog. Every method may raise ServiceError.
 
-    def __init__(self, database: Database, clock: Clock, *, default_plan: Plan) -> None:
+    A project has about `max_products` at most: see Capacity.
+    """
+
+    def __init__(
+        self, database: Database, clock: Clock, metrics: Metrics, *, default_plan: Plan, max_products: int
+    ) -> None:
         self._database = database
         self._clock = clock
         self._default_plan = default_plan
+        self._max_products = max_products
+        self._capacity = Capacity(max_products, Products(database).number, now=time.monotonic)
+        self._refused = metrics.limits_reached.labels(LIMIT)
 
     async def put_project(
         self, project_id: str, *, plan: Plan | None, ai_daily_limit: int | None, by_platform: bool
@@ -77,11 +90,26 @@ class Catalog:
         return Allowance(quota.daily_limit(project.plan, project.ai_daily_limit), used, quota.next_reset(now))
 
     async def put_products(self, project_id: str, products: Sequence[Product]) -> PutCounts:
-        """Create or replace products, all or none. Raises PROJECT_NOT_FOUND."""
+        """Create or replace products, all or none. Raises PROJECT_NOT_FOUND, PRODUCT_LIMIT_REACHED."""
+        await self._require_room(project_id, products)
         async with self._database.transaction() as connection:
             if not await Projects(connection).share(project_id):
                 raise project_not_found(project_id)
             return await Products(connection).put(project_id, products)
+
+    async def _require_room(self, project_id: str, products: Sequence[Product]) -> None:
+        if await self._capacity.take(project_id, len(products)):
+            return
+        present = await Products(self._database).present(project_id, [product.id for product in products])
+        new = len({product.id for product in products}) - present  # those that are there may be replaced
+        if new and not await self._capacity.take(project_id, new):
+            self._refused.inc()
+            raise ServiceError(
+                Reason.PRODUCT_LIMIT_REACHED,
+                f"project {project_id!r} has room for about {self._max_products:,} products, and {new:,} of these are "
+                "new; delete some, or ask the operator for a higher EXECUTOR_MAX_PRODUCTS",
+                metadata={"project_id": project_id},
+            )
 
     async def delete_products(self, project_id: str, product_ids: Sequence[str]) -> int:
         """Delete products; return how many were there. Raises PROJECT_NOT_FOUND."""

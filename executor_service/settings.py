@@ -34,6 +34,9 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     executor_database_pool_size: int = Field(default=10, ge=2, le=100)
     """Connections of a process to PostgreSQL for the work of runs; calls have half as many of their own, leases 4."""
 
+    executor_max_products: int = Field(default=1_000_000, ge=1, le=1_000_000_000)
+    """Products of a project, about."""
+
     executor_concurrency: int = Field(default=16, ge=1, le=1000)
     """Runs at once in a process."""
     executor_lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)

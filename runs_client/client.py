@@ -68,7 +68,8 @@ class RunsClient(ServiceClient):
         """Create a run, or find the one that this request has made; return it with `created`.
 
         Raises ServiceCallError: IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the key or the request_id names another
-        request's run.
+        request's run; CREATE_RATE_EXCEEDED and QUEUE_FULL, with `retry_after`, when the project creates too fast or too
+        many of its runs wait, as with `retry`, `preview` and `apply`.
         """
         request = CreateRunRequest(
             project_id=project_id,

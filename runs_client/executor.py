@@ -80,7 +80,8 @@ class ExecutorClient(ServiceClient):
     ) -> PutProductsResponse:
         """Create or replace any number of products, as put_batches does; return how many of each.
 
-        Raises ServiceCallError: PROJECT_NOT_FOUND; VALIDATION_FAILED names a bad product by its id.
+        Raises ServiceCallError: PROJECT_NOT_FOUND; VALIDATION_FAILED names a bad product by its id;
+        PRODUCT_LIMIT_REACHED when the project has as many as it may.
         """
         total = PutProductsResponse()
         async for stored in self.put_batches(project_id, products, batch_bytes=batch_bytes):

@@ -17,6 +17,7 @@ from runs_service.delivery.job_publisher import JOBS_QUEUE, JobPublisher
 from runs_service.delivery.outbox import OutboxSweeper
 from runs_service.delivery.reconciler import Reconciler
 from runs_service.executor_client import ExecutorClient
+from runs_service.intake import Intake
 from runs_service.metrics import RunsMetrics
 from runs_service.permissions import PERMISSIONS
 from runs_service.queries import RunQueries
@@ -133,7 +134,17 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         dispatcher = Dispatcher(jobs, InlineExecution(executor, store, events), fallback=settings.runs_inline_fallback)
         interval = min(MAINTENANCE_INTERVAL, settings.runs_reconcile_seconds)
         canceller = Canceller(store, executor, events, interval=interval)
-        runs = Runs(store, queries, dispatcher, canceller, clock, announce=announcer.created)
+        runs = Runs(
+            store,
+            queries,
+            dispatcher,
+            canceller,
+            clock,
+            intake=Intake(
+                store, metrics, per_second=settings.runs_max_creates_per_second, queued=settings.runs_max_queued
+            ),
+            announce=announcer.created,
+        )
         maintenance: list[Worker] = [
             canceller,
             DeadlineKeeper(store, executor, events, canceller, interval=interval),

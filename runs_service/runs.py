@@ -11,6 +11,7 @@ from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 from runs_service import messages, transitions
 from runs_service.delivery.cancellation import Canceller
 from runs_service.delivery.dispatcher import Dispatcher
+from runs_service.intake import Intake
 from runs_service.messages import NewRun
 from runs_service.queries import RunQueries, run_not_found
 from runs_service.store import Dispatchable, RunStore, Stored
@@ -62,12 +63,14 @@ class Runs:
         canceller: Canceller,
         clock: Clock,
         *,
+        intake: Intake,
         announce: Callable[[Sequence[Run]], None],
     ) -> None:
         self._store = store
         self._queries = queries
         self._dispatcher = dispatcher
         self._canceller = canceller
+        self._intake = intake
         self._clock = clock
         self._announce = announce
         self.creations: Batcher[RunWanted, Admitted] = Batcher(
@@ -77,15 +80,19 @@ class Runs:
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
         """Return the run that `request` asks for, and whether it is new; a repeated `request_id` gets the first answer.
 
-        Raises ServiceError (IDEMPOTENCY_KEY_REUSED) when its key, or its request_id, stands for a different request.
+        Raises ServiceError: IDEMPOTENCY_KEY_REUSED when its key, or its request_id, stands for a different request;
+        CREATE_RATE_EXCEEDED, QUEUE_FULL.
         """
+        await self._intake.admit(request.project_id)
         return await self._admit(RunWanted(request, user_id, request_id))
 
     async def retry(self, project_id: str, run_id: str, *, key: str | None, user_id: str, request_id: str) -> Admitted:
         """Return the run that asks for the same as an ended one did, and whether it is new: there is one at most.
 
-        Raises ServiceError (RUN_NOT_FOUND, RUN_NOT_RETRYABLE, IDEMPOTENCY_KEY_REUSED).
+        Raises ServiceError (RUN_NOT_FOUND, RUN_NOT_RETRYABLE, IDEMPOTENCY_KEY_REUSED, CREATE_RATE_EXCEEDED,
+        QUEUE_FULL).
         """
+        await self._intake.admit(project_id)
         found = await self._store.runs.original(project_id, run_id)
         if found is None:
             raise run_not_found(project_id, run_id)

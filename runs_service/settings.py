@@ -41,6 +41,10 @@ class RunsSettings(ServiceSettings, RunsDatabaseSettings):
     """`true`: a configured broker that is down also means inline. `false`: runs wait QUEUED for its return."""
     runs_reconcile_seconds: float = Field(default=5.0, gt=0, le=3600)
     """Silence after which the executor is asked about a run."""
+    runs_max_creates_per_second: float = Field(default=200.0, gt=0, le=1_000_000)
+    """Runs that a project may create in a second at a process, for seconds on end."""
+    runs_max_queued: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Runs of a project that may wait for an executor, about."""
     runs_database_pool_size: int = Field(default=8, ge=2, le=100)
     """Connections of a process to PostgreSQL."""
 

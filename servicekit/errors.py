@@ -35,10 +35,13 @@ class Reason(StrEnum):
     PROJECT_NOT_FOUND = auto()
     IDEMPOTENCY_KEY_REUSED = auto()
     RUN_NOT_RETRYABLE = auto()
+    PRODUCT_LIMIT_REACHED = auto()
     SEQUENCE_EXPIRED = auto()
     POSITION_EXPIRED = auto()
     WATCHER_TOO_SLOW = auto()
     TOO_MANY_CALLS = auto()
+    CREATE_RATE_EXCEEDED = auto()
+    QUEUE_FULL = auto()
     DATABASE_UNAVAILABLE = auto()
     SCHEMA_MISMATCH = auto()
     EXECUTOR_UNAVAILABLE = auto()
@@ -60,10 +63,13 @@ STATUS_CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.PROJECT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.IDEMPOTENCY_KEY_REUSED: grpc.StatusCode.ALREADY_EXISTS,
     Reason.RUN_NOT_RETRYABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.PRODUCT_LIMIT_REACHED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SEQUENCE_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.POSITION_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.WATCHER_TOO_SLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_CALLS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.CREATE_RATE_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SCHEMA_MISMATCH: grpc.StatusCode.UNAVAILABLE,
     Reason.EXECUTOR_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

@@ -16,10 +16,16 @@ from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from benchmarks.harness import checks
 from devstack.stack import Stack, StackOptions
 
+UNLIMITED = {"RUNS_MAX_CREATES_PER_SECOND": "1000000", "RUNS_MAX_QUEUED": "1000000"}
+
 
 @contextmanager
 def durable_stack(**options: Any) -> Iterator[Stack]:
-    """Enter a stack of its own with these StackOptions, in a folder that is gone afterwards."""
+    """Enter a stack of its own with these StackOptions, in a folder that is gone afterwards.
+
+    A benchmark is one project that asks for all that the services can do: the limits of a project are out of its way.
+    """
+    options["runs_env"] = UNLIMITED | (options.get("runs_env") or {})
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         Stack(StackOptions(data_dir=Path(folder), durable=True, **options)) as stack,

@@ -82,6 +82,25 @@ class Products:
         """Delete products; return how many were there."""
         return await self._querier.execute(self._DELETE, {"project_id": project_id, "ids": list(ids)})
 
+    _NUMBER = """
+    SELECT count(*) AS number FROM (
+      SELECT FROM executor.products WHERE project_id = %(project_id)s LIMIT %(limit)s
+    ) AS found"""
+
+    async def number(self, project_id: str, limit: int) -> int:
+        """Return how many products a project has, or `limit` if it has more."""
+        row = await self._querier.fetch_one(self._NUMBER, {"project_id": project_id, "limit": limit})
+        return int(row.number)
+
+    _PRESENT = """
+    SELECT count(*) AS number FROM executor.products
+    WHERE project_id = %(project_id)s AND id = ANY(CAST(%(ids)b AS text[]))"""
+
+    async def present(self, project_id: str, ids: Sequence[str]) -> int:
+        """Return how many products of these ids there are."""
+        row = await self._querier.fetch_one(self._PRESENT, {"project_id": project_id, "ids": list(ids)})
+        return int(row.number)
+
     _PAGE_OF_ALL = _page("true")
     _PAGE_OF_AFFECTED: ClassVar = {field: _page(blank) for field, blank in BLANK.items()}
 

@@ -142,6 +142,31 @@ class Runs:
         row = await self._database.fetch_optional(self._GET, {"project": project_id, "id": run_id})
         return Run.FromString(row.run) if row else None
 
+    _QUEUED = """
+    SELECT count(*) AS number FROM (
+        SELECT 1
+        FROM unnest(CAST(%(playbooks)b AS text[])) AS playbook (name)
+        CROSS JOIN unnest(CAST(%(types)b AS text[])) AS type (name)
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM runs.runs
+            WHERE project_id = %(project)s AND playbook_id = playbook.name AND run_type = type.name
+              AND status = 'QUEUED'
+            LIMIT %(limit)s
+        ) AS found
+        LIMIT %(limit)s
+    ) AS queued"""
+
+    async def queued(self, project_id: str, limit: int) -> int:
+        """Return how many runs of a project are QUEUED, or `limit` if there are more."""
+        parameters = {
+            "project": project_id,
+            "playbooks": list(PLAYBOOKS),
+            "types": list(RUN_TYPES),
+            "limit": limit,
+        }
+        row = await self._database.fetch_one(self._QUEUED, parameters)
+        return int(row.number)
+
     _PAGE = """
     SELECT run FROM runs.runs WHERE project_id = %(project_id)s {conditions} {older}
     ORDER BY created_at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"""

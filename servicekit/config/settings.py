@@ -136,10 +136,22 @@ class ServiceSettings(ListenerSettings):
     """What all requests that are being received or served may hold together."""
     max_receive_seconds: float = Field(default=10.0, gt=0, le=600)
     """In which a request must have arrived; over HTTP its headers, and then its body."""
+    max_metadata_bytes: int = Field(default=40 * 1024, ge=8 * 1024, le=1024 * 1024)
+    """The size of a call's metadata; a token may have 32 kB."""
     max_streams_per_connection: int = Field(default=1_000, ge=1, le=1_000_000)
     """Calls at once on one connection."""
+    max_connection_age_seconds: float = Field(default=3_600.0, ge=1, le=30 * 86_400)
+    """After which a connection gets no new calls, give or take a tenth: clients find replicas that were added."""
+    max_connection_grace_seconds: float = Field(default=600.0, ge=0, le=86_400)
+    """How long calls on such a connection may go on."""
     max_calls: int = Field(default=10_000, ge=2, le=1_000_000)
-    """Calls at once, streams included; one caller gets half of them."""
+    """Calls at once, streams included."""
+    max_calls_per_caller: int = Field(default=5_000, ge=1, le=1_000_000)
+    """Calls at once of one caller; half of MAX_CALLS if that is less."""
+    max_watches: int = Field(default=8_000, ge=2, le=1_000_000)
+    """Streams of answers at once."""
+    max_watches_per_caller: int = Field(default=4_000, ge=1, le=1_000_000)
+    """Streams of answers at once of one caller; half of MAX_WATCHES if that is less."""
 
     reflection: bool = True
     """Whether gRPC reflection describes the services to anyone who asks."""
@@ -173,11 +185,17 @@ class ServiceSettings(ListenerSettings):
         """The limits on what callers can make a process hold."""
         return Limits(
             request_bytes=self.max_request_bytes,
+            metadata_bytes=self.max_metadata_bytes,
             receiving_bytes=self.max_receiving_bytes,
             receive_seconds=self.max_receive_seconds,
             streams=self.max_streams_per_connection,
             connections=self.max_connections,
+            connection_age_seconds=self.max_connection_age_seconds,
+            connection_grace_seconds=self.max_connection_grace_seconds,
             calls=self.max_calls,
+            calls_per_caller=self.max_calls_per_caller,
+            watches=self.max_watches,
+            watches_per_caller=self.max_watches_per_caller,
         )
 
     @property

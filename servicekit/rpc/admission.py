@@ -23,22 +23,24 @@ Task = asyncio.Task[Any]
 class _Caller:
     """What one caller has in flight."""
 
-    __slots__ = ("calls", "request_bytes", "user_id")
+    __slots__ = ("calls", "request_bytes", "user_id", "watches")
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
-        self.calls = 0
+        self.calls = 0  # watches included
+        self.watches = 0
         self.request_bytes = 0
 
 
 class _Call:
     """A call in flight. Its request counts as the largest possible one until it has arrived."""
 
-    __slots__ = ("caller", "request_bytes", "started", "task")
+    __slots__ = ("caller", "is_watch", "request_bytes", "started", "task")
 
-    def __init__(self, task: Task, caller: _Caller, request_bytes: int, started: float) -> None:
+    def __init__(self, task: Task, caller: _Caller, is_watch: bool, request_bytes: int, started: float) -> None:
         self.task = task
         self.caller = caller
+        self.is_watch = is_watch  # it streams answers, and may go on for as long as its caller wants
         self.request_bytes = request_bytes
         self.started = started  # by the loop's clock
 
@@ -68,11 +70,12 @@ class Admission:
         self._calls: dict[_Call, None] = {}
         self._receiving: dict[_Call, None] = {}
         self._total_bytes = 0
+        self._watches = 0
         self._timer: asyncio.TimerHandle | None = None
         self._aborted: set[Task] = set()  # by us; their callers still wait for an answer
 
-    def admit(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
-        """Authenticate the call of this task, and count it.
+    def admit(self, metadata: Sequence[tuple[str, str | bytes]] | None, *, is_watch: bool = False) -> None:
+        """Authenticate the call of this task, and count it. `is_watch`: it streams answers.
 
         Raises ServiceError: TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID, TOO_MANY_CALLS.
         """
@@ -81,16 +84,19 @@ class Admission:
         task = asyncio.current_task()
         assert task is not None, "gRPC serves each call in a task"
         caller = self._callers.get(principal.user_id) or _Caller(principal.user_id)
-        if self._is_over_limit(caller) and not _is_service(principal):
+        if self._is_over_limit(caller, is_watch) and not _is_service(principal):
             self._release_cancelled()
-            self._require_capacity(caller)
+            self._require_capacity(caller, is_watch)
         self._callers[principal.user_id] = caller
         loop = asyncio.get_running_loop()
-        call = _Call(task, caller, self._max_request_bytes, loop.time())
+        call = _Call(task, caller, is_watch, self._max_request_bytes, loop.time())
         _current.set(call)
         self._calls[call] = self._receiving[call] = None
         self._total_bytes += call.request_bytes
         caller.calls += 1
+        if is_watch:
+            self._watches += 1
+            caller.watches += 1
         caller.request_bytes += call.request_bytes
         if self._timer is None:
             self._timer = loop.call_later(self._limits.receive_seconds, self._abort_slow_requests)
@@ -129,19 +135,29 @@ class Admission:
         call.task.add_done_callback(lambda _: self._release(call))
         call.task.cancel()
 
-    def _is_over_limit(self, caller: _Caller) -> bool:
-        return self._has_too_many_calls(caller) or self._has_too_many_bytes(caller)
+    def _is_over_limit(self, caller: _Caller, is_watch: bool) -> bool:
+        return self._full(caller, is_watch) is not None or self._has_too_many_bytes(caller)
 
-    def _require_capacity(self, caller: _Caller) -> None:
+    def _require_capacity(self, caller: _Caller, is_watch: bool) -> None:
         """Raise ServiceError (TOO_MANY_CALLS) when there is no capacity for another call of `caller`."""
-        if self._has_too_many_calls(caller):
-            raise self._too_many("calls", "calls are under way")
+        if limit := self._full(caller, is_watch):
+            what = "watches" if limit.startswith("watches") else "calls"
+            raise self._too_many(limit, f"{what} are under way")
         if self._has_too_many_bytes(caller):
             raise self._too_many("receiving", "requests are being received, or are large and not answered yet")
 
-    def _has_too_many_calls(self, caller: _Caller) -> bool:
-        limit = self._limits.calls
-        return len(self._calls) >= limit or caller.calls >= limit // 2
+    def _full(self, caller: _Caller, is_watch: bool) -> str | None:
+        """Return the limit on calls that leaves no room for another one, or None."""
+        limits = self._limits
+        if len(self._calls) >= limits.calls:
+            return "calls"
+        if caller.calls >= min(limits.calls_per_caller, limits.calls // 2):
+            return "calls_per_caller"
+        if is_watch and self._watches >= limits.watches:
+            return "watches"
+        if is_watch and caller.watches >= min(limits.watches_per_caller, limits.watches // 2):
+            return "watches_per_caller"
+        return None
 
     def _has_too_many_bytes(self, caller: _Caller) -> bool:
         limit, one_more = self._max_total_bytes, self._max_request_bytes
@@ -169,6 +185,9 @@ class Admission:
         caller = call.caller
         self._total_bytes -= call.request_bytes
         caller.calls -= 1
+        if call.is_watch:
+            self._watches -= 1
+            caller.watches -= 1
         caller.request_bytes -= call.request_bytes
         if not caller.calls:
             del self._callers[caller.user_id]
@@ -200,8 +219,8 @@ class OpenAdmission(Admission):
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         super().__init__(NoAuthentication(), limits, metrics)
 
-    def _require_capacity(self, caller: _Caller) -> None:
-        while self._has_too_many_calls(caller):
+    def _require_capacity(self, caller: _Caller, is_watch: bool) -> None:
+        while self._full(caller, is_watch):
             self._replace(next(iter(self._calls)))
         while self._has_too_many_bytes(caller):
             self._replace(next(iter(self._receiving or self._calls)))

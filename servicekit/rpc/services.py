@@ -18,6 +18,7 @@ class _Method(NamedTuple):
     """What serves a method: the handler of admitted calls, and what refuses the others."""
 
     handler: Any
+    is_watch: bool
     refuse: Callable[[ServiceError, Context], Awaitable[Message | None]]
 
 
@@ -64,7 +65,7 @@ class InterceptedServices(grpc.GenericRpcHandler):
             return self._unknown(name)
         bind_request_id(metadata)
         try:
-            self._admission.admit(metadata)
+            self._admission.admit(metadata, is_watch=method.is_watch)
         except ServiceError as error:
             return answer_unread(partial(method.refuse, error))
         return method.handler
@@ -103,7 +104,8 @@ class InterceptedServices(grpc.GenericRpcHandler):
             finally:
                 self._admission.release()
 
-        return _Method(rewrap(handler, serve, handler.request_deserializer), refuse)
+        served = rewrap(handler, serve, handler.request_deserializer)
+        return _Method(served, bool(handler.response_streaming), refuse)
 
 
 def _wrapped(handler: Any, name: str, interceptors: Sequence[Interceptor]) -> Any:

@@ -13,6 +13,7 @@ from playbooks.runs.v1.run_pb2 import RunMeta
 from runs_service.delivery.dispatcher import Dispatcher
 from runs_service.delivery.job_publisher import BATCH, JobPublisher
 from runs_service.delivery.outbox import SWEEP_LIMIT
+from runs_service.intake import Intake
 from runs_service.messages import JOB_BYTES
 from runs_service.queries import RunQueries
 from runs_service.runs import Runs
@@ -54,7 +55,15 @@ async def desk(runs_database: Database, url: str, queue: str) -> AsyncIterator[D
     jobs = JobPublisher(publisher, store)
     nothing: Any = None  # neither executes inline nor cancels
     dispatcher = Dispatcher(jobs, nothing, fallback=False)
-    runs = Runs(store, RunQueries(store), dispatcher, canceller=nothing, clock=SystemClock(), announce=lambda _: None)
+    runs = Runs(
+        store,
+        RunQueries(store),
+        dispatcher,
+        canceller=nothing,
+        intake=Intake(store, Metrics(), per_second=1_000_000, queued=1_000_000),
+        clock=SystemClock(),
+        announce=lambda _: None,
+    )
     async with running(jobs.marks, jobs.batcher, runs.creations):
         yield Desk(store, runs, dispatcher, jobs, runs_database, (url, queue))
         await dispatcher.close()

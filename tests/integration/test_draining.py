@@ -18,14 +18,10 @@ from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.unknown_methods import unknown_method
-from servicekit.rpc.limits import Limits
 from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
+from tests.support.limits import limits
 from tests.support.stopping import assert_shutting_down
-
-LIMITS = Limits(
-    request_bytes=1_024, receiving_bytes=1_024 * 1_024, receive_seconds=10, streams=100, connections=100, calls=100
-)
 
 
 class Waiter:
@@ -41,7 +37,7 @@ class Waiter:
             "Unary": grpc.unary_unary_rpc_method_handler(self.unary, Empty.FromString, Empty.SerializeToString),
             "Stream": grpc.unary_stream_rpc_method_handler(self.stream, Empty.FromString, Empty.SerializeToString),
         }
-        admission = Admission(NoAuthentication(), LIMITS, Metrics())
+        admission = Admission(NoAuthentication(), limits(), Metrics())
         services = InterceptedServices(
             [ErrorTranslation()], [self.calls, Decoding()], admission=admission, unknown=unknown_method
         )

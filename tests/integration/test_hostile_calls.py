@@ -1,12 +1,7 @@
 """What callers can make a service hold or do, with and without a token: real processes, real HTTP/2."""
 
 import asyncio
-import json
-import re
-import sys
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -20,8 +15,8 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from devstack.ports import HOST
 from tests.conftest import new_database
+from tests.support.attacking import attacking
 from tests.support.forking import Forks
 from tests.support.http2 import HEADERS, SETTINGS, Connection
 from tests.support.prepared import RUNS_TEMPLATE
@@ -60,43 +55,6 @@ def executor(
         yield service
 
 
-class Attack:
-    """An attack under way, in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def says(self, word: str) -> None:
-        """Return when the attack has come to a point."""
-        assert self._process.stdout
-        async with asyncio.timeout(60):
-            assert (await self._process.stdout.readline()).decode().strip() == word
-
-    async def ended(self) -> dict[str, int]:
-        """Let the attack end; return what became of it."""
-        async with asyncio.timeout(60):
-            output, _ = await self._process.communicate(b"\n")
-        found: dict[str, int] = json.loads(output.splitlines()[-1])
-        return found
-
-
-@asynccontextmanager
-async def attacking(*arguments: object) -> AsyncIterator[Attack]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.attacks", *map(str, arguments)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    attack = Attack(process)
-    try:
-        await attack.says("sending")
-        yield attack
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 class GoodCaller:
     """Makes small calls, one after the other."""
 
@@ -130,14 +88,6 @@ async def refused(call: Any) -> Refusal:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return refusal(caught.value)
-
-
-async def counted(service: ServiceProcess, limit: str) -> float:
-    """Return how often a limit refused something, as Prometheus reads it."""
-    url = f"http://{HOST}:{service.metrics_port}/metrics"
-    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=DEADLINE).read().decode())
-    found = re.search(rf'^limits_reached_total\{{limit="{limit}"\}} (\S+)$', text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 # F1: memory
@@ -204,8 +154,8 @@ async def test_what_unfinished_requests_hold_is_bounded_and_given_back_when_they
             ended = await attack.ended()
     assert growth.most < BOUND
     assert ended["answered"] + ended["reset"] >= 300
-    assert await counted(executor, "receiving") > 200
-    assert await counted(executor, "receive_timeout") > 0
+    assert await executor.limits_reached("receiving") > 200
+    assert await executor.limits_reached("receive_timeout") > 0
 
 
 async def test_connections_and_calls_under_way_are_bounded(
@@ -237,8 +187,8 @@ async def test_connections_and_calls_under_way_are_bounded(
                 )
                 error = await refused(get)
         assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
-        assert error.metadata == {"limit": "calls"}
-        assert await counted(service, "calls") == 1
+        assert error.metadata == {"limit": "calls_per_caller"}
+        assert await service.limits_reached("calls_per_caller") == 1
 
 
 # F2: time

@@ -11,14 +11,13 @@ from servicekit.auth.tokens import TokenAuthenticator
 from servicekit.rpc.admission import Admission
 from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.errors import ErrorTranslation
-from servicekit.rpc.limits import Limits
 from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
+from tests.support.limits import limits
 from tests.support.service import metadata
 from tests.support.tokens import SECRET
 
 CALLS = 50
-LIMITS = Limits(1_024, 1_000, 100, 1_000, 1_024_000, 10.0)
 
 
 async def test_calls_at_the_same_time_have_their_own_principals() -> None:
@@ -42,7 +41,7 @@ async def test_calls_at_the_same_time_have_their_own_principals() -> None:
             seen.append(name())
         context.set_trailing_metadata([("seen", ",".join(set(seen)))])
 
-    admission = Admission(TokenAuthenticator([SECRET]), LIMITS, Metrics())
+    admission = Admission(TokenAuthenticator([SECRET]), limits(), Metrics())
     services = InterceptedServices([ErrorTranslation()], [Decoding()], admission=admission)
     codec = (Empty.FromString, Empty.SerializeToString)
     handlers = {

@@ -4,14 +4,21 @@ Bounded in count and time. Each prints what became of it, as JSON.
 """
 
 import json
+import os
+import select
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from uuid import uuid4
+
+from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
 from tests.support.http2 import (
     CANCEL,
     DATA,
+    END_STREAM,
     HEADERS,
     RST_STREAM,
     Connection,
@@ -21,6 +28,7 @@ from tests.support.http2 import (
 )
 
 LISTEN = 1.0  # seconds for the answers that still come
+CREATE_RUN = "/playbooks.runs.v1.RunsService/CreateRun"
 ZIP = (("grpc-encoding", "gzip"),)
 
 
@@ -61,6 +69,34 @@ def reset(target: str, method: str, seconds: float, rate: int, *fields: tuple[st
     return {"opened": opened, "hung_up": 0}
 
 
+def create(target: str, project: str, callers: int, token: str) -> dict[str, int]:
+    """Create runs with so many calls in flight, the next one at each answer, until a line comes in."""
+    os.nice(10)  # in the field its processor is another machine's
+    answered = 0
+    with Connection(target) as connection:
+
+        def ask() -> None:
+            wanted = CreateRunRequest(
+                project_id=project,
+                playbook_id="missing_seo_title",
+                run_type=Run.PREVIEW_GENERATE,
+                idempotency_key=str(uuid4()),
+            )
+            stream, opening = connection.call(CREATE_RUN, *_bearer(token))
+            connection.send(opening + frame(DATA, 1, stream, message(wanted.SerializeToString())))
+
+        for _ in range(callers):
+            ask()
+        print("sending", flush=True)
+        for received in connection.frames():
+            if received.kind == HEADERS and received.flags & END_STREAM:
+                answered += 1
+                if select.select([sys.stdin], [], [], 0)[0]:
+                    break
+                ask()
+    return {"answered": answered}
+
+
 def _bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
@@ -72,6 +108,7 @@ ATTACKS: dict[str, Callable[..., dict[str, int]]] = {
     "unfinished": lambda target, method, streams, announced, token="": upload(
         target, method, int(streams), message(b"x" * (int(announced) - 1), announced=int(announced)), *_bearer(token)
     ),
+    "creates": lambda target, project, callers, token: create(target, project, int(callers), token),
     "reset": lambda target, method, seconds, rate, token="": reset(
         target, method, float(seconds), int(rate), *_bearer(token)
     ),

@@ -116,15 +116,16 @@ class Bench:
         concurrency: int = 4,
         lease_seconds: float = 15.0,
         batch_size: int = 2,
+        max_products: int = 1_000_000,
     ) -> None:
         self.url = url
         self.clock = clock or FakeClock()
         self.provider = provider or ScriptedProvider()
         self.owner = owner
+        self.metrics = Metrics()
         self.database = Database(url, pool_size=6, application_name=f"bench-{owner}")
         self.publisher = EventPublisher(self.database, None)
-        metrics = Metrics()
-        of_executor = ExecutorMetrics(metrics, slots=concurrency)
+        of_executor = ExecutorMetrics(self.metrics, slots=concurrency)
         self.leases = Leases(self.database, of_executor, owner=owner, seconds=lease_seconds)
         self.heartbeat = Heartbeat(self.leases)
         self.outcomes = OutcomeWriter(self.database)
@@ -147,10 +148,14 @@ class Bench:
         self.slots = Slots(self.leases, count=concurrency)
         self.claimer = Claimer(self.database, self.leases, self.slots, self.pipeline, self.clock, grace_seconds=0)
         self.inbox = Inbox(self.database, self.leases, self.slots, self.claimer)
-        self.catalog = Catalog(self.database, self.clock, default_plan=Plan.FREE)
+        self.catalog = Catalog(
+            self.database, self.clock, self.metrics, default_plan=Plan.FREE, max_products=max_products
+        )
         self.cancellation = Cancellation(self.database, self.leases, self.publisher)
         self.queries = Queries(self.database)
-        self.estimator = Estimator(self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=metrics))
+        self.estimator = Estimator(
+            self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=self.metrics)
+        )
         self.follower = Follower(self.database, self.publisher)
 
     def work(self, job: Job) -> Work:

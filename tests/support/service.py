@@ -1,8 +1,11 @@
 """One service as a process of its own, with a token for it, and what it takes of memory."""
 
+import asyncio
 import json
 import os
+import re
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +68,13 @@ class ServiceProcess:
     def lines(self) -> list[dict[str, Any]]:
         """Return the log, a line each; fails when there is anything else in it but gRPC's own lines."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    async def limits_reached(self, limit: str) -> float:
+        """Return how often a limit refused something, as Prometheus reads it."""
+        url = f"http://{HOST}:{self.metrics_port}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=20).read().decode())
+        found = re.search(rf'^limits_reached_total\{{limit="{limit}"\}} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     @property
     def tracebacks(self) -> int:

@@ -29,6 +29,7 @@ OF_OTHERS |= {
     "process_cpu_seconds_total", "process_max_fds", "process_open_fds", "process_resident_memory_bytes",
     "process_start_time_seconds", "process_virtual_memory_bytes",
 }  # fmt: skip
+OWNERS: dict[str, type[ListenerSettings]] = {"GATEWAY": GatewaySettings, "EXECUTOR": ExecutorSettings}
 UNITS = {"": 1, " MiB": 1024**2}
 
 
@@ -81,11 +82,11 @@ def test_every_identifier_that_a_document_names_is_in_the_source(document: str) 
 
 def test_the_limits_on_callers_have_the_documented_defaults() -> None:
     text = (ROOT / "docs/security.md").read_text()
-    rows = re.findall(r"^\| `((?:GATEWAY_)?MAX_\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE)
-    assert len(rows) == 9
+    rows = re.findall(r"^\| `((?:GATEWAY_|RUNS_|EXECUTOR_)?MAX_\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE)
+    assert len(rows) == 18
     for name, documented in rows:
         services: dict[str, type[ListenerSettings]] = {"runs ": RunsSettings, "executor ": ExecutorSettings}
-        default = GatewaySettings if name.startswith("GATEWAY_") else RunsSettings
+        default = OWNERS.get(name.partition("_")[0], RunsSettings)
         for value in documented.split("; "):
             (service,) = [service for prefix, service in services.items() if value.startswith(prefix)] or [default]
             number, unit = re.fullmatch(r"(?:runs |executor )?([\d,]+)(.*)", value).groups()  # type: ignore[union-attr]

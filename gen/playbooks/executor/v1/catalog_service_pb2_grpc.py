@@ -87,7 +87,8 @@ class CatalogServiceServicer:
 
     def PutProducts(self, request, context):
         """Creates or replaces products by id; all of them or none. Role: OWNER.
-        NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
+        NOT_FOUND / PROJECT_NOT_FOUND: PutProject first. FAILED_PRECONDITION / PRODUCT_LIMIT_REACHED: the project has about
+        EXECUTOR_MAX_PRODUCTS; those that are there can still be replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

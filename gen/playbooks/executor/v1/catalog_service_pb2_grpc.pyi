@@ -45,7 +45,8 @@ class CatalogServiceStub:
     """A project with today's AI usage. Role: VIEWER. NOT_FOUND / PROJECT_NOT_FOUND."""
     PutProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProductsRequest, _catalog_service_pb2.PutProductsResponse]
     """Creates or replaces products by id; all of them or none. Role: OWNER.
-    NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
+    NOT_FOUND / PROJECT_NOT_FOUND: PutProject first. FAILED_PRECONDITION / PRODUCT_LIMIT_REACHED: the project has about
+    EXECUTOR_MAX_PRODUCTS; those that are there can still be replaced.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListProductsRequest, _catalog_service_pb2.ListProductsResponse]
     """Products by id; with playbook_id only those that the playbook affects, with product_ids only these. Role: VIEWER."""
@@ -69,7 +70,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """A project with today's AI usage. Role: VIEWER. NOT_FOUND / PROJECT_NOT_FOUND."""
     PutProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PutProductsRequest, _catalog_service_pb2.PutProductsResponse]  # type: ignore[assignment]
     """Creates or replaces products by id; all of them or none. Role: OWNER.
-    NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
+    NOT_FOUND / PROJECT_NOT_FOUND: PutProject first. FAILED_PRECONDITION / PRODUCT_LIMIT_REACHED: the project has about
+    EXECUTOR_MAX_PRODUCTS; those that are there can still be replaced.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListProductsRequest, _catalog_service_pb2.ListProductsResponse]  # type: ignore[assignment]
     """Products by id; with playbook_id only those that the playbook affects, with product_ids only these. Role: VIEWER."""
@@ -108,7 +110,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.PutProductsResponse, _abc.Awaitable[_catalog_service_pb2.PutProductsResponse]]:
         """Creates or replaces products by id; all of them or none. Role: OWNER.
-        NOT_FOUND / PROJECT_NOT_FOUND: PutProject first.
+        NOT_FOUND / PROJECT_NOT_FOUND: PutProject first. FAILED_PRECONDITION / PRODUCT_LIMIT_REACHED: the project has about
+        EXECUTOR_MAX_PRODUCTS; those that are there can still be replaced.
         """
 
     @_abc_1.abstractmethod

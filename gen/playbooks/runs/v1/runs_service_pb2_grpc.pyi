@@ -46,9 +46,9 @@ class RunsServiceStub:
       PERMISSION_DENIED   PROJECT_ACCESS_DENIED, ROLE_TOO_LOW
       NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
       ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
-      FAILED_PRECONDITION RUN_NOT_RETRYABLE
+      FAILED_PRECONDITION RUN_NOT_RETRYABLE, PRODUCT_LIMIT_REACHED
       OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
-      RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
+      RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS, CREATE_RATE_EXCEEDED, QUEUE_FULL
       UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
       UNIMPLEMENTED       METHOD_UNKNOWN
       INTERNAL            INTERNAL_ERROR
@@ -68,6 +68,9 @@ class RunsServiceStub:
 
     Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
     belongs to a different request; metadata run_id is that one's run.
+    RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
+    second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
+    PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]
     """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
@@ -152,9 +155,9 @@ class RunsServiceAsyncStub(RunsServiceStub):
       PERMISSION_DENIED   PROJECT_ACCESS_DENIED, ROLE_TOO_LOW
       NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
       ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
-      FAILED_PRECONDITION RUN_NOT_RETRYABLE
+      FAILED_PRECONDITION RUN_NOT_RETRYABLE, PRODUCT_LIMIT_REACHED
       OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
-      RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
+      RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS, CREATE_RATE_EXCEEDED, QUEUE_FULL
       UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
       UNIMPLEMENTED       METHOD_UNKNOWN
       INTERNAL            INTERNAL_ERROR
@@ -171,6 +174,9 @@ class RunsServiceAsyncStub(RunsServiceStub):
 
     Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
     belongs to a different request; metadata run_id is that one's run.
+    RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
+    second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
+    PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
@@ -254,9 +260,9 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
       PERMISSION_DENIED   PROJECT_ACCESS_DENIED, ROLE_TOO_LOW
       NOT_FOUND           RUN_NOT_FOUND, DRAFT_NOT_FOUND, PROJECT_NOT_FOUND
       ALREADY_EXISTS      IDEMPOTENCY_KEY_REUSED
-      FAILED_PRECONDITION RUN_NOT_RETRYABLE
+      FAILED_PRECONDITION RUN_NOT_RETRYABLE, PRODUCT_LIMIT_REACHED
       OUT_OF_RANGE        SEQUENCE_EXPIRED, POSITION_EXPIRED
-      RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS
+      RESOURCE_EXHAUSTED  WATCHER_TOO_SLOW, TOO_MANY_CALLS, CREATE_RATE_EXCEEDED, QUEUE_FULL
       UNAVAILABLE         DATABASE_UNAVAILABLE, SCHEMA_MISMATCH, EXECUTOR_UNAVAILABLE, SHUTTING_DOWN
       UNIMPLEMENTED       METHOD_UNKNOWN
       INTERNAL            INTERNAL_ERROR
@@ -277,6 +283,9 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Role: EDITOR; OWNER for APPLY. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the idempotency_key or the request_id
         belongs to a different request; metadata run_id is that one's run.
+        RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
+        second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
+        PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
         """
 
     @_abc_1.abstractmethod
