@@ -48,6 +48,12 @@ export class App {
     this.show({ moved: !replace });
   }
 
+  // Ask for the project to open.
+  chooseProject() {
+    sessionStorage.removeItem(LAST_PROJECT);
+    this.go({ project: "", view: "runs" });
+  }
+
   // Show what the address says.
   show({ moved = false } = {}) {
     const place = address.read();

@@ -69,12 +69,9 @@ export class Bar {
     if (known.length === 1 && !every) return h("span", { class: "project" }, place.project);
     const options = known.map((one) => h("option", { value: one, selected: one === place.project }, one));
     if (every) options.push(h("option", { value: other }, "Another project…"));
-    const onchange = (event) => {
-      const project = event.target.value;
-      if (project !== other) return this.#app.go({ project, view: place.view === "run" ? "runs" : place.view });
-      event.target.value = place.project;
-      const given = window.prompt("Project id");
-      if (given?.trim()) this.#app.go({ project: given.trim(), view: "runs" });
+    const onchange = ({ target: { value } }) => {
+      if (value === other) this.#app.chooseProject();
+      else this.#app.go({ project: value, view: place.view === "run" ? "runs" : place.view });
     };
     return h("label", { class: "project" }, h("span", { class: "unseen" }, "Project"), h("select", { onchange }, options));
   }

@@ -2,11 +2,11 @@
 
 import { count, hasEnded, PLAYBOOKS, TYPES } from "./words.js";
 
-// The facts: `estimate` (null while it is read), `draft` (null: none; undefined while it is read), `runs` (known ones
+// The facts: `estimate` (null while it is read), `problem` (why it could not be), `draft` (null: none; undefined while it is read), `runs` (known ones
 // of the playbook, newest first), `may(role)`, `role`, `now` in milliseconds.
 export class Job {
-  constructor({ playbook, estimate, draft, runs, may, role, now }) {
-    Object.assign(this, { playbook, estimate, draft, runs, may, role, now });
+  constructor({ playbook, estimate, problem, draft, runs, may, role, now }) {
+    Object.assign(this, { playbook, estimate, problem, draft, runs, may, role, now });
     this.noun = PLAYBOOKS[playbook].noun;
   }
 
@@ -68,8 +68,9 @@ export class Job {
   }
 
   get #nothingToDo() {
+    if (this.problem) return "What there is to do could not be read.";
     if (this.estimate === null || this.draft === undefined) return "One moment: what there is to do is being read.";
-    return this.estimate.totalAffected === 0 ? `Every product has its ${this.noun}: there is nothing to do.` : "";
+    return this.estimate.totalAffected === 0 ? `No product is without ${this.noun}: there is nothing to do.` : "";
   }
 
   // A plan without AI has a limit of 0. A limit that is used up stops no preview: what was suggested before is free.

@@ -1,7 +1,7 @@
 // What the job of a playbook is shown with.
 
 import { h, refill, setAttribute } from "./element.js";
-import { linkTo, statusChip } from "./parts.js";
+import { emptyState, linkTo, statusChip } from "./parts.js";
 import { progressOf } from "./run_row.js";
 import { duration, durations, timeOf } from "./times.js";
 import { count, hasEnded, roleFor, TYPES } from "./words.js";
@@ -19,6 +19,20 @@ export function step(title, extra, text, onclick) {
       setAttribute(button, "disabled", why !== "" || isBusy);
     },
   };
+}
+
+// What is shown where the project has no catalog.
+export function noProject(project, again) {
+  return h(
+    "div",
+    { class: "sheet missing" },
+    emptyState(
+      `There is no project ${project} yet`,
+      "Import a catalog, or open another project. The import makes the project:",
+      h("code", {}, `playbook-runs import products_export.csv --project ${project}`),
+    ),
+    h("p", { class: "actions" }, h("button", { type: "button", onclick: again }, "Look again")),
+  );
 }
 
 // What there is to do, and how much AI may still be asked today.

@@ -6,7 +6,7 @@ import { countsOf, DraftTable } from "./draft_table.js";
 import { h, refill, setAttribute } from "./element.js";
 import { Job } from "./job.js";
 import { JobStore } from "./job_store.js";
-import { allowanceOf, runPanel, step } from "./job_parts.js";
+import { allowanceOf, noProject, runPanel, step } from "./job_parts.js";
 import { emptyState, problemBox, reasonOf, statusChip } from "./parts.js";
 import { RulesForm } from "./rules_form.js";
 import { timeOf } from "./times.js";
@@ -33,6 +33,7 @@ export class JobView {
   #notice = h("div", { role: "status" });
   #panel = h("div");
   #draftHead = h("div", { class: "draft-head" });
+  #columns = h("div", { class: "job-columns" });
   #steps;
 
   constructor(context, playbook, estimated) {
@@ -54,12 +55,11 @@ export class JobView {
       { class: "job", "data-playbook": playbook },
       this.#overview,
       this.#notice,
-      h(
-        "div",
-        { class: "job-columns" },
-        h("ol", { class: "steps sheet", "aria-label": "Steps" }, rules, Object.values(this.#steps).map(({ element }) => element)),
-        h("div", { class: "job-side" }, this.#panel, h("section", { class: "sheet", "aria-labelledby": "h-draft" }, this.#draftHead, this.#table.element)),
-      ),
+      this.#columns,
+    );
+    this.#columns.append(
+      h("ol", { class: "steps sheet", "aria-label": "Steps" }, rules, Object.values(this.#steps).map(({ element }) => element)),
+      h("div", { class: "job-side" }, this.#panel, h("section", { class: "sheet", "aria-labelledby": "h-draft" }, this.#draftHead, this.#table.element)),
     );
   }
 
@@ -108,9 +108,9 @@ export class JobView {
 
   get #job() {
     const { session, project, api } = this.#context;
-    const { estimate, runs } = this.#store;
+    const { estimate, problem, runs } = this.#store;
     const may = (role) => session.may(role, project);
-    return new Job({ playbook: this.#playbook, estimate, draft: this.#draft, runs, may, role: session.roleIn(project), now: api.now() });
+    return new Job({ playbook: this.#playbook, estimate, problem, draft: this.#draft, runs, may, role: session.roleIn(project), now: api.now() });
   }
 
   get #rulesKey() {
@@ -148,7 +148,12 @@ export class JobView {
     const job = this.#job;
     const { problem } = this.#store;
     const known = JSON.stringify([this.#store.estimate, problem?.message, problem?.status]);
-    refill(this.#overview, known, () => (problem ? problemBox(problem, () => this.#estimate()) : allowanceOf(job)));
+    const isMissing = problem?.reason === "PROJECT_NOT_FOUND";
+    refill(this.#overview, known, () => {
+      if (isMissing) return noProject(this.#context.project, () => this.#estimate());
+      return problem ? problemBox(problem, () => this.#estimate()) : allowanceOf(job);
+    });
+    this.#columns.hidden = isMissing;
     const { preview, draft, apply } = this.#steps;
     const writes = job.applies;
     preview.show("Generate preview (uses AI)", job.previewBlocked, this.#isSending);
