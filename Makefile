@@ -7,13 +7,14 @@ STAMP := $(VENV)/.installed
 # waiting: six keep two cores busy.
 WORKERS ?= 6
 BENCH_STAMP := $(VENV)/.installed-bench
+DEPLOY_STAMP := $(VENV)/.installed-deploy
 # Of protos/, with all imports; of the last release there is a copy beside the protos.
 DESCRIPTORS := gen/playbook-runs.binpb
 # Compiled modules are kept: the suite starts a hundred processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-faults-full soak bench check gen lock clean
+.PHONY: help setup demo test test-faults test-faults-full soak bench check audit gen lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +50,7 @@ $(BENCH_STAMP): $(STAMP) benchmarks/requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
 	touch $@
 
-check: setup ## lint, types, protos, generated code, import rules
+check: setup $(DEPLOY_STAMP) ## lint, types, protos, generated code, import rules, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -58,6 +59,16 @@ check: setup ## lint, types, protos, generated code, import rules
 	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/released.binpb --config buf.yaml
 	$(BIN)/python tools/configuration.py --check
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/manifests.py
+
+$(DEPLOY_STAMP): $(STAMP) deploy/requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
+	touch $@
+
+audit: setup ## known vulnerabilities of what requirements.lock names (needs the vulnerability database of PyPI)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 gen: setup ## regenerate gen/, gateway/openapi.json and docs/configuration.md
 	$(BIN)/python tools/gen.py
@@ -69,6 +80,8 @@ lock: setup ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra devstack --group bench --constraint requirements.lock --universal \
 		--python-version 3.11 --no-emit-package playbook-runs-client --generate-hashes \
 		--no-emit-index-url --no-emit-find-links -o benchmarks/requirements.lock
+	uv pip compile --group deploy --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links -o deploy/requirements.lock
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,11 +25,15 @@ def is_serving(target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelC
 
 
 def why_not_serving(
-    target: str, timeout: float = TIMEOUT, credentials: grpc.ChannelCredentials | None = None
+    target: str,
+    timeout: float = TIMEOUT,
+    credentials: grpc.ChannelCredentials | None = None,
+    *,
+    any_answer: bool = False,
 ) -> str | None:
     """Return why the service at `target` (HOST:PORT) does not answer SERVING within `timeout` seconds; None: it does.
 
-    With `credentials` the connection uses TLS.
+    With `credentials` the connection uses TLS. With `any_answer` NOT_SERVING is as good.
     """
     channel = (
         grpc.secure_channel(target, credentials, options=OPTIONS)
@@ -41,7 +45,7 @@ def why_not_serving(
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
             return f"no answer from {target}: {_words_of(error)}"
-    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+    if any_answer or answer.status == health_pb2.HealthCheckResponse.SERVING:
         return None
     return f"{target} says {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
 
@@ -61,6 +65,11 @@ def main() -> None:
     parser.add_argument("--ca-file", metavar="PEM", type=Path, help="use TLS, and trust these certificates")
     parser.add_argument("--cert-file", metavar="PEM", type=Path, help="our own certificate, for mutual TLS")
     parser.add_argument("--key-file", metavar="PEM", type=Path, help="the key of --cert-file")
+    parser.add_argument(
+        "--alive",
+        action="store_true",
+        help="any answer will do: for what restarts a process that hangs, and not one whose database is away",
+    )
     given = parser.parse_args()
     if bool(given.cert_file) != bool(given.key_file):
         parser.error("--cert-file and --key-file go together: give both, or none")
@@ -69,7 +78,7 @@ def main() -> None:
     except OSError as error:
         parser.error(f"{error.filename} cannot be read: {error.strerror}")
     credentials = grpc.ssl_channel_credentials(ca, key, certificate) if ca or certificate else None
-    sys.exit(why_not_serving(given.target, credentials=credentials))
+    sys.exit(why_not_serving(given.target, credentials=credentials, any_answer=given.alive))
 
 
 if __name__ == "__main__":

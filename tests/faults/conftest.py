@@ -27,11 +27,13 @@ async def start_stack(
     stack_folder: Callable[[], Path],
     stack_env: dict[str, str],  # noqa: F811
 ) -> AsyncIterator[Callable[..., Any]]:
-    """Start a stack with the given StackOptions (`env` adds to the usual one); returns it with a shop on it."""
+    """Start a stack with the given StackOptions (`env` adds to the usual one, and without a `data_dir` it finds its
+    database migrated); returns it with a shop on it."""
     async with AsyncExitStack() as cleanup:
 
-        async def start(*, env: dict[str, str] | None = None, **options: Any) -> Shop:
-            stack = Stack(StackOptions(data_dir=stack_folder(), durable=False, env=stack_env | (env or {}), **options))
+        async def start(*, env: dict[str, str] | None = None, data_dir: Path | None = None, **options: Any) -> Shop:
+            folder = data_dir or stack_folder()
+            stack = Stack(StackOptions(data_dir=folder, durable=False, env=stack_env | (env or {}), **options))
             cleanup.enter_context(stack)
             channels = Channels.to(stack)
             cleanup.push_async_callback(channels.close)

@@ -2,7 +2,6 @@
 notices, and nothing happens twice."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,6 @@ from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
-from devstack.services import Service
 from tests.faults.sizes import size
 from tests.support.audit import audit
 from tests.support.executions import rows
@@ -26,32 +24,9 @@ from tests.support.load import Load
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import DEADLINE, TITLES, Shop
+from tests.support.standard_client import OPTIONS, all_of
 from tests.support.stopping import restarted, stopped
 
-# gRPC's standard retry policy, as its documentation shows it, and all replicas in turn. Nothing of ours.
-RETRIES = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-    }
-)
-OPTIONS = (
-    ("grpc.service_config", RETRIES),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
 RATE = size(20, 8)  # runs a second
 ROUNDS = size(3, 1)  # restarts of each process
 PROJECTS = size(600, 100)
@@ -61,10 +36,6 @@ BATCH = 1  # products a request: an interrupted run has answers, and requests un
 AT_ONCE = 4  # requests of one executor
 GRACE = 5.0  # seconds that executors give their work
 LEASE = 6.0  # seconds; longer than two busy cores may keep a heartbeat waiting
-
-
-def all_of(services: list[Service]) -> str:
-    return f"ipv4:{','.join(service.target for service in services)}"
 
 
 class Callers:
