@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
+compatible_from = "0005"
 
 COUNTS = (
     *("runs", "ai_runs", "requests", "suggestions", "reused"),
