@@ -36,6 +36,7 @@ VARIABLES = """\
   HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY   proxies to the provider: http://, https://, socks5://, socks5h://
   SSL_CERT_FILE, SSL_CERT_DIR   certificates to trust instead of the usual ones, for the provider
   AI_TIMEOUT_SECONDS        time that a request may take (60)
+  AI_ECONOMY_TIMEOUT_SECONDS   the same for runs with meta.economy (900), which have AI_CONCURRENCY of their own
   AI_PRICES                 dollars for a million tokens by model, for the metric of costs, as JSON or a file with it:
                             {"gpt-6-luna": {"input": 0.25, "cached_input": 0.025, "output": 2}}; unset: none
   MAX_REQUEST_BYTES         size of the largest request, uncompressed (1048576)

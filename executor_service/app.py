@@ -212,6 +212,7 @@ def _provider(settings: ExecutorSettings, metrics: Metrics) -> SuggestionProvide
             base_url=settings.openai_base_url,
             concurrency=settings.ai_concurrency,
             timeout_seconds=settings.ai_timeout_seconds,
+            economy_timeout_seconds=settings.ai_economy_timeout_seconds,
             metrics=AIMetrics(metrics.registry, prices),
         )
     except ValueError as error:

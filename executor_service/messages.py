@@ -62,6 +62,7 @@ def _read(message: RunJob, body: bytes) -> Job:
         created_at=created_at,
         deadline=deadline,
         body=body,
+        economy=meta.economy,
     )
 
 

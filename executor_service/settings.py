@@ -60,11 +60,13 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     openai_base_url: str | None = None
     """Another server that speaks OpenAI's protocol."""
     ai_concurrency: int = Field(default=16, ge=1, le=1000)
-    """AI requests at once in a process."""
+    """AI requests at once in a process; those of runs with `meta.economy` have as many places of their own."""
     ai_batch_size: int = Field(default=10, ge=1, le=100)
     """Products in a request."""
     ai_timeout_seconds: float = Field(default=60.0, gt=0, le=600)
     """The time limit of a request."""
+    ai_economy_timeout_seconds: float = Field(default=900.0, gt=0, le=3600)
+    """The time limit of a request of a run with `meta.economy`."""
     ai_prices: str = ""
     """Dollars for a million tokens by model, as JSON or a file with it, for the metric of costs; unset: none."""
 

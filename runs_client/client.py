@@ -62,10 +62,13 @@ class RunsClient(ServiceClient):
         sample_size: int | None = None,
         rules: PlaybookRules | None = None,
         deadline_seconds: int | None = None,
+        economy: bool = False,
         request_id: str | None = None,
         timeout: float = RUN_TIMEOUT,  # noqa: ASYNC109  # gRPC's, as in every method here
     ) -> CreateRunResponse:
         """Create a run, or find the one that this request has made; return it with `created`.
+
+        With `economy` its suggestions cost about half and may take hours, where the provider's model can do so.
 
         Raises ServiceCallError: IDEMPOTENCY_KEY_REUSED (metadata `run_id`) when the key or the request_id names another
         request's run; CREATE_RATE_EXCEEDED and QUEUE_FULL, with `retry_after`, when the project creates too fast or too
@@ -78,7 +81,7 @@ class RunsClient(ServiceClient):
             scope_id=scope_id,
             rules_hash=rules_hash,
             idempotency_key=idempotency_key,
-            meta=RunMeta(sample_size=sample_size, rules=rules, deadline_seconds=deadline_seconds),
+            meta=RunMeta(sample_size=sample_size, rules=rules, deadline_seconds=deadline_seconds, economy=economy),
             request_id=request_id or str(uuid4()),
         )
         return await self._connection.unary(self._stub.CreateRun, request, timeout=timeout)

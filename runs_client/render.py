@@ -79,6 +79,7 @@ def run_details(run: Run) -> Table:
         "progress": f"{run.progress.completed} of {run.progress.total}" if run.progress.total else "",
         "outcome": outcome(run) if run.HasField("finished_at") else "",
         "AI used": "yes" if run.ai_used else "no",
+        "economy": "yes" if run.meta.economy else "",
         "AI cost": usage_words(run.ai_usage) if run.HasField("ai_usage") else "",
         "scope id": run.scope_id,
         "rules hash": run.rules_hash,

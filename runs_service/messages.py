@@ -12,6 +12,7 @@ from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
 DEFAULT_SAMPLE_SIZE = 3  # products of a preview
 DEFAULT_DEADLINE = 600  # seconds from a run's creation
+ECONOMY_DEADLINE = 21_600  # the same for a run that waits until the provider has room for it
 DEFAULT_MODE = "enforce"
 JOB_BYTES = 8_000  # of a job that counts as one; rules can make it ten times as large
 
@@ -92,7 +93,7 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
     )
     if request.run_type == Run.PREVIEW_GENERATE and not run.meta.HasField("sample_size"):
         run.meta.sample_size = DEFAULT_SAMPLE_SIZE
-    run.meta.deadline_seconds = request.meta.deadline_seconds or DEFAULT_DEADLINE
+    run.meta.deadline_seconds = _deadline_seconds(request)
     return NewRun(
         run=run,
         request_id=request_id,
@@ -139,7 +140,7 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
     plain.CopyFrom(request)
     plain.ClearField("idempotency_key")
     plain.ClearField("request_id")
-    meta = RunMeta(deadline_seconds=request.meta.deadline_seconds or DEFAULT_DEADLINE)
+    meta = RunMeta(deadline_seconds=_deadline_seconds(request), economy=_is_economy(request))
     is_preview = request.run_type == Run.PREVIEW_GENERATE
     if is_preview:
         meta.sample_size = request.meta.sample_size or DEFAULT_SAMPLE_SIZE
@@ -151,6 +152,15 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
             meta.rules.ClearField("find_replace")
     plain.meta.CopyFrom(meta)
     return plain
+
+
+def _is_economy(request: CreateRunRequest) -> bool:
+    return request.meta.economy and request.run_type != Run.APPLY
+
+
+def _deadline_seconds(request: CreateRunRequest) -> int:
+    default = ECONOMY_DEADLINE if _is_economy(request) else DEFAULT_DEADLINE
+    return request.meta.deadline_seconds or default
 
 
 def weight(run: Run) -> int:

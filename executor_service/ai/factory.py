@@ -1,6 +1,7 @@
 """The provider that the settings ask for."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from servicekit.config.settings import is_loopback
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL: Final = "gpt-6-luna"
+ECONOMY_PAUSE: Final = 60.0  # seconds at most between two looks for room, which may take hours
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 
 
@@ -30,12 +32,14 @@ def build_provider(
     base_url: str | None = None,
     concurrency: int = 16,
     timeout_seconds: float = 60.0,
+    economy_timeout_seconds: float = 900.0,
     retry: RetryPolicy | None = None,
     metrics: AIMetrics | None = None,
 ) -> SuggestionProvider:
     """Return the process's provider. Without `provider`: openai if there is a key, else offline, with a warning.
 
-    `concurrency` bounds the requests under way at once, `timeout_seconds` each of them. Empty strings count as unset.
+    `concurrency` bounds the requests under way at once, `timeout_seconds` each of them. Economy requests have as many
+    places of their own, since they may take `economy_timeout_seconds`. Empty strings count as unset.
     Without `metrics` nobody reads what it counts.
     Raises `ValueError`, naming the variable, when openai is chosen and its settings cannot work.
     """
@@ -57,18 +61,23 @@ def build_provider(
     _warn_of_address(base_url)
 
     require_usable_environment()
-    from executor_service.ai.openai_provider import OpenAIProvider
+    from executor_service.ai.openai_provider import OpenAIProvider, Tier
 
     model = model or DEFAULT_MODEL
+    retry = retry or RetryPolicy()
     build = partial(
         OpenAIProvider,
         model=model,
         api_key=SecretStr(key),
         base_url=base_url,
-        limiter=RequestLimiter(concurrency),
-        retry=retry or RetryPolicy(),
+        standard=Tier(RequestLimiter(concurrency), timeout_seconds, retry),
+        economy=Tier(
+            RequestLimiter(concurrency),
+            economy_timeout_seconds,
+            replace(retry, cap_seconds=ECONOMY_PAUSE),
+            service_tier="flex",
+        ),
         metrics=metrics or AIMetrics(CollectorRegistry(), {}),
-        timeout_seconds=timeout_seconds,
         # The default model reasons for seconds about a title unless this forbids it; others may not know it.
         reasoning_effort="none" if model == DEFAULT_MODEL else None,
     )

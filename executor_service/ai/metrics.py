@@ -10,6 +10,8 @@ from executor_service.ai.openai_usage import Tokens
 from executor_service.ai.prices import Price
 
 BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)  # seconds
+NO_ROOM = "NO_ROOM"  # the outcome of an economy request that is sent again later, as is to be expected
+ECONOMY_PRICE = 0.5  # of the full one, as OpenAI charges for flex processing
 
 
 class AIMetrics:
@@ -22,7 +24,9 @@ class AIMetrics:
             return Counter(name, what, ["model", *labels], registry=registry)
 
         self._requests = counter(
-            "playbook_runs_ai_requests_total", "Requests to the AI provider: OK, CANCELLED or an error code", "outcome"
+            "playbook_runs_ai_requests_total",
+            "Requests to the AI provider: OK, CANCELLED, NO_ROOM (for economy, which waits for it) or an error code",
+            "outcome",
         )
         self._seconds = Histogram(
             "playbook_runs_ai_request_seconds",
@@ -45,7 +49,7 @@ class AIMetrics:
 
     def expect(self, model: str) -> None:
         """Begin the series of a model with 0: of one that begins with 1 no alert sees the increase."""
-        for outcome in ("OK", "CANCELLED", *get_args(AIErrorCode)):
+        for outcome in ("OK", "CANCELLED", NO_ROOM, *get_args(AIErrorCode)):
             self._requests.labels(model, outcome)
         self._retries.labels(model)
         self.used(model, Tokens())
@@ -59,10 +63,10 @@ class AIMetrics:
         """Count a repeated request."""
         self._retries.labels(model).inc()
 
-    def used(self, model: str, tokens: Tokens) -> None:
-        """Count the tokens of an answer."""
+    def used(self, model: str, tokens: Tokens, *, economy: bool = False) -> None:
+        """Count the tokens of an answer; those of an economy request cost less."""
         self._input.labels(model).inc(tokens.input)
         self._cached_input.labels(model).inc(tokens.cached_input)
         self._output.labels(model).inc(tokens.output)
         if price := self._prices.get(model):
-            self._cost.labels(model).inc(price.cost(tokens))
+            self._cost.labels(model).inc(price.cost(tokens) * (ECONOMY_PRICE if economy else 1.0))

@@ -50,17 +50,21 @@ _BILLING_WORDS = re.compile(
     r"\bcredit balance is too low\b|\bpayment required\b|\bout of credits\b",
     re.IGNORECASE,
 )
+# Flex processing: the provider has no room for it now, or the model has no such thing.
+_NO_ROOM_WORDS = re.compile(r"\bresources?[ _](?:is |are )?unavailable\b", re.IGNORECASE)
+_NO_TIER_WORDS = re.compile(r"\bservice[ _]tier\b|\bflex\b", re.IGNORECASE)
 _RATE = frozenset({"rate_limit_exceeded", "rate_limit_error", "too_many_requests"})
 _KEY = frozenset({"api_key_invalid", "invalid_api_key"})
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})  # like 5xx
 
 
-def timed_out(seconds: float) -> AIError:
+def timed_out(seconds: float, *, economy: bool = False) -> AIError:
     """Return the error of a request that took longer than its time limit, in seconds."""
+    remedy = "create the run without meta.economy" if economy else "choose a faster AI_MODEL or a smaller AI_BATCH_SIZE"
     return AIError(
         "AI_TIMEOUT",
         f"The AI provider did not answer within {seconds:g} s",
-        "Retry the run later; if it stays like this, choose a faster AI_MODEL or a smaller AI_BATCH_SIZE.",
+        f"Retry the run later; if it stays like this, {remedy}.",
         retryable=True,
     )
 
@@ -75,20 +79,26 @@ def too_long() -> AIError:
 
 
 def from_client_error(
-    error: APIError, *, products: int, timeout_seconds: float, quote: Callable[[str], str]
+    error: APIError,
+    *,
+    products: int,
+    timeout_seconds: float,
+    quote: Callable[[str], str],
+    economy: bool = False,
 ) -> AIError:
     """Return what an exception of the OpenAI client means for a request about so many products.
 
-    `quote` turns the provider's message into one that a person and the log may read.
+    `quote` turns the provider's message into one that a person and the log may read. `economy`: the request asked for
+    flex processing.
     """
     if isinstance(error, APITimeoutError):  # a subclass of APIConnectionError
-        return timed_out(timeout_seconds)
+        return timed_out(timeout_seconds, economy=economy)
     if isinstance(error, APIStatusError) and error.status_code < HTTPStatus.BAD_REQUEST:
         return _redirected(error)
     if isinstance(error, APIStatusError):
         response = error.response
         said = complaint(error.status_code, response.headers, body_of_error(response.content))
-        return from_complaint(said, products=products, quote=quote)
+        return from_complaint(said, products=products, quote=quote, economy=economy)
     if isinstance(error, APIConnectionError):
         detail = quote(str(error.__cause__ or error.message))
         return AIError(
@@ -105,7 +115,9 @@ def from_client_error(
     )
 
 
-def from_complaint(complaint: Complaint, *, products: int, quote: Callable[[str], str]) -> AIError:  # noqa: PLR0911
+def from_complaint(  # noqa: PLR0911
+    complaint: Complaint, *, products: int, quote: Callable[[str], str], economy: bool = False
+) -> AIError:
     """Return what a provider's complaint means for a request about so many products."""
     status, names, said = complaint.status, complaint.names, _said(complaint, quote)
     if names & _FILTER or _FILTER_WORDS.search(complaint.words):
@@ -118,6 +130,8 @@ def from_complaint(complaint: Complaint, *, products: int, quote: Callable[[str]
             f"The AI provider account's own quota is used up ({said})",
             "Check the account's plan and billing with the provider, then retry the run.",
         )
+    if economy and (error := _about_economy(complaint, said)):
+        return error
     if status == HTTPStatus.TOO_MANY_REQUESTS or names & _RATE:
         return _rate_limited(complaint, said)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or names & _KEY:
@@ -154,6 +168,27 @@ def _is_about_money(complaint: Complaint) -> bool:
         return True
     # A provider that names a wait reports a rate limit, even if its message speaks of plan and billing.
     return complaint.wait_seconds is None and bool(_BILLING_WORDS.search(complaint.words))
+
+
+def _about_economy(complaint: Complaint, said: str) -> AIError | None:
+    """Return what is wrong with asking for flex processing; None: it is something else."""
+    if complaint.status == HTTPStatus.TOO_MANY_REQUESTS:
+        if "resource_unavailable" not in complaint.names and not _NO_ROOM_WORDS.search(complaint.words):
+            return None
+        return AIError(
+            "AI_RATE_LIMITED",
+            f"The AI provider has no room for economy requests now ({said})",
+            "Retry the run later, or create one without meta.economy.",
+            retryable=True,
+            retry_after_seconds=complaint.wait_seconds,
+        )
+    if complaint.status >= HTTPStatus.INTERNAL_SERVER_ERROR or not _NO_TIER_WORDS.search(complaint.words):
+        return None
+    return AIError(
+        "AI_PROVIDER_ERROR",
+        f"The AI model takes no economy requests ({said})",
+        "Create the run without meta.economy, at the full price, or choose an AI_MODEL with flex processing.",
+    )
 
 
 def _redirected(error: APIStatusError) -> AIError:

@@ -18,7 +18,7 @@ from executor_service.ai.complaints import complains, complaint
 from executor_service.ai.echoes import Echoes
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError, AIUnusableError
 from executor_service.ai.limiter import RequestLimiter
-from executor_service.ai.metrics import AIMetrics
+from executor_service.ai.metrics import NO_ROOM, AIMetrics
 from executor_service.ai.openai_answers import read_body, read_completion
 from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
 from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
@@ -37,6 +37,16 @@ _RESPONSE_FORMAT: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """How requests of one price are sent."""
+
+    limiter: RequestLimiter
+    timeout_seconds: float  # for each request, not counting the wait for a slot
+    retry: RetryPolicy
+    service_tier: str = ""  # OpenAI's name for it; "": the account's default, and nothing is said about it
+
+
 class OpenAIProvider:
     """Asks for several products a request, repeats what failed, and asks again for what is missing."""
 
@@ -48,24 +58,22 @@ class OpenAIProvider:
         model: str,
         api_key: SecretStr,
         base_url: str,
-        limiter: RequestLimiter,
-        retry: RetryPolicy,
+        standard: Tier,
+        economy: Tier,
         metrics: AIMetrics,
-        timeout_seconds: float,  # for each request, not counting the wait for a slot
         reasoning_effort: str | None = None,
     ) -> None:
         self.model = model
         self._api_key = api_key
-        self._limiter = limiter
-        self._retry = retry
+        self._standard = standard
+        self._economy = economy
         self._metrics = metrics
         metrics.expect(model)
-        self._timeout_seconds = timeout_seconds
         self._reasoning_effort = reasoning_effort
         self._client = AsyncOpenAI(
             api_key=api_key.get_secret_value(),
             base_url=base_url,
-            timeout=timeout_seconds,
+            timeout=standard.timeout_seconds,
             max_retries=0,
             http_client=OpenAIClient(),
         )
@@ -77,7 +85,7 @@ class OpenAIProvider:
         products; the texts that arrived are in its `partial`.
         """
         patience = request.patience_seconds
-        batch = _Batch(request, until=None if patience is None else self._retry.clock() + patience)
+        batch = _Batch(request, until=None if patience is None else self._tier(request).retry.clock() + patience)
         try:
             await self._fill(batch, request.products)
             if batch.failure and not batch.texts:
@@ -90,6 +98,9 @@ class OpenAIProvider:
     async def close(self) -> None:
         """Close the connections to the provider."""
         await self._client.close()
+
+    def _tier(self, request: SuggestionRequest) -> Tier:
+        return self._economy if request.economy else self._standard
 
     async def _fill(self, batch: "_Batch", products: Sequence[ProductBrief], *, again: bool = True) -> None:
         """Get texts or reasons for the products. Without `again` an answer that is no good is not asked for anew."""
@@ -109,7 +120,7 @@ class OpenAIProvider:
                 raise
 
         try:
-            await self._retry.run(ask_for_missing, until=batch.until)
+            await self._tier(batch.request).retry.run(ask_for_missing, until=batch.until)
         except AIBatchError as error:
             missing = batch.missing(products)
             if len(missing) > 1:
@@ -128,7 +139,7 @@ class OpenAIProvider:
         """Take in what the provider says of these products. Raises AIBatchError when some of them have no text yet."""
         # Numbers of our own: no model takes one for a word to be corrected, and they cost a token each.
         sent = {str(number): product for number, product in enumerate(products, start=1)}
-        async with self._limiter.slot(batch.request.project_id):
+        async with self._tier(batch.request).limiter.slot(batch.request.project_id):
             started = time.monotonic()
             outcome = "CANCELLED"
             try:
@@ -138,7 +149,7 @@ class OpenAIProvider:
                 reading = read_completion(answer, list(sent))
                 outcome = reading.failure.code if reading.failure else "OK"
             except AIError as error:
-                outcome = error.code
+                outcome = NO_ROOM if batch.request.economy and error.turned_away else error.code
                 raise
             finally:
                 self._metrics.requested(self.model, outcome, time.monotonic() - started)
@@ -168,6 +179,9 @@ class OpenAIProvider:
         }
         if self._reasoning_effort:
             body["reasoning_effort"] = self._reasoning_effort
+        tier = self._tier(request)
+        if tier.service_tier:
+            body["service_tier"] = tier.service_tier
 
         def quote(text: str) -> str:
             echoes = Echoes(prompt=system, products=user, known=self.model)
@@ -177,13 +191,15 @@ class OpenAIProvider:
             request.usage.sent()
         try:
             # The client's own time limit starts anew with every byte received; this one does not.
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(tier.timeout_seconds):
                 # Not chat.completions.create: it takes any JSON for a completion, and a third more CPU time.
-                response = await self._client.post("/chat/completions", cast_to=Response, body=body)
+                response = await self._client.post(
+                    "/chat/completions", cast_to=Response, body=body, options={"timeout": tier.timeout_seconds}
+                )
             answer = read_body(response.content)
             if isinstance(answer, dict):  # whatever else is in it: it is paid for
                 tokens = tokens_of(answer)
-                self._metrics.used(self.model, tokens)
+                self._metrics.used(self.model, tokens, economy=request.economy)
                 if request.usage:
                     request.usage.answered(
                         input_tokens=tokens.input, cached_input_tokens=tokens.cached_input, output_tokens=tokens.output
@@ -193,14 +209,18 @@ class OpenAIProvider:
             if not complains(answer):
                 raise AIUnusableError("completion: no JSON object")
             said = complaint(response.status_code, response.headers, answer)
-            failure = from_complaint(said, products=len(products), quote=quote)
+            failure = from_complaint(said, products=len(products), quote=quote, economy=request.economy)
         except TimeoutError:
-            failure = timed_out(self._timeout_seconds)
+            failure = timed_out(tier.timeout_seconds, economy=request.economy)
         except AnswerTooLongError:
             failure = too_long()
         except APIError as error:
             failure = from_client_error(
-                error, products=len(products), timeout_seconds=self._timeout_seconds, quote=quote
+                error,
+                products=len(products),
+                timeout_seconds=tier.timeout_seconds,
+                quote=quote,
+                economy=request.economy,
             )
         # Outside of the except blocks: a provider may echo the key or a product, and a chained exception would log it.
         raise failure

@@ -30,7 +30,8 @@ class SuggestionRequest:
 
     `field` is `seo_title` or `seo_description`. `project_id` never leaves the process: when requests have to queue,
     projects take turns. `patience_seconds` is how long an answer is of use; None: it is not known. `usage` counts what
-    goes out and comes in, also where the call fails or is cancelled.
+    goes out and comes in, also where the call fails or is cancelled. With `economy` the answer may come late, for less
+    money, and never for the full price.
     """
 
     field: str
@@ -38,6 +39,7 @@ class SuggestionRequest:
     project_id: str = ""
     patience_seconds: float | None = None
     usage: Meter | None = None
+    economy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class Job(NamedTuple):
     created_at: datetime
     deadline: datetime | None  # None: an older runs_service did not state one
     body: bytes  # the RunJob this was read from
+    economy: bool = False  # suggestions may come late, for less money
 
 
 class Lease(NamedTuple):

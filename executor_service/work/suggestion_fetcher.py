@@ -123,7 +123,14 @@ class SuggestionFetcher:
         if job.deadline:
             patience = max((job.deadline - self._clock.now()).total_seconds(), 0.0) * PATIENCE
         answers = await self._provider.suggest(
-            SuggestionRequest(job.playbook.field, briefs, job.project_id, patience_seconds=patience, usage=usage)
+            SuggestionRequest(
+                job.playbook.field,
+                briefs,
+                job.project_id,
+                patience_seconds=patience,
+                usage=usage,
+                economy=job.economy,
+            )
         )
         reached(FailPoint.EXECUTOR_AFTER_AI_REPLY)
         return answers

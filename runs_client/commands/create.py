@@ -56,9 +56,15 @@ def create(
     deadline_seconds: Annotated[
         int | None,
         typer.Option(
-            min=1, max=INT32_MAX, metavar="N", help="Fail the run if it has not ended by then. [default: 600]"
+            min=1,
+            max=INT32_MAX,
+            metavar="N",
+            help="Fail the run if it has not ended by then. [default: 600; 21600 with --economy]",
         ),
     ] = None,
+    economy: Annotated[
+        bool, typer.Option("--economy", help="Suggestions at about half the price, which may take hours.")
+    ] = False,
     watch_it: WatchOption = False,
     prefix: PrefixOption = "",
     suffix: SuffixOption = "",
@@ -107,10 +113,14 @@ def create(
                     sample_size=sample_size,
                     rules=rules,
                     deadline_seconds=deadline_seconds,
+                    economy=economy,
                     request_id=request_id,
                 ),
                 lambda: client.list(project, playbook_id=playbook, run_type=wanted),
-                lambda found: _is_asked_for(found, key=key, scope_id=scope_id, sample_size=sample_size, rules=rules),
+                lambda found: (
+                    found.meta.economy == economy
+                    and _is_asked_for(found, key=key, scope_id=scope_id, sample_size=sample_size, rules=rules)
+                ),
                 as_json=as_json,
             )
             if watch_it:

@@ -275,6 +275,12 @@ class TestCLI_001_Creating:
         assert first["run"]["id"] == second["run"]["id"]
         assert f"found run {first['run']['id']}" in cli.ok("create", *request)
 
+    def test_economy_is_asked_for_by_name(self, cli: Cli) -> None:
+        request = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE")
+        (created,) = cli.json("create", *request, "--economy")
+        assert created["run"]["meta"]["economy"] is True
+        assert re.search(r"economy +yes", cli.ok("get", created["run"]["id"]))
+
     def test_rules_by_options_and_by_json_mean_the_same(self, cli: Cli) -> None:
         cli.ok("import", EXAMPLE)
         by_options = (

@@ -45,6 +45,17 @@ async def test_HP_001_a_preview_makes_a_draft_for_the_first_products(shop: Shop,
     assert logged(shop.stack, f"[AutomationPlaybookRunProcessor] Run {run.id} completed successfully (aiUsed=true)")
 
 
+async def test_economy_changes_the_price_and_not_the_rules(shop: Shop, openai: OpenAIServer) -> None:
+    await shop.stock(2)
+    meta = RunMeta(sample_size=2, economy=True)
+    cheap = await shop.ended((await shop.create(Run.PREVIEW_GENERATE, "missing_seo_title", meta=meta)).run)
+    assert (cheap.status, cheap.meta.economy, cheap.meta.deadline_seconds) == (Run.SUCCEEDED, True, 21_600)
+    assert openai.stats().tiers == {"flex": 1}
+    usual = await shop.preview(sample=2)
+    assert (usual.status, usual.rules_hash, usual.ai_usage.reused) == (Run.SUCCEEDED, cheap.rules_hash, 2)
+    assert openai.stats().tiers == {"flex": 1}  # what was paid for is taken, whatever it cost
+
+
 async def test_HP_002_an_apply_writes_the_draft_and_never_calls_ai(shop: Shop, openai: OpenAIServer) -> None:
     ids = await shop.stock(5)
     preview = await shop.preview(sample=3)

@@ -66,6 +66,7 @@ class Asked:
     model: str
     system: str
     user: str
+    tier: str  # "": none was named
 
     @property
     def names(self) -> list[str]:
@@ -120,7 +121,9 @@ def read_request(method: str, headers: dict[str, str], body: bytes, api_key: str
     _expect(all(len(id_) <= len(str(len(ids))) for id_ in ids), "ids that are longer than they need be")
     _expect(len(set(ids)) == len(ids), "the same product twice")
     _expect(all(set(product) == {"id", "title", "description"} for product in products), "not what a product is")
-    return Asked(document["field"], products, request["model"], system["content"], user["content"])
+    tier = request.get("service_tier", "")
+    _expect(tier in {"", "flex"}, "a service tier that is not asked for here")
+    return Asked(document["field"], products, request["model"], system["content"], user["content"], tier)
 
 
 def _check_strict(schema: dict[str, Any]) -> None:

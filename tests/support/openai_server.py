@@ -57,6 +57,7 @@ class Stats:
     batches: list[list[str]] = field(default_factory=list)  # the products of each request, in order of arrival
     asked: dict[str, int] = field(default_factory=Counter)  # by product
     answered: dict[str, int] = field(default_factory=Counter)  # by product: texts given
+    tiers: dict[str, int] = field(default_factory=Counter)  # requests by service tier; "": none was named
 
 
 class OpenAIServer:
@@ -167,9 +168,10 @@ class _State:
         stats.in_flight += 1
         stats.max_in_flight = max(stats.max_in_flight, stats.in_flight)
 
-    def asked(self, product_ids: list[str]) -> None:
+    def asked(self, product_ids: list[str], tier: str) -> None:
         self._stats.batches.append(product_ids)
         self._stats.asked.update(Counter(product_ids))
+        self._stats.tiers[tier] += 1
         self._notify()
 
     def ended(self, status: int, given: Sequence[str] = (), rejection: str | None = None) -> None:
@@ -262,7 +264,7 @@ class _Connection(asyncio.Protocol):
             self._state.ended(rejection.status, rejection=str(rejection))
             self._send(rejection.status, error_body(str(rejection), rejection.code))
             return
-        self._state.asked(asked.names)
+        self._state.asked(asked.names, asked.tier)
         behaviour = self._state.pick(asked.names)
         completion, given = completion_of(behaviour, asked)
         answer = partial(self._answer, behaviour, asked, json.dumps(completion).encode(), given)

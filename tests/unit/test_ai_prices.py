@@ -68,3 +68,5 @@ def test_a_model_without_a_price_has_no_cost_and_all_others_begin_with_nothing()
         assert value("requests", model, outcome="AI_AUTHENTICATION_FAILED") == 0
     assert value("cost_dollars", "m") == pytest.approx((6 * 4 + 4 * 1 + 5 * 8) / 1_000_000)
     assert value("cost_dollars", "unknown") is None
+    metrics.used("m", Tokens(input=10, cached_input=4, output=5), economy=True)
+    assert value("cost_dollars", "m") == pytest.approx((6 * 4 + 4 * 1 + 5 * 8) * 1.5 / 1_000_000)

@@ -43,6 +43,8 @@ def test_defaults_written_out_mean_the_same_as_left_out(meta: RunMeta) -> None:
         {"scope_id": "s"},
         {"rules_hash": "h"},
         {"meta": RunMeta(sample_size=4)},
+        {"meta": RunMeta(economy=True)},
+        {"meta": RunMeta(economy=True, deadline_seconds=600)},
         {"meta": RunMeta(rules=PlaybookRules(enabled=True))},
         {"meta": RunMeta(rules=PlaybookRules(prefix="x"))},
         {"meta": RunMeta(rules=PlaybookRules(suffix="x"))},
@@ -151,3 +153,43 @@ def test_a_job_carries_the_whole_run() -> None:
     shared = ("project_id", "playbook_id", "run_type", "scope_id", "rules_hash", "meta", "created_by_user_id")
     assert all(getattr(job, name) == getattr(run, name) for name in (*shared, "created_at"))
     assert (job.run_id, job.request_id) == (run.id, "req")
+
+
+ECONOMY = RunMeta(economy=True)
+DRAFT = {"run_type": Run.DRAFT_GENERATE, "scope_id": "s", "rules_hash": "h"}
+APPLY = {"run_type": Run.APPLY, "scope_id": "s", "rules_hash": "h"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({}, "1c5b487919e02376781d0752a8cab243ae96f6fbaef21e179b25fdb7f376a6e1"),
+        (DRAFT, "bd1ee6554861e1319c5993c1747667bb27dca5c8407e3f08e68637a11a1b3299"),
+        (APPLY, "d19cf96bbb3c0bb658b42bac5e76f3843552957f02c401e90a146f7ad8cc413d"),
+        (
+            {"meta": RunMeta(sample_size=5, deadline_seconds=60, rules=PlaybookRules(enabled=True, prefix="x"))},
+            "6708a00a59c424c439b980fbb367ed46dffcab51e9ebd566843b356a1d1e5e6a",
+        ),
+    ],
+    ids=["preview", "draft", "apply", "with options"],
+)
+def test_a_derived_key_is_the_one_of_earlier_releases(fields: dict[str, object], key: str) -> None:
+    assert new_run(**fields).run.idempotency_key == key
+
+
+def test_economy_leaves_time_to_wait_for_it() -> None:
+    assert new_run(meta=ECONOMY).run.meta.deadline_seconds == 21_600
+    assert new_run(meta=RunMeta(economy=True, deadline_seconds=60)).run.meta.deadline_seconds == 60
+    assert new_run().run.meta.deadline_seconds == new_run(**APPLY, meta=ECONOMY).run.meta.deadline_seconds == 600
+
+
+def test_an_apply_has_no_economy() -> None:
+    assert new_run(**APPLY, meta=ECONOMY).fingerprint == new_run(**APPLY).fingerprint
+    assert new_run(**DRAFT, meta=ECONOMY).fingerprint != new_run(**DRAFT).fingerprint
+
+
+def test_a_retry_keeps_the_economy_of_its_run() -> None:
+    original = new_run(meta=ECONOMY)
+    again = messages.retry(original, key=None, run_id="r2", user_id="u", request_id="r", now=NOW)
+    assert again.run.meta.economy
+    assert messages.job(again.run, "r").meta.economy

@@ -295,11 +295,18 @@ class RunMeta(_message.Message):
     SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
+    ECONOMY_FIELD_NUMBER: _builtins.int
     sample_size: _builtins.int
     """Number of products in a preview: 1 to 50; 3 if left out. Only PREVIEW_GENERATE reads it."""
     deadline_seconds: _builtins.int
     """Seconds from the run's creation after which it is FAILED, RUN_DEADLINE_EXCEEDED: 1 to 86,400 (a day); 600 if
-    left out.
+    left out, 21,600 (six hours) with `economy`.
+    """
+    economy: _builtins.bool
+    """Suggestions at about half the price, and late: OpenAI's flex processing. While the provider has no room for such
+    requests, the run waits for it until shortly before its deadline. A model that has no flex processing makes the run
+    FAILED, AI_PROVIDER_ERROR: it never costs the full price instead. Part of the request's identity, not of its rules:
+    suggestions that are there already are taken, whatever they cost. The offline writer and an APPLY ignore it.
     """
     @_builtins.property
     def rules(self) -> Global___PlaybookRules:
@@ -311,10 +318,11 @@ class RunMeta(_message.Message):
         sample_size: _builtins.int | None = ...,
         rules: Global___PlaybookRules | None = ...,
         deadline_seconds: _builtins.int | None = ...,
+        economy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds", "_sample_size", b"_sample_size", "deadline_seconds", b"deadline_seconds", "rules", b"rules", "sample_size", b"sample_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds", "_sample_size", b"_sample_size", "deadline_seconds", b"deadline_seconds", "rules", b"rules", "sample_size", b"sample_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds", "_sample_size", b"_sample_size", "deadline_seconds", b"deadline_seconds", "economy", b"economy", "rules", b"rules", "sample_size", b"sample_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_seconds: _TypeAlias = _typing.Literal["deadline_seconds"]  # noqa: Y015
     _WhichOneofArgType__deadline_seconds: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds"]  # noqa: Y015
