@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import typer
 
 from devstack.datadir import DataDir, Secrets, default_data_dir
+from devstack.doctor import doctor
 from devstack.errors import StackError
 from servicekit.telemetry.printable import has_control_characters, printable, printable_lines
 
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
     app.command()(up)
     app.command()(token)
+    app.command()(doctor)
 
 
 def up(

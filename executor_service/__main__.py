@@ -4,6 +4,7 @@ import sys
 
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
+from executor_service.check import check
 from executor_service.settings import ExecutorDatabaseSettings, ExecutorSettings
 from servicekit import command
 
@@ -53,6 +54,7 @@ def main() -> int:
         variables=VARIABLES,
         serve=app.serve,
         migrate=app.migrate,
+        check=check,
     )
 
 

@@ -97,7 +97,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         PoolMetrics(metrics.registry, {"leases": lease_database, "work": work_database, "callers": callers})
         heavy_reads = HeavyReads(at_once=settings.heavy_reads, metrics=metrics)
         stack.push_async_callback(heavy_reads.close)
-        provider = _provider(settings, metrics)
+        provider = make_provider(settings, metrics)
         stack.push_async_callback(provider.close)
         signer = MessageSigner(settings.jwt_secrets)
         broker = (
@@ -202,7 +202,8 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         yield server
 
 
-def _provider(settings: ExecutorSettings, metrics: Metrics) -> SuggestionProvider:
+def make_provider(settings: ExecutorSettings, metrics: Metrics) -> SuggestionProvider:
+    """Return the provider that the settings name. Raises SystemExit when they cannot work."""
     prices = read_prices(settings.ai_prices) if settings.ai_prices else {}
     try:
         provider = build_provider(

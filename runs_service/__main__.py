@@ -4,6 +4,7 @@ import sys
 
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from runs_service import app
+from runs_service.check import check
 from runs_service.settings import RunsDatabaseSettings, RunsSettings
 from servicekit import command
 
@@ -43,6 +44,7 @@ def main() -> int:
         variables=VARIABLES,
         serve=app.serve,
         migrate=app.migrate,
+        check=check,
     )
 
 

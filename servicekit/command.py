@@ -1,6 +1,8 @@
 """The command lines of what serves: `NAME` serves, and `NAME migrate` brings a service's schema up to date."""
 
 import argparse
+import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ import uvloop
 from servicekit import prefork
 from servicekit.background import tasks
 from servicekit.config.settings import DatabaseSettings, ListenerSettings, ServiceSettings, load
+from servicekit.diagnosis import Finding, Status
 from servicekit.telemetry import logs
 
 Migration = TypeVar("Migration", bound=DatabaseSettings)
@@ -50,22 +53,32 @@ def main(
     variables: str,
     serve: Callable[[Service], Coroutine[Any, Any, None]],
     migrate: Callable[[Migration], str],
+    check: Callable[[Service, bool], Coroutine[Any, Any, list[Finding]]],
 ) -> int:
     """Run the command `name` with the arguments of this process, and return the exit code.
 
     `serve` gets the `settings`. `migrate` gets the `database_settings`, for it needs nothing else, and returns what it
-    did. `variables` is the help on the service's own environment variables, a line each.
+    did. `check` gets the settings, and whether to ask the AI provider, and returns what it found. `variables` is the
+    help on the service's own environment variables, a line each.
     """
     parser = argparse.ArgumentParser(
         prog=name,
         description=f"{description}\n"
         f"  {name} migrate    bring the schema up to date: safe from many at once, needs the database URL only\n"
+        f"  {name} check      look at all that it depends on, a JSON object a line; exit code 1 when something failed\n"
         f"  {name}            serve until SIGTERM or Ctrl-C\n",
         epilog=f"environment variables (default):\n{variables}{SHARED_VARIABLES}{LISTENER_VARIABLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
-    command = parser.parse_args().command
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate", "check"], default="serve")
+    parser.add_argument("--ai", action="store_true", help="check: also ask the AI provider, by one request")
+    given = parser.parse_args()
+    command = given.command
+    if command == "check":
+        found = asyncio.run(check(load(settings), given.ai))
+        for finding in found:
+            print(json.dumps(finding.as_dict()))  # noqa: T201
+        return int(any(finding.status is Status.FAILED for finding in found))
     if command == "migrate":
         of_database = load(database_settings)
         logs.configure(service=name, format=of_database.log_format, level=of_database.log_level)

@@ -31,6 +31,7 @@ GROUPS = {
     "stacks of their own": (
         "tests/e2e/test_cancel_and_retry.py::test_a_cancel_works_while_no_executor_lives",
         "tests/e2e/test_cancel_and_retry.py::test_a_deadline_passes_while_no_executor_lives",
+        "tests/e2e/test_doctor.py",
         "tests/e2e/test_edge_cases.py::test_EC_001",
         "tests/e2e/test_watch.py::test_WAT_001_a_quiet_stream",
     ),

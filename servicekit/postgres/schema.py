@@ -33,6 +33,11 @@ class Schema:
         self._are_settings_checked = False
         self._mismatch = Outage("the database is not ours to use", logger)
 
+    @property
+    def mismatch(self) -> str:
+        """Why the schema is not ours to use, for operators; "" when it is, or nobody has asked yet."""
+        return self._mismatch.reason
+
     async def problem(self) -> ServiceError | None:
         """Return what keeps the service from its work: SCHEMA_MISMATCH or DATABASE_UNAVAILABLE. None: nothing does.
 

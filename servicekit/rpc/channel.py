@@ -53,14 +53,21 @@ def open_channel(target: str, settings: ListenerSettings, *, own_connection: boo
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.use_local_subchannel_pool", int(own_connection)),
     )
+    credentials = channel_credentials(settings)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def channel_credentials(settings: ListenerSettings) -> grpc.ChannelCredentials | None:
+    """Return what a connection to a service needs for TLS; None: it uses none."""
     trusted = settings.tls_ca_file or settings.tls_client_ca_file or settings.tls_cert_file
     if not trusted:
-        return grpc.aio.insecure_channel(target, options=options)
+        return None
     key, certificate = settings.tls_key_file, settings.tls_cert_file
-    credentials = grpc.ssl_channel_credentials(
+    return grpc.ssl_channel_credentials(
         root_certificates=trusted.read_bytes(),
         # Sent only when the server asks for it.
         private_key=key.read_bytes() if key else None,
         certificate_chain=certificate.read_bytes() if certificate else None,
     )
-    return grpc.aio.secure_channel(target, credentials, options=options)
