@@ -164,7 +164,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
                         Follower(lease_database, publisher),
                         cancellation,
                         queries=Queries(callers),
-                        estimator=Estimator(callers, provider, catalog, heavy_reads),
+                        estimator=Estimator(callers, provider, catalog, heavy_reads, batch_size=settings.ai_batch_size),
                         clock=clock,
                     ),
                     add_ExecutorServiceServicer_to_server,

@@ -94,6 +94,9 @@ class ExecutorServicer(ExecutorServiceServicer):
             eligible=not estimate.reasons,
             reasons=estimate.reasons,
             ai_daily_limit=messages.ai_daily_limit(estimate.allowance),
+            expected_requests=estimate.expectation.requests,
+            expected_input_tokens=estimate.expectation.input_tokens,
+            expected_output_tokens=estimate.expectation.output_tokens,
         )
 
     async def GetDraft(self, request: executor_pb.GetDraftRequest, context: Context) -> executor_pb.GetDraftResponse:

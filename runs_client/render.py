@@ -175,10 +175,20 @@ def estimate_details(estimate: EstimatePlaybookResponse) -> Table:
         {
             "affected": f"{estimate.total_affected} products",
             "may run": "yes" if estimate.eligible else f"no: {in_commands('; '.join(estimate.reasons))}",
+            "AI cost": _expected(estimate),
             "AI today": f"{used}; resets at {_time(daily.resets_at)}",
             "scope id": estimate.scope_id,
             "rules hash": estimate.rules_hash,
         }
+    )
+
+
+def _expected(estimate: EstimatePlaybookResponse) -> str:
+    if not estimate.expected_requests:
+        return ""
+    return (
+        f"about {estimate.expected_requests:,} requests, {estimate.expected_input_tokens:,} tokens read and "
+        f"{estimate.expected_output_tokens:,} written, for a draft"
     )
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
+from executor_service.ai.provider import Answers, Expectation, ProductBrief, SuggestionRequest
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
 from servicekit.background.breathing import breathing
 
@@ -45,6 +45,12 @@ class OfflineProvider:
         # Nothing here waits: this gives heartbeats and cancellations their turn between two batches.
         await asyncio.sleep(0)
         return Answers({product.product_id: write(product) async for product in breathing(request.products)})
+
+    async def expect(
+        self, field: str, sample: Sequence[ProductBrief], *, products: int, batch_size: int
+    ) -> Expectation:
+        """Return that nothing is asked of anybody."""
+        return Expectation()
 
     async def close(self) -> None:
         """Do nothing: there is nothing to give back."""

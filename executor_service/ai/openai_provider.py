@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from executor_service.ai.complaints import complains, complaint
 from executor_service.ai.echoes import Echoes
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError, AIUnusableError
+from executor_service.ai.expectation import expect
 from executor_service.ai.limiter import RequestLimiter
 from executor_service.ai.metrics import NO_ROOM, AIMetrics
 from executor_service.ai.openai_answers import read_body, read_completion
@@ -24,7 +25,7 @@ from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
 from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
 from executor_service.ai.openai_usage import tokens_of
 from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT
-from executor_service.ai.provider import Answers, ProductBrief, SuggestionRequest
+from executor_service.ai.provider import Answers, Expectation, ProductBrief, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,12 @@ class OpenAIProvider:
             error.partial = batch.texts
             raise
         return Answers(batch.texts, batch.reasons)
+
+    async def expect(
+        self, field: str, sample: Sequence[ProductBrief], *, products: int, batch_size: int
+    ) -> Expectation:
+        """Return what suggestions would take, if every request is answered well."""
+        return await expect(PROMPT, field, sample, products=products, batch_size=batch_size)
 
     async def close(self) -> None:
         """Close the connections to the provider."""

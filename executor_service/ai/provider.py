@@ -53,6 +53,15 @@ class Answers:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What suggestions would take: requests, and tokens read and written."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
 class SuggestionProvider(Protocol):
     """Writes suggestions. One instance serves the whole process, any number of calls at once."""
 
@@ -70,6 +79,12 @@ class SuggestionProvider(Protocol):
         Raises `AIError`; texts that arrived before it are in the error's `partial`. An `AIBatchError` is about these
         products only, and none of them has a text.
         """
+
+    async def expect(
+        self, field: str, sample: Sequence[ProductBrief], *, products: int, batch_size: int
+    ) -> Expectation:
+        """Return what suggestions for so many `products` like those in the `sample` would take, `batch_size` with a
+        request. Asks nobody."""
 
     async def close(self) -> None:
         """Give back connections. Closing twice is harmless."""

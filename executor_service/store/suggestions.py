@@ -67,6 +67,36 @@ class Suggestions:
         rows = await self._querier.fetch_all(self._SAMPLE[playbook.field], parameters)
         return slice_of(rows, SuggestionCandidate).rows
 
+    # Ids are looked at in the index alone; texts are read of those that were chosen. By their hash, since the first by
+    # id are those that previews have had suggestions for.
+    _SPREAD: ClassVar = {
+        field: _candidates(
+            page_of(
+                f"""SELECT {_PRODUCT} FROM (
+                      SELECT project_id, id FROM executor.products
+                      WHERE project_id = %(project_id)s AND {blank} AND mod(hashtextextended(id, 0), %(every)s) = 0
+                      OFFSET 0
+                    ) AS chosen JOIN executor.products USING (project_id, id)""",
+                columns=_PRODUCT,
+                key="id",
+                texts=["title", "description"],
+            )
+        )
+        for field, blank in BLANK.items()
+    }
+
+    async def spread(
+        self, project_id: str, playbook: Playbook, *, model: str, prompt_version: str, every: int, limit: int
+    ) -> Sequence[SuggestionCandidate]:
+        """Return about one in `every` affected products, always the same ones, with the suggestions that are there.
+
+        At most `limit` of them, and none after those whose texts have reached a page's bytes.
+        """
+        parameters = _parameters(project_id, playbook, model, prompt_version) | {"every": every, "limit": limit}
+        return slice_of(
+            await self._querier.fetch_all(self._SPREAD[playbook.field], parameters), SuggestionCandidate
+        ).rows
+
     _PAGE: ClassVar = {
         field: _candidates(
             page_of(

@@ -257,7 +257,10 @@ class TestCLI_001_Looking:
         assert cli.ok("usage", "--to", "2020-01-01") == "no runs ended from 2019-12-03 to 2020-01-01\n"
         assert "at most 365 days" in cli("usage", "--from", "2020-01-01").stderr
         estimate = cli.ok("estimate", "--playbook", "missing_seo_description", "--max-length", "60")
-        for words in ("40 products", "yes", "unlimited", "next: playbook-runs create", '"maxLength": 60'):
+        for words in (
+            *("40 products", "yes", "unlimited", "about 4 requests"),
+            *("next: playbook-runs create", '"maxLength": 60'),
+        ):
             assert words in estimate
         assert cli.json("estimate", "--playbook", "missing_seo_title")[0]["scope_id"] == run["scope_id"]
         assert cli.ok("items", run["id"]).startswith("no items")

@@ -6,8 +6,13 @@ import pytest
 
 from executor_service.ai.errors import AIError
 from executor_service.ai.offline import OfflineProvider
+from executor_service.ai.provider import Expectation
 from executor_service.domain.ai_usage import AIUsage
 from executor_service.domain.execution import Status
+from executor_service.playbooks.playbook import MISSING_SEO_TITLE
+from executor_service.playbooks.quota import Plan
+from executor_service.playbooks.rules import Rules
+from executor_service.store.suggestions import Suggestions
 from tests.support.executor import Bench, job
 from tests.support.waiting import eventually
 
@@ -73,3 +78,38 @@ async def test_the_offline_writer_makes_suggestions_without_requests(executor_da
         await bench.stock(3)
         async with bench.working():
             assert (await bench.preview(sample=3)).ai_usage == AIUsage(suggestions=3, model="offline-template")
+
+
+async def test_an_estimate_tells_the_requests_that_a_draft_will_send(bench: Bench) -> None:
+    await bench.stock(9)
+
+    async def expected() -> Expectation:
+        return (await bench.estimator.estimate("p", MISSING_SEO_TITLE, Rules())).expectation
+
+    assert (await expected()).requests == 5
+    async with bench.working():
+        preview = await bench.preview(sample=3)
+        left = await expected()
+        draft = await bench.draft(preview)
+    assert draft.ai_usage
+    assert (left.requests, draft.ai_usage.suggestions) == (draft.ai_usage.requests, 6) == (3, 6)
+    assert left.output_tokens < left.input_tokens
+    assert await expected() == Expectation()
+
+
+@pytest.mark.parametrize("limit", [None, 10_000], ids=["extrapolated", "counted"])
+async def test_an_estimate_reads_a_sample_that_is_spread_over_the_products(bench: Bench, limit: int | None) -> None:
+    ids = await bench.stock(1_000, plan=Plan.PRO if limit else Plan.BUSINESS, limit=limit)
+    await bench.put(ids[0], title="T", seo_title="there")
+    async with bench.working():
+        await bench.preview(sample=50)
+    suggestions = Suggestions(bench.database)
+    depends = {"model": "scripted", "prompt_version": "1"}
+    sample = await suggestions.spread("p", MISSING_SEO_TITLE, **depends, every=9, limit=200)
+    assert 70 <= len(sample) <= 150
+    assert ids[0] not in {one.product_id for one in sample}
+    chosen = [ids.index(one.product_id) for one in sample]
+    assert all(any(start <= place < start + 100 for place in chosen) for start in range(0, 1_000, 100))
+    assert len(await suggestions.spread("p", MISSING_SEO_TITLE, **depends, every=1, limit=200)) == 200
+    found = (await bench.estimator.estimate("p", MISSING_SEO_TITLE, Rules())).expectation
+    assert found.requests == (475 if limit else pytest.approx(475, rel=0.06))  # 949 products, two with a request

@@ -12,7 +12,9 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run, RunMeta
 
 from executor_service import messages
-from executor_service.ai.provider import Answers, SuggestionRequest
+from executor_service.ai.expectation import expect
+from executor_service.ai.prompts import PROMPT
+from executor_service.ai.provider import Answers, Expectation, ProductBrief, SuggestionRequest
 from executor_service.catalog import Catalog
 from executor_service.domain.catalog import Product
 from executor_service.domain.draft import DraftPage
@@ -99,6 +101,11 @@ class ScriptedProvider:
         }
         return Answers(texts, {product_id: self.reasons[product_id] for product_id in ids if product_id not in texts})
 
+    async def expect(
+        self, field: str, sample: Sequence[ProductBrief], *, products: int, batch_size: int
+    ) -> Expectation:
+        return await expect(PROMPT, field, sample, products=products, batch_size=batch_size)
+
     async def close(self) -> None:
         pass
 
@@ -154,7 +161,11 @@ class Bench:
         self.cancellation = Cancellation(self.database, self.leases, self.publisher)
         self.queries = Queries(self.database)
         self.estimator = Estimator(
-            self.database, self.provider, self.catalog, HeavyReads(at_once=2, metrics=self.metrics)
+            self.database,
+            self.provider,
+            self.catalog,
+            HeavyReads(at_once=2, metrics=self.metrics),
+            batch_size=batch_size,
         )
         self.follower = Follower(self.database, self.publisher)
 

@@ -215,6 +215,9 @@ class EstimatePlaybookResponse(_message.Message):
     ELIGIBLE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     AI_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
+    EXPECTED_REQUESTS_FIELD_NUMBER: _builtins.int
+    EXPECTED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     scope_id: _builtins.str
     """The current scope: pass it to CreateRun."""
     rules_hash: _builtins.str
@@ -223,6 +226,15 @@ class EstimatePlaybookResponse(_message.Message):
     """Affected products."""
     eligible: _builtins.bool
     """Whether a DRAFT_GENERATE for all of them would be allowed now."""
+    expected_requests: _builtins.int
+    """The following three are what a DRAFT_GENERATE for all of them would ask of the AI provider now, if nothing fails: for
+    the products without a stored suggestion, extrapolated from about 100 of the affected products. 0 of the offline
+    writer. Requests that it would send.
+    """
+    expected_input_tokens: _builtins.int
+    """Tokens that the model would read: a token for each 4 bytes of UTF-8 that are sent."""
+    expected_output_tokens: _builtins.int
+    """Tokens that it would write, if each text is as long as it may be. The thoughts of a model that thinks are not in it."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why not, for a person; empty when eligible."""
@@ -238,10 +250,13 @@ class EstimatePlaybookResponse(_message.Message):
         eligible: _builtins.bool = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         ai_daily_limit: Global___AiDailyLimit | None = ...,
+        expected_requests: _builtins.int = ...,
+        expected_input_tokens: _builtins.int = ...,
+        expected_output_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ai_daily_limit", b"ai_daily_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_daily_limit", b"ai_daily_limit", "eligible", b"eligible", "reasons", b"reasons", "rules_hash", b"rules_hash", "scope_id", b"scope_id", "total_affected", b"total_affected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_daily_limit", b"ai_daily_limit", "eligible", b"eligible", "expected_input_tokens", b"expected_input_tokens", "expected_output_tokens", b"expected_output_tokens", "expected_requests", b"expected_requests", "reasons", b"reasons", "rules_hash", b"rules_hash", "scope_id", b"scope_id", "total_affected", b"total_affected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
