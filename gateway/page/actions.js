@@ -10,11 +10,24 @@ const NAMED = 8; // runs that a question names
 // Cancel runs, after a question. Return {runs, refused}: the runs as they are now, and [run, error] of each refusal;
 // null: the person said no.
 export async function cancelRuns({ api, project, notices }, runs) {
-  const body = [h("p", {}, "Nothing more of them will be written. Products that were changed already stay as they are."), listOf(runs)];
-  if (!(await confirm(`Cancel ${count(runs.length, "run")}?`, body, `Cancel ${count(runs.length, "run")}`, { isDangerous: true }))) return null;
+  const body = [
+    h("p", {}, "Nothing more of them will be written. Products that were changed already stay as they are."),
+    listOf(runs),
+  ];
+  if (
+    !(await confirm(`Cancel ${count(runs.length, "run")}?`, body, `Cancel ${count(runs.length, "run")}`, {
+      isDangerous: true,
+    }))
+  )
+    return null;
   const done = await forEach(runs, (run) => api.post(project, `runs/${run.id}:cancel`));
   const cancelled = done.runs.filter((run) => run.status === "CANCELLED").length;
-  if (done.runs.length) notices.say(cancelled === done.runs.length ? `${count(cancelled, "run")} cancelled.` : `${count(cancelled, "run")} cancelled; the others end or had ended.`);
+  if (done.runs.length)
+    notices.say(
+      cancelled === done.runs.length
+        ? `${count(cancelled, "run")} cancelled.`
+        : `${count(cancelled, "run")} cancelled; the others end or had ended.`,
+    );
   return done;
 }
 
@@ -24,7 +37,9 @@ export async function retryRuns({ api, project, notices }, runs) {
   const body = [
     h("p", {}, "Each is started again as a new run, with the same options. The original stays in the history."),
     callsAi ? h("p", {}, "Previews and drafts may use AI for products that have no suggestion yet.") : null,
-    runs.some((run) => run.runType === "APPLY") ? h("p", {}, "An apply writes its draft into the catalog. It never uses AI.") : null,
+    runs.some((run) => run.runType === "APPLY")
+      ? h("p", {}, "An apply writes its draft into the catalog. It never uses AI.")
+      : null,
     listOf(runs),
   ];
   const label = `Retry ${count(runs.length, "run")}${callsAi ? " (may use AI)" : ""}`;

@@ -75,7 +75,10 @@ export class Api {
     let response;
     try {
       response = await fetch(url, {
-        ...options, headers: { ...options.headers, ...authorization }, cache: "no-store", credentials: "same-origin",
+        ...options,
+        headers: { ...options.headers, ...authorization },
+        cache: "no-store",
+        credentials: "same-origin",
       });
     } catch (error) {
       if (options.signal?.aborted && options.signal.reason?.name !== "TimeoutError") throw error;

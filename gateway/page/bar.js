@@ -30,7 +30,12 @@ export class Bar {
   // Show the bar for a place.
   show(place) {
     const { session } = this.#app;
-    const brand = h("span", { class: "brand" }, h("img", { src: "page/icon.svg", alt: "", width: 22, height: 22 }), "Playbook runs");
+    const brand = h(
+      "span",
+      { class: "brand" },
+      h("img", { src: "page/icon.svg", alt: "", width: 22, height: 22 }),
+      "Playbook runs",
+    );
     if (!session.isUsable || !place.project) {
       fill(this.#element, brand, h("span", { class: "space" }), session.isUsable ? this.#account(place) : null);
       return;
@@ -41,7 +46,12 @@ export class Bar {
     fill(
       this.#element,
       brand,
-      h("nav", { "aria-label": "Views" }, tab("runs", "Runs", view !== "playbooks"), tab("playbooks", "Playbooks", view === "playbooks")),
+      h(
+        "nav",
+        { "aria-label": "Views" },
+        tab("runs", "Runs", view !== "playbooks"),
+        tab("playbooks", "Playbooks", view === "playbooks"),
+      ),
       h("span", { class: "space" }),
       this.#live,
       this.#says,
@@ -57,8 +67,18 @@ export class Bar {
       "div",
       { class: "account" },
       place.project ? this.#projects(place) : null,
-      role ? h("span", { class: "role", title: "What your token allows in this project" }, session.isAnonymous ? "No token" : role) : null,
-      h("button", { type: "button", class: "plain", onclick: () => session.forget() }, session.isAnonymous ? "Use a token" : "Sign out"),
+      role
+        ? h(
+            "span",
+            { class: "role", title: "What your token allows in this project" },
+            session.isAnonymous ? "No token" : role,
+          )
+        : null,
+      h(
+        "button",
+        { type: "button", class: "plain", onclick: () => session.forget() },
+        session.isAnonymous ? "Use a token" : "Sign out",
+      ),
     );
   }
 
@@ -73,7 +93,12 @@ export class Bar {
       if (value === other) this.#app.chooseProject();
       else this.#app.go({ project: value, view: place.view === "run" ? "runs" : place.view });
     };
-    return h("label", { class: "project" }, h("span", { class: "unseen" }, "Project"), h("select", { onchange }, options));
+    return h(
+      "label",
+      { class: "project" },
+      h("span", { class: "unseen" }, "Project"),
+      h("select", { onchange }, options),
+    );
   }
 
   #toggle() {

@@ -5,7 +5,11 @@ import { h } from "./element.js";
 // Ask, and return whether the person agrees. `body` are nodes, `agree` is the label of the button that does it.
 export function confirm(title, body, agree, { isDangerous = false } = {}) {
   return new Promise((resolve) => {
-    const yes = h("button", { type: "button", class: isDangerous ? "danger" : "primary", onclick: () => end(true) }, agree);
+    const yes = h(
+      "button",
+      { type: "button", class: isDangerous ? "danger" : "primary", onclick: () => end(true) },
+      agree,
+    );
     const no = h("button", { type: "button", onclick: () => end(false) }, "Back");
     const dialog = h(
       "dialog",

@@ -17,7 +17,15 @@ export class DraftTable {
     "table",
     { class: "draft", role: "table", hidden: true },
     h("caption", { class: "unseen" }, "Before and after"),
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Product", "Before", "After"].map((name) => h("th", { role: "columnheader", scope: "col" }, name)))),
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        ["Product", "Before", "After"].map((name) => h("th", { role: "columnheader", scope: "col" }, name)),
+      ),
+    ),
     this.#rows,
   );
   #pager = new Pager({ read: (token) => this.#read(token), show: (pairs) => this.#show(pairs) });
@@ -79,7 +87,12 @@ function rowOf(draft, { item, product }) {
   return h(
     "tr",
     { role: "row", "data-product": item.productId },
-    h("td", { role: "cell", class: "d-product" }, h("strong", {}, product?.title || item.productId), h("code", { class: "short" }, item.productId)),
+    h(
+      "td",
+      { role: "cell", class: "d-product" },
+      h("strong", {}, product?.title || item.productId),
+      h("code", { class: "short" }, item.productId),
+    ),
     h("td", { role: "cell", class: "d-before", "data-label": "Before" }, beforeOf(product?.[field], product, item)),
     h("td", { role: "cell", class: "d-after", "data-label": "After" }, afterOf(item, product?.[field])),
   );
@@ -94,7 +107,10 @@ function beforeOf(text, product, item) {
 function afterOf(item, before) {
   const text = item.finalSuggestion;
   if (!text.trim()) {
-    return [h("em", { class: "quiet" }, "No suggestion"), item.noSuggestionReason ? h("p", { class: "reason" }, item.noSuggestionReason) : null];
+    return [
+      h("em", { class: "quiet" }, "No suggestion"),
+      item.noSuggestionReason ? h("p", { class: "reason" }, item.noSuggestionReason) : null,
+    ];
   }
   const isChanged = item.rawSuggestion !== text;
   return [
@@ -108,11 +124,4 @@ function afterOf(item, before) {
       isChanged ? h("details", {}, h("summary", {}, "Before the rules"), h("span", {}, item.rawSuggestion)) : null,
     ),
   ];
-}
-
-// What a draft counts: "3 suggestions for 37 products, 1 without".
-export function countsOf({ counts }) {
-  const { affectedTotal, draftGenerated, noSuggestionCount } = counts;
-  const without = noSuggestionCount ? `, ${noSuggestionCount.toLocaleString("en")} without one` : "";
-  return `${draftGenerated.toLocaleString("en")} of ${affectedTotal.toLocaleString("en")} products have a suggestion${without}`;
 }

@@ -13,7 +13,15 @@ export class ItemsTable {
     "table",
     { class: "items", hidden: true },
     h("caption", { class: "unseen" }, "Products of this run"),
-    h("thead", {}, h("tr", {}, ["Product", "Result", "Reason"].map((name) => h("th", { scope: "col" }, name)))),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ["Product", "Result", "Reason"].map((name) => h("th", { scope: "col" }, name)),
+      ),
+    ),
     this.#rows,
   );
   #none = h("p", { class: "quiet padded", hidden: true }, "No product was concerned.");

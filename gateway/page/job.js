@@ -2,8 +2,8 @@
 
 import { count, hasEnded, PLAYBOOKS, TYPES } from "./words.js";
 
-// The facts: `estimate` (null while it is read), `problem` (why it could not be), `draft` (null: none; undefined while it is read), `runs` (known ones
-// of the playbook, newest first), `may(role)`, `role`, `now` in milliseconds.
+// The facts: `estimate` (null while it is read), `problem` (why it could not be), `draft` (null: none; undefined while
+// it is read), `runs` (known ones of the playbook, newest first), `may(role)`, `role`, `now` in milliseconds.
 export class Job {
   constructor({ playbook, estimate, problem, draft, runs, may, role, now }) {
     Object.assign(this, { playbook, estimate, problem, draft, runs, may, role, now });
@@ -18,7 +18,12 @@ export class Job {
   // The apply that wrote the draft.
   get applied() {
     if (!this.draft) return null;
-    return this.runs.find((run) => run.runType === "APPLY" && run.status === "SUCCEEDED" && run.draftId === this.draft.id && !this.#isOlder(run)) ?? null;
+    return (
+      this.runs.find(
+        (run) =>
+          run.runType === "APPLY" && run.status === "SUCCEEDED" && run.draftId === this.draft.id && !this.#isOlder(run),
+      ) ?? null
+    );
   }
 
   // Why the draft does not fit what is there now, for a person; "": it does, or there is none.
@@ -29,7 +34,8 @@ export class Job {
       return "This draft has expired and can no longer be applied.";
     }
     if (draft.scopeId !== estimate.scopeId) {
-      return `The products have changed since this draft was made: ${count(estimate.totalAffected, "product")} ${estimate.totalAffected === 1 ? "is" : "are"} without ${noun} now.`;
+      const now = `${count(estimate.totalAffected, "product")} without ${noun}`;
+      return `The products have changed since this draft was made: there are ${now} now.`;
     }
     if (draft.rulesHash !== estimate.rulesHash) return "The rules have changed since this draft was made.";
     return "";
@@ -57,9 +63,17 @@ export class Job {
     if (common) return common;
     const { affectedTotal, draftGenerated } = this.draft.counts;
     if (this.draft.status === "PARTIAL") {
-      return `Generate the full draft first: this preview has suggestions for ${draftGenerated} of ${count(affectedTotal, "product")}.`;
+      const part = `${draftGenerated} of ${count(affectedTotal, "product")}`;
+      return `Generate the full draft first: this preview has suggestions for ${part}.`;
     }
     return draftGenerated === 0 ? "The draft has no suggestion that could be applied." : "";
+  }
+
+  // The step that leads on: preview, draft, apply; "": there is none.
+  get next() {
+    if (!this.applyBlocked) return "apply";
+    if (!this.draftBlocked) return "draft";
+    return this.previewBlocked || (this.draft?.status === "READY" && !this.stale && !this.applied) ? "" : "preview";
   }
 
   // How many products an apply would write.

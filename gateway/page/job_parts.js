@@ -6,14 +6,24 @@ import { progressOf } from "./run_row.js";
 import { duration, durations, timeOf } from "./times.js";
 import { count, hasEnded, roleFor, TYPES } from "./words.js";
 
-// A step with its button. show(label, why, isBusy): `why` says why the button does nothing now; "": it does.
+// A step with its button. show(label, why, {isBusy, isNext}): `why` says why the button does nothing now; "": it does.
+// The button of the next step stands out.
 export function step(title, extra, text, onclick) {
   const id = `why-${title.toLowerCase().replaceAll(" ", "-")}`;
-  const button = h("button", { type: "button", class: "primary", "aria-describedby": id, onclick });
+  const button = h("button", { type: "button", "aria-describedby": id, onclick });
   const reason = h("p", { class: "why", id });
   return {
-    element: h("li", { class: "step" }, h("h2", {}, title), h("p", { class: "quiet small" }, text), extra, button, reason),
-    show(label, why, isBusy) {
+    element: h(
+      "li",
+      { class: "step" },
+      h("h2", {}, title),
+      h("p", { class: "quiet small" }, text),
+      extra,
+      button,
+      reason,
+    ),
+    show(label, why, { isBusy, isNext }) {
+      button.classList.toggle("primary", isNext);
       if (button.textContent !== label) button.textContent = label;
       if (reason.textContent !== why) reason.textContent = why;
       setAttribute(button, "disabled", why !== "" || isBusy);
@@ -40,7 +50,12 @@ export function allowanceOf({ estimate, noun, now }) {
   if (!estimate) return h("p", { class: "quiet", role: "status" }, "Reading the estimate…");
   const { totalAffected, eligible, reasons, aiDailyLimit } = estimate;
   return [
-    h("div", { class: "figure" }, h("span", { class: "number" }, totalAffected.toLocaleString("en")), h("span", {}, `${totalAffected === 1 ? "product" : "products"} without ${noun}`)),
+    h(
+      "div",
+      { class: "figure" },
+      h("span", { class: "number" }, totalAffected.toLocaleString("en")),
+      h("span", {}, `${totalAffected === 1 ? "product" : "products"} without ${noun}`),
+    ),
     aiDailyLimit ? h("div", { class: "figure" }, allowance(aiDailyLimit, now)) : null,
     eligible || totalAffected === 0 ? null : h("p", { class: "banner banner-warning" }, reasons.join(" ")),
   ];
@@ -48,13 +63,31 @@ export function allowanceOf({ estimate, noun, now }) {
 
 function allowance({ limit, used, remaining, resetsAt }, now) {
   if (limit === null || limit === undefined) {
-    return [h("span", { class: "number" }, "No limit"), h("span", {}, `of AI suggestions; ${count(used, "suggestion")} today`)];
+    return [
+      h("span", { class: "number" }, "No limit"),
+      h("span", {}, `of AI suggestions; ${count(used, "suggestion")} today`),
+    ];
   }
   return [
     h("span", { class: "number" }, remaining.toLocaleString("en")),
     h("span", {}, `of ${count(limit, "AI suggestion")} left today`),
     h("span", { class: "quiet small" }, "resets ", timeOf(resetsAt), `, in ${duration(Date.parse(resetsAt) - now)}`),
   ];
+}
+
+// What is wrong with the draft, or what came of it; null: nothing. `preview` makes a new one.
+export function noticeOf({ stale, applied, previewBlocked, estimate }, { isBusy, preview }) {
+  if (stale) {
+    const button = h("button", { type: "button", onclick: preview }, "Generate a new preview (uses AI)");
+    setAttribute(button, "disabled", previewBlocked !== "" || isBusy);
+    const text = h("p", {}, h("strong", {}, "Stale. "), stale);
+    return h("div", { class: "banner banner-warning stale" }, text, button);
+  }
+  if (!applied) return null;
+  const left = estimate?.totalAffected ?? 0;
+  const rest = ` What is left: ${count(left, "product")}. Generate a new preview for them.`;
+  const text = `Applied: ${count(applied.result?.updated ?? 0, "product")} updated.${left ? rest : ""}`;
+  return h("p", { class: "banner banner-done" }, text);
 }
 
 // Show the run that is under way, or the newest one that did not succeed, in `place`.
@@ -70,8 +103,20 @@ function panelOf(run, { project, now, may, cancel }) {
   return h(
     "section",
     { class: "sheet padded panel", "aria-label": "The newest run", "data-run": run.id },
-    h("p", { class: "panel-head" }, h("strong", {}, TYPES[run.runType]), statusChip(run.status), h("span", {}, progressOf(run))),
+    h(
+      "p",
+      { class: "panel-head" },
+      h("strong", {}, TYPES[run.runType]),
+      statusChip(run.status),
+      h("span", {}, progressOf(run)),
+    ),
     run.errorMessage ? h("p", {}, run.errorMessage) : null,
-    h("p", { class: "panel-foot" }, h("span", { class: "quiet small run-duration" }, durations(run, now)), linkTo({ project, run: run.id }, {}, "Open the run"), mayCancel ? h("button", { type: "button", class: "danger", onclick: () => cancel(run) }, "Cancel") : null),
+    h(
+      "p",
+      { class: "panel-foot" },
+      h("span", { class: "quiet small run-duration" }, durations(run, now)),
+      linkTo({ project, run: run.id }, {}, "Open the run"),
+      mayCancel ? h("button", { type: "button", class: "danger", onclick: () => cancel(run) }, "Cancel") : null,
+    ),
   );
 }

@@ -1,16 +1,16 @@
 // The job of one playbook: rules, preview, full draft, apply.
 
 import { cancelRuns } from "./actions.js";
-import { confirm } from "./dialog.js";
-import { countsOf, DraftTable } from "./draft_table.js";
-import { h, refill, setAttribute } from "./element.js";
+import { askToApply } from "./apply_question.js";
+import { headOfDraft } from "./draft_head.js";
+import { DraftTable } from "./draft_table.js";
+import { h, refill } from "./element.js";
 import { Job } from "./job.js";
+import { allowanceOf, noProject, noticeOf, runPanel, step } from "./job_parts.js";
 import { JobStore } from "./job_store.js";
-import { allowanceOf, noProject, runPanel, step } from "./job_parts.js";
-import { emptyState, problemBox, reasonOf, statusChip } from "./parts.js";
+import { problemBox, reasonOf } from "./parts.js";
 import { RulesForm } from "./rules_form.js";
-import { timeOf } from "./times.js";
-import { count, DRAFT_STATUSES, PLAYBOOKS } from "./words.js";
+import { count } from "./words.js";
 
 const DEFAULT_SAMPLE = 3; // products
 const LARGEST_SAMPLE = 50;
@@ -28,7 +28,14 @@ export class JobView {
   #soon = { show: null, refresh: null }; // timers: many changes at once are shown once
   #table;
   #form = new RulesForm((rules) => this.#edited(rules));
-  #sample = h("input", { type: "number", id: "sample", min: 1, max: LARGEST_SAMPLE, value: DEFAULT_SAMPLE, inputmode: "numeric" });
+  #sample = h("input", {
+    type: "number",
+    id: "sample",
+    min: 1,
+    max: LARGEST_SAMPLE,
+    value: DEFAULT_SAMPLE,
+    inputmode: "numeric",
+  });
   #overview = h("div", { class: "overview" });
   #notice = h("div", { role: "status" });
   #panel = h("div");
@@ -45,21 +52,30 @@ export class JobView {
     });
     this.#table = new DraftTable(context, `${playbook}/drafts/latest`, (draft, pairs) => this.#drafted(draft, pairs));
     this.#steps = {
-      preview: step("Preview", h("label", { class: "inline" }, "Products to preview", this.#sample), "A few suggestions to look at first.", () => this.#preview()),
+      preview: step(
+        "Preview",
+        h("label", { class: "inline" }, "Products to preview", this.#sample),
+        "A few suggestions to look at first.",
+        () => this.#preview(),
+      ),
       draft: step("Full draft", null, "Suggestions for every product that has none yet.", () => this.#generate()),
       apply: step("Apply", null, "Writes the draft into the catalog. Never uses AI.", () => this.#apply()),
     };
     const rules = h("li", { class: "step" }, h("h2", {}, "Rules"), this.#form.element);
-    this.element = h(
-      "div",
-      { class: "job", "data-playbook": playbook },
-      this.#overview,
-      this.#notice,
-      this.#columns,
-    );
+    this.element = h("div", { class: "job", "data-playbook": playbook }, this.#overview, this.#notice, this.#columns);
     this.#columns.append(
-      h("ol", { class: "steps sheet", "aria-label": "Steps" }, rules, Object.values(this.#steps).map(({ element }) => element)),
-      h("div", { class: "job-side" }, this.#panel, h("section", { class: "sheet", "aria-labelledby": "h-draft" }, this.#draftHead, this.#table.element)),
+      h(
+        "ol",
+        { class: "steps sheet", "aria-label": "Steps" },
+        rules,
+        Object.values(this.#steps).map(({ element }) => element),
+      ),
+      h(
+        "div",
+        { class: "job-side" },
+        this.#panel,
+        h("section", { class: "sheet", "aria-labelledby": "h-draft" }, this.#draftHead, this.#table.element),
+      ),
     );
   }
 
@@ -110,7 +126,16 @@ export class JobView {
     const { session, project, api } = this.#context;
     const { estimate, problem, runs } = this.#store;
     const may = (role) => session.may(role, project);
-    return new Job({ playbook: this.#playbook, estimate, problem, draft: this.#draft, runs, may, role: session.roleIn(project), now: api.now() });
+    return new Job({
+      playbook: this.#playbook,
+      estimate,
+      problem,
+      draft: this.#draft,
+      runs,
+      may,
+      role: session.roleIn(project),
+      now: api.now(),
+    });
   }
 
   get #rulesKey() {
@@ -156,29 +181,23 @@ export class JobView {
     this.#columns.hidden = isMissing;
     const { preview, draft, apply } = this.#steps;
     const writes = job.applies;
-    preview.show("Generate preview (uses AI)", job.previewBlocked, this.#isSending);
-    draft.show("Generate full draft (uses AI)", job.draftBlocked, this.#isSending);
-    apply.show(`Apply to ${count(writes, "product")}`, job.applyBlocked, this.#isSending);
+    const how = (name) => ({ isBusy: this.#isSending, isNext: job.next === name });
+    preview.show("Generate preview (uses AI)", job.previewBlocked, how("preview"));
+    draft.show("Generate full draft (uses AI)", job.draftBlocked, how("draft"));
+    apply.show(`Apply to ${count(writes, "product")}`, job.applyBlocked, how("apply"));
     this.#showNotice(job);
     this.#showPanel(job);
-    refill(this.#draftHead, JSON.stringify([this.#draft?.updatedAt, this.#draft === null, job.stale !== "", job.applied?.id]), () => this.#headOfDraft(job));
+    refill(
+      this.#draftHead,
+      JSON.stringify([this.#draft?.updatedAt, this.#draft === null, job.stale !== "", job.applied?.id]),
+      () => headOfDraft(this.#draft, job),
+    );
   }
 
   #showNotice(job) {
-    const { stale, applied, previewBlocked } = job;
-    refill(this.#notice, `${stale} ${applied?.id} ${previewBlocked} ${job.estimate?.totalAffected} ${this.#isSending}`, () => {
-      if (stale) {
-        const button = h("button", { type: "button", onclick: () => this.#preview() }, "Generate a new preview (uses AI)");
-        setAttribute(button, "disabled", previewBlocked !== "" || this.#isSending);
-        return h("div", { class: "banner banner-warning stale" }, h("p", {}, h("strong", {}, "Stale. "), stale), button);
-      }
-      if (applied) {
-        const left = job.estimate?.totalAffected ?? 0;
-        const rest = left ? ` ${count(left, "product")} ${left === 1 ? "is" : "are"} left: generate a new preview for them.` : "";
-        return h("p", { class: "banner banner-done" }, `Applied: ${count(applied.result?.updated ?? 0, "product")} updated.${rest}`);
-      }
-      return null;
-    });
+    const { stale, applied, previewBlocked, estimate } = job;
+    const key = JSON.stringify([stale, applied?.id, previewBlocked, estimate?.totalAffected, this.#isSending]);
+    refill(this.#notice, key, () => noticeOf(job, { isBusy: this.#isSending, preview: () => this.#preview() }));
   }
 
   #showPanel(job) {
@@ -187,19 +206,6 @@ export class JobView {
     const { project, api, session } = this.#context;
     const cancel = (run) => this.#cancel(run);
     runPanel(this.#panel, shown, { project, now: api.now(), may: (role) => session.may(role, project), cancel });
-  }
-
-  #headOfDraft(job) {
-    const draft = this.#draft;
-    const title = h("h2", { id: "h-draft" }, "Before and after");
-    if (draft === undefined) return [title, h("p", { class: "quiet", role: "status" }, "Reading the draft…")];
-    if (draft === null) {
-      return [title, emptyState("No draft yet", `A preview shows what the ${PLAYBOOKS[this.#playbook].noun}s would look like before anything is written.`)];
-    }
-    return [
-      h("div", { class: "draft-title" }, title, statusChip(job.stale ? "STALE" : draft.status, job.stale ? "Stale" : DRAFT_STATUSES[draft.status])),
-      h("p", { class: "quiet small" }, `${countsOf(draft)} · by ${draft.model || "an unknown model"} · `, timeOf(draft.updatedAt), " · can be applied until ", timeOf(draft.expiresAt)),
-    ];
   }
 
   // What is sent
@@ -217,31 +223,15 @@ export class JobView {
   async #apply() {
     const job = this.#job;
     const label = `Apply to ${count(job.applies, "product")}`;
-    if (await confirm(`${label}?`, this.#whatChanges(job), label)) await this.#create("APPLY", this.#ofDraft());
+    const { project } = this.#context;
+    const isAgreed = await askToApply(label, { draft: this.#draft, pairs: this.#pairs, project });
+    if (isAgreed) await this.#create("APPLY", this.#ofDraft());
   }
 
   // The key names the draft as it is: the same click twice makes one run, and a draft that was written again another.
   #ofDraft() {
     const { id, scopeId, rulesHash, updatedAt } = this.#draft;
     return { scopeId, rulesHash, idempotencyKey: `page ${id} ${updatedAt}` };
-  }
-
-  #whatChanges({ noun }) {
-    const { counts } = this.#draft;
-    const field = PLAYBOOKS[this.#playbook].field;
-    const examples = this.#pairs.filter(({ item }) => item.finalSuggestion.trim());
-    const kept = counts.affectedTotal - counts.draftGenerated;
-    return [
-      h("p", {}, `This writes the ${noun} of ${count(counts.draftGenerated, "product")} in project ${this.#context.project}. Each of them has none now.`),
-      kept ? h("p", {}, `${count(kept, "product")} without a suggestion ${kept === 1 ? "stays" : "stay"} as ${kept === 1 ? "it is" : "they are"}.`) : null,
-      h(
-        "ul",
-        { class: "named", tabindex: 0, "aria-label": "Examples" },
-        examples.map(({ item, product }) => h("li", {}, h("strong", {}, product?.title || item.productId), h("br"), h("span", { class: "quiet" }, product?.[field]?.trim() || "Empty", " → "), item.finalSuggestion)),
-        counts.draftGenerated > examples.length ? h("li", { class: "quiet" }, `and ${count(counts.draftGenerated - examples.length, "more product")}`) : null,
-      ),
-      h("p", { class: "quiet" }, "No AI is used. All products are written together, or none."),
-    ];
   }
 
   async #create(runType, request) {

@@ -10,7 +10,11 @@ export class Notices {
 
   // Show a message; kind: "done" or "failed".
   say(message, kind = "done") {
-    const close = h("button", { type: "button", "aria-label": "Close this message", onclick: () => notice.remove() }, "×");
+    const close = h(
+      "button",
+      { type: "button", "aria-label": "Close this message", onclick: () => notice.remove() },
+      "×",
+    );
     const notice = h("div", { class: `notice notice-${kind}` }, h("span", {}, message), close);
     this.#place.append(notice);
     if (kind === "done") setTimeout(() => notice.remove(), SHOWN);

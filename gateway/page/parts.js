@@ -19,7 +19,10 @@ export function copyButton(text, what) {
   const button = h("button", { type: "button", class: "copy", "aria-label": what, title: what, onclick: copy }, "Copy");
   let timer = 0;
   async function copy() {
-    const isCopied = await navigator.clipboard.writeText(text).then(() => true, () => false);
+    const isCopied = await navigator.clipboard.writeText(text).then(
+      () => true,
+      () => false,
+    );
     button.textContent = isCopied ? "Copied" : "Not allowed";
     clearTimeout(timer);
     timer = setTimeout(() => (button.textContent = "Copy"), 1_500);
@@ -40,7 +43,8 @@ export function emptyState(title, text, ...actions) {
 
 // What went wrong, with what to do. `again` is called by its button; left out: there is none.
 export function problemBox(problem, again = null) {
-  const fields = problem.fields?.map(({ field, description }) => h("li", {}, h("code", {}, field), ` ${description}`)) ?? [];
+  const fields =
+    problem.fields?.map(({ field, description }) => h("li", {}, h("code", {}, field), ` ${description}`)) ?? [];
   return h(
     "div",
     { class: "problem", role: "alert" },

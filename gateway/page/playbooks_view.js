@@ -25,7 +25,13 @@ class PlaybooksView {
     const { playbook } = context.place;
     this.#chosen = playbook in PLAYBOOKS ? playbook : Object.keys(PLAYBOOKS)[0];
     this.#job = new JobView(context, this.#chosen, (...estimated) => this.#estimated(...estimated));
-    this.element = h("section", {}, h("div", { class: "title-row" }, h("h1", {}, "Playbooks")), this.#cards, this.#job.element);
+    this.element = h(
+      "section",
+      {},
+      h("div", { class: "title-row" }, h("h1", {}, "Playbooks")),
+      this.#cards,
+      this.#job.element,
+    );
   }
 
   start() {
@@ -75,7 +81,12 @@ class PlaybooksView {
       Object.entries(PLAYBOOKS).map(([playbook, { name }]) => {
         const known = this.#counts.get(playbook);
         const isHere = playbook === this.#chosen ? "page" : null;
-        return linkTo({ project, view: "playbooks", playbook }, { class: "card", "aria-current": isHere }, h("span", {}, name), h("span", { class: "quiet small" }, known === undefined ? "…" : `${known.toLocaleString("en")} affected`));
+        return linkTo(
+          { project, view: "playbooks", playbook },
+          { class: "card", "aria-current": isHere },
+          h("span", {}, name),
+          h("span", { class: "quiet small" }, known === undefined ? "…" : `${known.toLocaleString("en")} affected`),
+        );
       }),
     );
   }

@@ -36,13 +36,28 @@ export class RulesForm {
       h("label", { class: "check" }, caseSensitive, "Match upper and lower case"),
       pair(labelled("Prefix", prefix), labelled("Suffix", suffix)),
       labelled("Maximum length", maxLength, "Characters; empty: no limit"),
-      labelled("Forbidden phrases", phrases, "One a line. A suggestion that has one gets a warning.", "rules-phrases-help"),
+      labelled(
+        "Forbidden phrases",
+        phrases,
+        "One a line. A suggestion that has one gets a warning.",
+        "rules-phrases-help",
+      ),
     );
     this.element = h(
       "form",
       { class: "rules", onsubmit: (event) => event.preventDefault(), oninput: () => this.#soon() },
       this.#words,
-      h("details", {}, h("summary", {}, "Edit rules"), h("div", { class: "rules-fields" }, h("label", { class: "check" }, this.#enabled, "Apply rules to the suggestions"), this.#set)),
+      h(
+        "details",
+        {},
+        h("summary", {}, "Edit rules"),
+        h(
+          "div",
+          { class: "rules-fields" },
+          h("label", { class: "check" }, this.#enabled, "Apply rules to the suggestions"),
+          this.#set,
+        ),
+      ),
     );
     this.show(null);
   }
@@ -70,11 +85,16 @@ export class RulesForm {
     if (!this.#enabled.checked) return { enabled: false };
     return {
       enabled: true,
-      ...(find.value ? { findReplace: { find: find.value, replace: replace.value, caseSensitive: caseSensitive.checked } } : {}),
+      ...(find.value
+        ? { findReplace: { find: find.value, replace: replace.value, caseSensitive: caseSensitive.checked } }
+        : {}),
       prefix: prefix.value,
       suffix: suffix.value,
       maxLength: Math.min(10_000, Math.max(0, Math.trunc(Number(maxLength.value)) || 0)),
-      forbiddenPhrases: phrases.value.split("\n").map((phrase) => phrase.trim()).filter(Boolean),
+      forbiddenPhrases: phrases.value
+        .split("\n")
+        .map((phrase) => phrase.trim())
+        .filter(Boolean),
       ...(this.#mode ? { mode: this.#mode } : {}),
     };
   }
@@ -111,5 +131,11 @@ function inWords({ enabled, findReplace, prefix, suffix, maxLength, forbiddenPhr
 }
 
 function labelled(label, field, help = "", id = null) {
-  return h("label", { class: "field" }, h("span", { class: "label" }, label), field, help ? h("span", { class: "quiet small", id }, help) : null);
+  return h(
+    "label",
+    { class: "field" },
+    h("span", { class: "label" }, label),
+    field,
+    help ? h("span", { class: "quiet small", id }, help) : null,
+  );
 }

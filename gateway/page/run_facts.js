@@ -9,7 +9,12 @@ import { count } from "./words.js";
 export function factsOf(run, { project, retry, now }) {
   const { meta } = run;
   const link = (id) => linkTo({ project, run: id }, {}, h("code", {}, id));
-  const scope = [identifier(run.scopeId, "scope"), run.scopeId ? [" ", linkTo({ project, view: "runs", scope: run.scopeId }, { class: "small" }, "Runs of this scope")] : null];
+  const scope = [
+    identifier(run.scopeId, "scope"),
+    run.scopeId
+      ? [" ", linkTo({ project, view: "runs", scope: run.scopeId }, { class: "small" }, "Runs of this scope")]
+      : null,
+  ];
   return h(
     "dl",
     { class: "facts" },
@@ -37,6 +42,15 @@ function fact(name, ...value) {
 
 function aiOf(run) {
   if (run.runType === "APPLY") return "Never used by an apply";
-  if (run.aiUsed) return "Used";
-  return run.status === "SUCCEEDED" ? "Not used: every suggestion was there already" : "Not used";
+  const { aiUsage: usage } = run;
+  if (!usage) return run.aiUsed ? "Used" : "Not used";
+  const parts = [
+    count(usage.suggestions, "suggestion"),
+    usage.reused ? `${usage.reused.toLocaleString("en")} that were there already` : "",
+    usage.requests ? count(usage.requests, "request") : "",
+    usage.inputTokens
+      ? `${usage.inputTokens.toLocaleString("en")} tokens in, ${usage.outputTokens.toLocaleString("en")} out`
+      : "",
+  ];
+  return parts.filter(Boolean).join(", ") + (usage.model ? `, by ${usage.model}` : "");
 }

@@ -21,10 +21,21 @@ export class RunFilters {
       status: choice("Status", "Any status", names(STATUSES), () => this.#changed()),
     };
     this.#scope = h("input", {
-      type: "search", placeholder: "Any scope", maxlength: 64, size: 18, spellcheck: "false", autocomplete: "off", onchange: () => this.#changed(),
+      type: "search",
+      placeholder: "Any scope",
+      maxlength: 64,
+      size: 18,
+      spellcheck: "false",
+      autocomplete: "off",
+      onchange: () => this.#changed(),
     });
     this.#clear = linkTo({ project: context.project, view: "runs" }, { class: "clear" }, "Clear filters");
-    const form = { class: "filters", role: "search", "aria-label": "Filter the runs", onsubmit: (event) => event.preventDefault() };
+    const form = {
+      class: "filters",
+      role: "search",
+      "aria-label": "Filter the runs",
+      onsubmit: (event) => event.preventDefault(),
+    };
     this.element = h(
       "form",
       form,
@@ -51,14 +62,26 @@ export class RunFilters {
 }
 
 function choice(name, all, options, onchange) {
-  const select = h("select", { onchange }, h("option", { value: "" }, all), options.map(([value, word]) => h("option", { value }, word)));
+  const select = h(
+    "select",
+    { onchange },
+    h("option", { value: "" }, all),
+    options.map(([value, word]) => h("option", { value }, word)),
+  );
   return { select, label: h("label", {}, h("span", { class: "label" }, name), select) };
 }
 
 function finder({ api, project, go }) {
   const error = h("span", { class: "field-error", role: "alert", id: "find-error" });
   const field = h("input", {
-    type: "search", id: "find", placeholder: "Run id", size: 36, maxlength: 60, spellcheck: "false", autocomplete: "off", "aria-describedby": "find-error",
+    type: "search",
+    id: "find",
+    placeholder: "Run id",
+    size: 36,
+    maxlength: 60,
+    spellcheck: "false",
+    autocomplete: "off",
+    "aria-describedby": "find-error",
   });
   const say = (message) => {
     error.textContent = message;

@@ -27,7 +27,15 @@ export class RunRow {
       { role: "row", "data-run": run.id, onclick: (event) => this.#clicked(event, onopen) },
       cell("c-box", "", this.box),
       this.#cells.status,
-      cell("c-run", "Run", link, " ", h("span", { class: "quiet" }, playbookName(run.playbookId)), " ", h("code", { class: "short", title: run.id }, short)),
+      cell(
+        "c-run",
+        "Run",
+        link,
+        " ",
+        h("span", { class: "quiet" }, playbookName(run.playbookId)),
+        " ",
+        h("code", { class: "short", title: run.id }, short),
+      ),
       this.#cells.progress,
       this.#cells.duration,
       cell("c-who", "Who", run.createdByUserId),
@@ -63,8 +71,18 @@ export class RunRow {
 export function progressOf(run) {
   const { progress, result, status } = run;
   if (result && run.runType === "APPLY") {
-    const rest = [result.skipped && `${result.skipped.toLocaleString("en")} skipped`, result.failed && `${result.failed.toLocaleString("en")} failed`];
-    return [count(result.updated, "product"), " updated", rest.filter(Boolean).map((one) => `, ${one}`).join("")];
+    const rest = [
+      result.skipped && `${result.skipped.toLocaleString("en")} skipped`,
+      result.failed && `${result.failed.toLocaleString("en")} failed`,
+    ];
+    return [
+      count(result.updated, "product"),
+      " updated",
+      rest
+        .filter(Boolean)
+        .map((one) => `, ${one}`)
+        .join(""),
+    ];
   }
   if (result) return `${count(result.draftGenerated, "suggestion")} for ${result.affectedTotal.toLocaleString("en")}`;
   if (run.errorCode) return h("code", { class: "error-code" }, run.errorCode);

@@ -4,12 +4,13 @@ import { cancelRuns, retryRuns } from "./actions.js";
 import { DraftTable } from "./draft_table.js";
 import { fill, h, refill } from "./element.js";
 import { ItemsTable } from "./items_table.js";
-import { copyButton, emptyState, linkTo, problemBox, reasonOf, statusChip } from "./parts.js";
+import { emptyState, linkTo, problemBox, reasonOf, statusChip } from "./parts.js";
 import { factsOf } from "./run_facts.js";
+import { failureOf } from "./run_failure.js";
 import { progressOf } from "./run_row.js";
 import { Timeline } from "./timeline.js";
 import { durations } from "./times.js";
-import { ADVICE, hasEnded, isRetryable, playbookName, roleFor, TYPES } from "./words.js";
+import { hasEnded, isRetryable, playbookName, roleFor, TYPES } from "./words.js";
 
 export function openRun(context) {
   const view = new RunView(context);
@@ -80,24 +81,43 @@ class RunView {
   }
 
   #frame() {
-    const { project } = this.#context;
     fill(
       this.element,
-      h("p", { class: "crumb" }, linkTo(this.#context.list, {}, "Runs"), h("span", { class: "quiet", "aria-hidden": "true" }, " / "), h("code", { class: "quiet" }, this.#id.slice(-8))),
+      h(
+        "p",
+        { class: "crumb" },
+        linkTo(this.#context.list, {}, "Runs"),
+        h("span", { class: "quiet", "aria-hidden": "true" }, " / "),
+        h("code", { class: "quiet" }, this.#id.slice(-8)),
+      ),
       h("div", { class: "title-row" }, this.#title, this.#actions),
       this.#error,
       h(
         "div",
         { class: "run-columns" },
-        h("section", { class: "sheet padded", "aria-labelledby": "h-facts" }, h("h2", { id: "h-facts" }, "Details"), this.#facts),
-        h("section", { class: "sheet padded", "aria-labelledby": "h-timeline" }, h("h2", { id: "h-timeline" }, "Timeline"), this.#timeline.element),
+        h(
+          "section",
+          { class: "sheet padded", "aria-labelledby": "h-facts" },
+          h("h2", { id: "h-facts" }, "Details"),
+          this.#facts,
+        ),
+        h(
+          "section",
+          { class: "sheet padded", "aria-labelledby": "h-timeline" },
+          h("h2", { id: "h-timeline" }, "Timeline"),
+          this.#timeline.element,
+        ),
       ),
       this.#results,
       h(
         "details",
         { class: "sheet padded raw" },
         h("summary", {}, "Raw JSON"),
-        h("div", { class: "raw-actions" }, h("button", { type: "button", onclick: (event) => this.#copyJson(event) }, "Copy JSON")),
+        h(
+          "div",
+          { class: "raw-actions" },
+          h("button", { type: "button", onclick: (event) => this.#copyJson(event) }, "Copy JSON"),
+        ),
         this.#json,
       ),
     );
@@ -141,22 +161,10 @@ class RunView {
     const { status, attempt, scopeId, rulesHash, draftId, errorCode, startedAt } = run;
     const key = JSON.stringify([status, attempt, scopeId, rulesHash, draftId, startedAt, this.#retry?.id]);
     refill(this.#actions, key, () => this.#actionsOf(run));
-    refill(this.#error, errorCode, () => (errorCode ? this.#errorOf(run) : null));
+    refill(this.#error, errorCode, () => (errorCode ? failureOf(run, project) : null));
     refill(this.#facts, key, () => factsOf(run, { project, retry: this.#retry, now: api.now() }));
     this.#json.textContent = JSON.stringify(run, null, 2);
     this.#showResults(run);
-  }
-
-  #errorOf(run) {
-    const { project } = this.#context;
-    return h(
-      "div",
-      { class: "banner banner-error failure" },
-      h("p", {}, h("code", { class: "error-code" }, run.errorCode), " ", copyButton(run.errorCode, "Copy the error code")),
-      h("p", {}, run.errorMessage),
-      ADVICE[run.errorCode] ? h("p", {}, h("strong", {}, "What to do: "), ADVICE[run.errorCode]) : null,
-      h("p", { class: "failure-link" }, linkTo({ project, view: "playbooks", playbook: run.playbookId }, { class: run.status === "STALE" ? "button primary" : "button" }, "Open the playbook")),
-    );
   }
 
   #actionsOf(run) {
@@ -165,10 +173,21 @@ class RunView {
     const may = session.may(role, project);
     const label = hasEnded(run) ? "Retry" : "Cancel";
     if (run.status === "SUCCEEDED") return null;
-    const why = may ? (this.#retry ? "It was retried already; retry the newest of the chain." : "") : `This needs the role ${role}.`;
+    const isRetried = this.#retry ? "It was retried already; retry the newest of the chain." : "";
+    const why = may ? isRetried : `This needs the role ${role}.`;
     const onclick = () => (hasEnded(run) ? this.#doRetry() : this.#doCancel());
     return [
-      h("button", { type: "button", disabled: why !== "", class: run.status === "FAILED" ? "primary" : hasEnded(run) ? "" : "danger", "aria-describedby": why ? "action-reason" : null, onclick }, label),
+      h(
+        "button",
+        {
+          type: "button",
+          disabled: why !== "",
+          class: run.status === "FAILED" ? "primary" : hasEnded(run) ? "" : "danger",
+          "aria-describedby": why ? "action-reason" : null,
+          onclick,
+        },
+        label,
+      ),
       why ? h("p", { id: "action-reason", class: "quiet small" }, why) : null,
     ];
   }
@@ -208,10 +227,21 @@ class RunView {
     this.#hasResults = kind;
     this.#table?.close();
     const isItems = kind === "items";
-    this.#table = isItems ? new ItemsTable(this.#context, run.id) : new DraftTable(this.#context, `drafts/${run.draftId}`);
+    this.#table = isItems
+      ? new ItemsTable(this.#context, run.id)
+      : new DraftTable(this.#context, `drafts/${run.draftId}`);
     const title = isItems ? "Products" : "Before and after";
     const draft = isItems && run.draftId ? this.#draftBelow(run) : null;
-    fill(this.#results, h("section", { class: "sheet", "aria-labelledby": "h-results" }, h("h2", { class: "sheet-title", id: "h-results" }, title), this.#table.element), draft);
+    fill(
+      this.#results,
+      h(
+        "section",
+        { class: "sheet", "aria-labelledby": "h-results" },
+        h("h2", { class: "sheet-title", id: "h-results" }, title),
+        this.#table.element,
+      ),
+      draft,
+    );
     this.#table.load();
   }
 
@@ -223,11 +253,19 @@ class RunView {
       if (!isRead) table.load();
       isRead = true;
     };
-    return h("details", { class: "sheet", ontoggle }, h("summary", { class: "padded" }, "The draft that was applied"), table.element);
+    return h(
+      "details",
+      { class: "sheet", ontoggle },
+      h("summary", { class: "padded" }, "The draft that was applied"),
+      table.element,
+    );
   }
 
   async #copyJson(event) {
-    const isCopied = await navigator.clipboard.writeText(this.#json.textContent).then(() => true, () => false);
+    const isCopied = await navigator.clipboard.writeText(this.#json.textContent).then(
+      () => true,
+      () => false,
+    );
     event.target.textContent = isCopied ? "Copied" : "Not allowed";
   }
 }

@@ -47,7 +47,12 @@ class RunsView {
       h(
         "thead",
         { role: "rowgroup" },
-        h("tr", { role: "row" }, h("th", { role: "columnheader", scope: "col" }, this.#selection.all), COLUMNS.map((name) => h("th", { role: "columnheader", scope: "col" }, name))),
+        h(
+          "tr",
+          { role: "row" },
+          h("th", { role: "columnheader", scope: "col" }, this.#selection.all),
+          COLUMNS.map((name) => h("th", { role: "columnheader", scope: "col" }, name)),
+        ),
       ),
       this.#body,
     );
@@ -143,7 +148,10 @@ class RunsView {
       shown.set(run.id, row);
     }
     this.#rows = shown;
-    arrange(this.#body, [...shown.values()].map((row) => row.element));
+    arrange(
+      this.#body,
+      [...shown.values()].map((row) => row.element),
+    );
     this.#more.hidden = !this.#list.hasMore || !this.#isLoaded;
     this.#table.hidden = runs.length === 0;
     fill(this.#state, this.#stateOf(runs));
@@ -162,7 +170,11 @@ class RunsView {
     if (runs.length > 0) return null;
     if (this.#list.hasMore) return emptyState("None among the newest", "Load more to look further back.");
     if (place.playbook || place.type || place.status || place.scope) {
-      return emptyState("No runs match these filters", "Take a filter away, or clear all of them.", linkTo({ project, view: "runs" }, { class: "button" }, "Clear filters"));
+      return emptyState(
+        "No runs match these filters",
+        "Take a filter away, or clear all of them.",
+        linkTo({ project, view: "runs" }, { class: "button" }, "Clear filters"),
+      );
     }
     return emptyState(
       "No runs yet",

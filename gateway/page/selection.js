@@ -15,7 +15,11 @@ export class Selection {
   constructor(context, { cancel, retry, changed }) {
     this.#context = context;
     this.#changed = changed;
-    this.all = h("input", { type: "checkbox", "aria-label": "Select all runs that are shown", onchange: () => this.#selectAll() });
+    this.all = h("input", {
+      type: "checkbox",
+      "aria-label": "Select all runs that are shown",
+      onchange: () => this.#selectAll(),
+    });
     const button = (onclick) => h("button", { type: "button", "aria-describedby": "selection-reason", onclick });
     this.#buttons = {
       cancel: button(() => cancel(this.#possible(isCancellable))),

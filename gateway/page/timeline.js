@@ -51,7 +51,10 @@ export class Timeline {
 function wordsFor(before, run) {
   if (run.status === before?.status && run.attempt === before.attempt) return null;
   if (run.status === "QUEUED") return "Queued";
-  if (run.status === "RUNNING") return run.attempt > 1 ? `Started again, attempt ${run.attempt}: the executor before had died or stopped` : "Started";
+  if (run.status === "RUNNING")
+    return run.attempt > 1
+      ? `Started again, attempt ${run.attempt}: the executor before had died or stopped`
+      : "Started";
   return [STATUSES[run.status] ?? run.status, run.errorCode ? [": ", h("code", {}, run.errorCode)] : null];
 }
 

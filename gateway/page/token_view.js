@@ -7,7 +7,12 @@ export function openToken(app) {
   const { session } = app;
   const error = h("p", { class: "field-error", role: "alert", id: "token-error" });
   const field = h("textarea", {
-    id: "token", rows: 4, required: true, spellcheck: "false", autocomplete: "off", "aria-describedby": "token-help token-error",
+    id: "token",
+    rows: 4,
+    required: true,
+    spellcheck: "false",
+    autocomplete: "off",
+    "aria-describedby": "token-help token-error",
   });
   const submit = (event) => {
     event.preventDefault();
@@ -37,7 +42,11 @@ export function openToken(app) {
         "p",
         { class: "actions" },
         h("button", { type: "submit", class: "primary" }, "Open"),
-        h("button", { type: "button", class: "plain", onclick: () => session.goAnonymous() }, "Continue without a token"),
+        h(
+          "button",
+          { type: "button", class: "plain", onclick: () => session.goAnonymous() },
+          "Continue without a token",
+        ),
       ),
     ),
   );
@@ -47,7 +56,11 @@ export function openToken(app) {
 function whatHappened({ problem, hasExpired, expires }) {
   if (problem?.reason === "TOKEN_EXPIRED" || hasExpired) {
     const when = expires ? ` at ${new Date(expires).toLocaleString()}` : "";
-    return h("p", { class: "banner banner-warning", role: "alert" }, `Your token expired${when}. Paste a new one; you will be back where you were.`);
+    return h(
+      "p",
+      { class: "banner banner-warning", role: "alert" },
+      `Your token expired${when}. Paste a new one; you will be back where you were.`,
+    );
   }
   if (problem?.reason === "TOKEN_MISSING") {
     return h("p", { class: "banner banner-warning", role: "alert" }, "This server asks for a token.");
@@ -73,7 +86,13 @@ export function openProject(app) {
     "section",
     { class: "gate" },
     h("h1", {}, hasNone ? "This token is for no project" : "Which project?"),
-    h("p", {}, hasNone ? "Ask for one whose “projects” name yours." : "Your token is for every project. Type the id of the one to open."),
+    h(
+      "p",
+      {},
+      hasNone
+        ? "Ask for one whose “projects” name yours."
+        : "Your token is for every project. Type the id of the one to open.",
+    ),
     hasNone
       ? null
       : h(

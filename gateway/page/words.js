@@ -25,7 +25,8 @@ export const WARNINGS = {
   forbidden_phrase_detected: "Has a forbidden phrase",
 };
 
-const NEW_PREVIEW = "Open the playbook and generate a new preview; suggestions that still fit are taken over at no cost.";
+const NEW_PREVIEW =
+  "Open the playbook and generate a new preview; suggestions that still fit are taken over at no cost.";
 const LATER = "Nothing was changed. Retry this run later; suggestions that were already written are kept.";
 export const ADVICE = {
   PLAYBOOK_SCOPE_INVALID: NEW_PREVIEW,
@@ -40,8 +41,10 @@ export const ADVICE = {
   AI_TIMEOUT: LATER,
   AI_PROVIDER_ERROR: LATER,
   AI_INVALID_RESPONSE: LATER,
-  MAX_ATTEMPTS_EXCEEDED: "The executor died several times at this run. Look into its log with the run's id before you retry.",
-  RUN_DEADLINE_EXCEEDED: "The run took longer than its deadline. Retry it when there is less to do, or with a longer deadline.",
+  MAX_ATTEMPTS_EXCEEDED:
+    "The executor died several times at this run. Look into its log with the run's id before you retry.",
+  RUN_DEADLINE_EXCEEDED:
+    "The run took longer than its deadline. Retry it when there is less to do, or with a longer deadline.",
   INTERNAL_ERROR: "Look into the executor's log with the run's id, then retry the run.",
 };
 
