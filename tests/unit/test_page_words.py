@@ -17,7 +17,7 @@ def keys(name: str) -> set[str]:
     """The names that an object of words.js has."""
     body = WORDS.split(f"export const {name} = {{", 1)[1].split("};", 1)[0]
     without_inner = re.sub(r"\{ name: .*? \}", "0", body)
-    return set(re.findall(r'(\w+): ["0A-Z]', without_inner))
+    return set(re.findall(r'(\w+):\s+["0A-Z]', without_inner))
 
 
 def error_codes() -> set[str]:
