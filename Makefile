@@ -58,6 +58,7 @@ check: setup $(DEPLOY_STAMP) ## lint, types, protos, generated code, import rule
 	$(BIN)/buf lint $(DESCRIPTORS) --config buf.yaml --path playbooks
 	$(BIN)/buf breaking $(DESCRIPTORS) --against protos/released.binpb --config buf.yaml
 	$(BIN)/python tools/configuration.py --check
+	$(BIN)/python tools/dashboard.py --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/manifests.py
 
@@ -70,9 +71,10 @@ audit: setup ## known vulnerabilities of what requirements.lock names (needs the
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
-gen: setup ## regenerate gen/, gateway/openapi.json and docs/configuration.md
+gen: setup ## regenerate gen/, gateway/openapi.json, docs/configuration.md and the dashboard
 	$(BIN)/python tools/gen.py
 	$(BIN)/python tools/configuration.py
+	$(BIN)/python tools/dashboard.py
 
 lock: setup ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra devstack --group dev --universal --python-version 3.11 \
