@@ -15,7 +15,7 @@ class Backlog:
     def __init__(self, querier: Querier) -> None:
         self._querier = querier
 
-    # Over partial indexes of what has not ended: executions_queued, executions_running, executions_unpublished.
+    # Over partial indexes of what has not ended: executions_queued (or _overdue), _running, _unpublished.
     _SIZES = f"""
     SELECT queued.count AS inbox, greatest(extract(epoch FROM now() - queued.oldest), 0) AS oldest_inbox,
            expired.count AS leases_expired,

@@ -39,6 +39,7 @@ class Desk:
 
     def __init__(self, database: Database, target: str, secret: str, *, batch: int) -> None:
         self.clock = SystemClock()
+        self.database = database
         self.store = RunStore(database, reconcile_after=LONG_AGO)
         self.announced: list[Run] = []
         self.events = events = EventApplier(self.store, self.clock, announce=self.announced.extend)
@@ -211,3 +212,29 @@ async def test_runs_past_their_deadline_end_while_no_executor_lives(runs_databas
         assert lonely.deadlines._woken.is_set(), "there are more"
         await lonely.deadlines.tick()
         assert [run.error_code for run in await lonely.now(runs)] == ["RUN_DEADLINE_EXCEEDED"] * 5
+
+
+# Reconciling
+
+
+async def test_the_reconciler_counts_what_it_makes_good(desk: Desk) -> None:
+    impatient = RunStore(desk.database, reconcile_after=timedelta(0))
+    metrics = Metrics()
+    inline = InlineExecution(desk.executor, desk.store, desk.events)
+    dispatcher = Dispatcher(None, inline, fallback=False)
+    reconciler = Reconciler(impatient, desk.executor, desk.events, dispatcher, RunsMetrics(metrics))
+
+    def recovered(what: str) -> float | None:
+        return metrics.registry.get_sample_value("playbook_runs_recovered_total", {"what": what})
+
+    done = await desk.create(2)
+    (lost,) = await desk.create(1, playbook_id="missing_seo_description")
+    await desk.execute(done)
+    await impatient.outbox.mark_dispatched({run.id: 0.0 for run in (*done, lost)})
+    await reconciler.tick()
+    # Of each of the two runs its start and its end.
+    assert (recovered("lost_event"), recovered("lost_job")) == (4, 1)
+    await dispatcher.handed_over(lost.id)
+    await reconciler.tick()
+    assert (recovered("lost_event"), recovered("lost_job")) == (4, 1)
+    await dispatcher.close()

@@ -1,5 +1,6 @@
 """EXECUTOR_WORKERS and RUNS_WORKERS: several processes of a service at one port."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
 from tests.support.forking import Forked, Forks
+from tests.support.metrics import scrape
 from tests.support.waiting import eventually
 
 DEADLINE = 30  # seconds
@@ -27,9 +29,26 @@ def environment(executor_database: str) -> dict[str, str]:
         "EXECUTOR_DATABASE_URL": executor_database,
         "EXECUTOR_LISTEN": f"{HOST}:{free_ports(1)[0]}",
         "EXECUTOR_WORKERS": "2",
+        "METRICS_LISTEN": f"{HOST}:{two_ports()}",
         "EXECUTOR_GRACE_SECONDS": "0.1",
         "AUTH_MODE": "disabled",
     }
+
+
+def two_ports() -> int:
+    """Return a port that is free, and so is the next one."""
+    while True:
+        (port,) = free_ports(1)
+        with socket.socket() as following, contextlib.suppress(OSError):
+            following.bind((HOST, port + 1))
+            return port
+
+
+async def probes(environment: dict[str, str]) -> list[float]:
+    """Return how many health checks each process has counted: its metrics are at a port of its own."""
+    port = int(environment["METRICS_LISTEN"].rpartition(":")[2])
+    check = {"method": "/grpc.health.v1.Health/Check", "code": "OK"}
+    return [(await scrape(port + n)).value("grpc_server_calls_total", **check) for n in range(2)]
 
 
 Started: TypeAlias = Callable[[dict[str, str]], AbstractContextManager[Forked]]
@@ -77,6 +96,11 @@ async def test_all_processes_serve_a_dead_one_is_replaced_and_all_stop_together(
         victim.kill()
         await eventually(lambda: victim not in workers(process) and serving(environment, process), timeout=DEADLINE)
         assert other in workers(process)
+        before = await probes(environment)  # also of the one that took the dead one's place, and its port
+        for _ in range(6):
+            assert is_serving(environment["EXECUTOR_LISTEN"], 1)
+        after = await probes(environment)
+        assert sum(after) - sum(before) == 6
         family = [*workers(process), other]
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0
