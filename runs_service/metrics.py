@@ -42,6 +42,8 @@ class RunsMetrics:
             ["run_type", "status", "error_code"],
             registry=registry,
         )
+        # By type, status and error code, of which there are few: labels() takes longer than counting.
+        self._ends: dict[tuple[int, int, str], Counter] = {}
         self._error_codes: set[str] = {""}
         for label in Run.Type.keys()[1:]:  # of a series that begins with 1 no alert sees the increase
             self._ended.labels(label, "FAILED", self._known("INTERNAL_ERROR"))
@@ -95,8 +97,11 @@ class RunsMetrics:
                 self._waits[run.run_type].observe(_seconds(run.created_at, run.started_at))
 
     def _count_end(self, run: Run) -> None:
-        labels = Run.Type.Name(run.run_type), Run.Status.Name(run.status), self._known(run.error_code)
-        self._ended.labels(*labels).inc()
+        end = run.run_type, run.status, self._known(run.error_code)
+        if (count := self._ends.get(end)) is None:
+            labels = Run.Type.Name(run.run_type), Run.Status.Name(run.status), end[2]
+            self._ends[end] = count = self._ended.labels(*labels)
+        count.inc()
         self._durations[run.run_type].observe(_seconds(run.created_at, run.finished_at))
         if run.HasField("started_at"):
             self._work[run.run_type].observe(_seconds(run.started_at, run.finished_at))
