@@ -17,6 +17,7 @@ from gateway.connection import Connection, ConnectionLimits
 from gateway.settings import GatewaySettings
 from servicekit.background.tasks import freeze_gc
 from servicekit.rpc.bind_errors import explain_bind_error
+from servicekit.rpc.credentials import TlsFiles
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ BACKLOG = 2_048
 
 
 class _Embedded(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, files: TlsFiles) -> None:
         super().__init__(config)
+        self._files = files
         self.serves = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -36,12 +38,22 @@ class _Embedded(uvicorn.Server):
         self.serves.set()
 
     async def main_loop(self) -> None:
-        """Keep the date header right until the stop: once a second, for uvicorn's own ten times keep an idle machine
-        busy."""
+        """Keep the date header right and the certificates new until the stop: once a second, for uvicorn's own ten
+        times keep an idle machine busy."""
         while not await self.on_tick(0):
+            self._renew_certificates()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._stopping.wait()
+
+    def _renew_certificates(self) -> None:
+        """Have new connections use what the files have now. An authority that is no longer in them stays trusted until
+        the next start: SSLContext forgets none."""
+        context, config = self.config.ssl, self.config
+        if context and config.ssl_certfile and self._files.read_again():
+            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+            if config.ssl_ca_certs:
+                context.load_verify_locations(config.ssl_ca_certs)
 
     def end(self) -> None:
         """Let `serve` return, once the answers under way have ended."""
@@ -82,7 +94,7 @@ class HttpServer:
             ssl_ca_certs=str(settings.tls_client_ca_file) if settings.tls_client_ca_file else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca_file else ssl.CERT_NONE,
         )
-        self._server = _Embedded(config)
+        self._server = _Embedded(config, TlsFiles(settings))
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -10,9 +11,11 @@ import uvloop
 
 from servicekit import prefork
 from servicekit.background import tasks
-from servicekit.config.settings import DatabaseSettings, ListenerSettings, ServiceSettings, load
+from servicekit.config.settings import DatabaseSettings, ListenerSettings, ServiceSettings, is_loopback, load
 from servicekit.diagnosis import Finding, Status
 from servicekit.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 Migration = TypeVar("Migration", bound=DatabaseSettings)
 Service = TypeVar("Service", bound=ServiceSettings)
@@ -91,6 +94,13 @@ def run(name: str, settings: type[Listener], serve: Callable[[Listener], Corouti
     """Read the `settings` and serve as they say, in as many processes; return the exit code."""
     loaded = load(settings)
     logs.configure(service=name, format=loaded.log_format, level=loaded.log_level)
+    if not is_loopback(loaded.listen) and not loaded.tls_cert_file:
+        logger.warning(
+            "%s=%s can be reached from other machines, and without TLS: who is on the way reads tokens and texts. Set "
+            "TLS_CERT_FILE and TLS_KEY_FILE, unless a proxy on this machine or a mesh encrypts",
+            loaded.listen_variable,
+            loaded.listen,
+        )
 
     def serve_one(number: int) -> None:
         uvloop.run(serve(loaded.for_process(number)))

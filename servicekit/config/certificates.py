@@ -1,11 +1,22 @@
 """Checks of the PEM files for TLS: with a bad one gRPC reports nothing, or that the port is taken."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from servicekit.telemetry.printable import printable
+
+
+def require_good(files: Mapping[str, Path]) -> None:
+    """Raise ValueError unless all `files`, by the names of their variables, are good, and the key fits its
+    certificate."""
+    for name, file in files.items():
+        with named(name, file):
+            if name == "TLS_KEY_FILE" and (certificate := files.get("TLS_CERT_FILE")):
+                require_key(file, certificate)
+            else:
+                require_certificates(file)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from servicekit.auth.keys import load_public_keys, secrets_in
 from servicekit.auth.tokens import MAX_LIFETIME, SERVICE_TOKEN_LIFETIME, Demands
 from servicekit.config.addresses import Address, BrokerUrl, DatabaseUrl
-from servicekit.config.certificates import named, require_certificates, require_key
+from servicekit.config.certificates import named, require_good
 from servicekit.config.problems import problems
 from servicekit.rpc.limits import Limits
 from servicekit.telemetry.printable import printable
@@ -78,16 +78,14 @@ class ListenerSettings(CommandSettings):
 
     @model_validator(mode="after")
     def _certificates_are_good(self) -> Self:
-        for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file"):
-            file: Path | None = getattr(self, name)
-            if file is None:
-                continue
-            with named(name.upper(), file):
-                if name == "tls_key_file" and self.tls_cert_file:
-                    require_key(file, self.tls_cert_file)
-                else:
-                    require_certificates(file)
+        require_good(self.tls_files)
         return self
+
+    @property
+    def tls_files(self) -> dict[str, Path]:
+        """The files for TLS that are set, by the names of their variables."""
+        names = ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_ca_file")
+        return {name.upper(): file for name in names if (file := getattr(self, name))}
 
     @property
     def listen_variable(self) -> str:

@@ -5,7 +5,9 @@ import json
 import grpc
 
 from servicekit.config.settings import ListenerSettings
+from servicekit.rpc.credentials import TlsFiles
 from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
+from servicekit.rpc.renewed_channel import RenewedChannel
 
 PING_INTERVAL = 5  # seconds
 PING_TIMEOUT = 5  # seconds
@@ -34,7 +36,7 @@ _SERVICE_CONFIG = json.dumps(
 
 def open_channel(target: str, settings: ListenerSettings, *, own_connection: bool = False) -> grpc.aio.Channel:
     """Return a channel to HOST:PORT. It uses TLS when this service has a certificate or TLS_CA_FILE is set, and sends
-    this service's certificate when the server asks for one (mutual TLS).
+    this service's certificate when the server asks for one (mutual TLS). Files that are replaced count for new calls.
 
     Channels to one target share a connection, except those with an `own_connection`.
     """
@@ -53,21 +55,18 @@ def open_channel(target: str, settings: ListenerSettings, *, own_connection: boo
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.use_local_subchannel_pool", int(own_connection)),
     )
-    credentials = channel_credentials(settings)
-    if credentials is None:
+    files = TlsFiles(settings)
+
+    def connect() -> grpc.aio.Channel:
+        credentials = files.of_channel()
+        assert credentials
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+    if files.of_channel() is None:
         return grpc.aio.insecure_channel(target, options=options)
-    return grpc.aio.secure_channel(target, credentials, options=options)
+    return RenewedChannel(connect, files)
 
 
 def channel_credentials(settings: ListenerSettings) -> grpc.ChannelCredentials | None:
     """Return what a connection to a service needs for TLS; None: it uses none."""
-    trusted = settings.tls_ca_file or settings.tls_client_ca_file or settings.tls_cert_file
-    if not trusted:
-        return None
-    key, certificate = settings.tls_key_file, settings.tls_cert_file
-    return grpc.ssl_channel_credentials(
-        root_certificates=trusted.read_bytes(),
-        # Sent only when the server asks for it.
-        private_key=key.read_bytes() if key else None,
-        certificate_chain=certificate.read_bytes() if certificate else None,
-    )
+    return TlsFiles(settings).of_channel()

@@ -17,6 +17,7 @@ from servicekit.config.settings import ServiceSettings
 from servicekit.rpc import reflection
 from servicekit.rpc.admission import Admission, OpenAdmission
 from servicekit.rpc.bind_errors import explain_bind_error
+from servicekit.rpc.credentials import TlsFiles
 from servicekit.rpc.grpc_41785 import shutdown_connections
 from servicekit.rpc.interceptors.access_log import AccessLog
 from servicekit.rpc.interceptors.authorization import Authorization, Permissions
@@ -150,13 +151,7 @@ class Server:
     def _bind(self, settings: ServiceSettings) -> int:
         """Bind the server to `settings.listen`, and return the port. Raises SystemExit when that is impossible."""
         try:
-            if settings.tls_cert_file and settings.tls_key_file:
-                client_ca = settings.tls_client_ca_file
-                credentials = grpc.ssl_server_credentials(
-                    [(settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())],
-                    root_certificates=client_ca.read_bytes() if client_ca else None,
-                    require_client_auth=client_ca is not None,
-                )
+            if credentials := TlsFiles(settings).of_server():
                 return self._server.add_secure_port(settings.listen, credentials)
             return self._server.add_insecure_port(settings.listen)
         except RuntimeError as error:

@@ -1,6 +1,8 @@
 """Every command of docker-compose.yml, with the environment it has there, outside a container."""
 
+import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -19,6 +22,7 @@ from devstack.ports import HOST, free_ports
 from devstack.postgres import Postgres
 from devstack.process import Process
 from servicekit.health_probe import is_serving
+from tests.support.waiting import eventually
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 SECRETS = {
@@ -115,6 +119,58 @@ def test_no_container_can_do_more_than_it_must() -> None:
         is_ours = keys["image"] == "playbook-runs"
         assert is_ours or keys["user"] in ("postgres", "valkey"), f"{service} starts as root"
     assert re.search(r"^USER [1-9]\d*$", (COMPOSE.parent / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_the_image_is_built_of_what_docker_gets_and_starts_without_a_shell() -> None:
+    lines = (COMPOSE.parent / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    let_through = (COMPOSE.parent / ".dockerignore").read_text().splitlines()
+    for name in (name for names in copied for name in names):
+        assert f"!{name}" in let_through, f".dockerignore keeps {name} from the Dockerfile"
+        assert (COMPOSE.parent / name).exists()
+    last = "\n".join(lines).rpartition("\nFROM ")[2]
+    # As lists: a shell in between would be process 1, and pass no signal on.
+    assert re.findall(r"^(?:CMD|ENTRYPOINT) (.+)$", last, re.MULTILINE) == ['["runs-service"]']
+    for service in ComposeFile({}).services():
+        command = ComposeFile({}).keys(service).get("command", "[]")
+        assert command.startswith("[")
+        assert service == "valkey" or '"sh"' not in command
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="a namespace of processes needs root")
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_service_is_a_good_process_1(workers: str, runs_database_url: str, tmp_path: Path) -> None:
+    """As in a container without an init: signals have no default effect there, and orphans are its to wait for. The
+    root file system is read-only, too."""
+    (port,) = free_ports(1)
+    env = {
+        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "RUNS_DATABASE_URL": runs_database_url,
+        "RUNS_LISTEN": f"{HOST}:{port}",
+        "RUNS_WORKERS": workers,
+        "AUTH_JWT_SECRET": SECRETS["AUTH_JWT_SECRET"],
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    inside = f"mount --make-rprivate / && mount -o remount,bind,ro / && exec {sys.executable} -m runs_service"
+    command = ["unshare", "--fork", "--pid", "--mount", "--mount-proc", "--kill-child", "sh", "-c", inside]
+    with (tmp_path / "log").open("wb") as log:
+        running = await asyncio.create_subprocess_exec(*command, env=env, cwd="/", stdout=log, stderr=log)
+    try:
+        await eventually(lambda: is_serving(f"{HOST}:{port}"), timeout=30)
+        (first,) = psutil.Process(running.pid).children()
+        assert number_inside(first) == 1
+        assert len(first.children()) == (0 if workers == "1" else int(workers))
+        first.terminate()
+        assert await asyncio.wait_for(running.wait(), 20) == 0
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
+
+
+def number_inside(process: psutil.Process) -> int:
+    """Return the process's number in its own namespace."""
+    return int(Path(f"/proc/{process.pid}/status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1])
 
 
 def test_ports_are_published_on_this_machine_only() -> None:
@@ -243,4 +299,6 @@ def test_every_command_works_and_the_services_get_healthy(tmp_path: Path) -> Non
         environment = Path(f"/proc/{gateway.pid}/environ").read_text()
         assert not any(secret in environment for secret in SECRETS.values())
     for service in ("runs", "gateway", *(f"executor-{port}" for port in executor_ports)):
-        assert '"level": "error"' not in (tmp_path / f"{service}.log").read_text()
+        log = (tmp_path / f"{service}.log").read_text()
+        assert '"level": "error"' not in log
+        assert "can be reached from other machines, and without TLS" in log

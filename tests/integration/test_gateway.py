@@ -447,6 +447,25 @@ async def test_https_with_and_without_certificates_of_clients(tmp_path: Path) ->
             assert (await http.get("/healthz")).status_code == HTTPStatus.OK
 
 
+async def test_a_certificate_that_is_replaced_is_served_without_a_restart(tmp_path: Path) -> None:
+    first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
+    certificate, key = first.issue("gateway")
+    async with gateway(tls_cert_file=certificate, tls_key_file=key) as url:
+
+        async def is_trusted_by(authority: Authority) -> bool:
+            async with client(url, verify=ssl.create_default_context(cafile=authority.file)) as http:
+                try:
+                    return (await http.get("/healthz")).status_code == HTTPStatus.OK
+                except httpx2.TransportError:
+                    return False
+
+        assert await is_trusted_by(first)
+        for file, other in zip((certificate, key), second.issue("gateway"), strict=True):
+            other.replace(file)
+        await eventually(lambda: is_trusted_by(second))
+        assert not await is_trusted_by(first)
+
+
 async def test_routes_may_be_at_the_root_too() -> None:
     async with gateway(gateway_routes_at_root=True) as url, client(url, TOKEN) as http:
         assert (await http.get(RUNS.removeprefix("/api"))).status_code == HTTPStatus.SERVICE_UNAVAILABLE

@@ -250,4 +250,5 @@ async def test_the_probes_tell_a_service_that_serves_one_without_its_schema_and_
         assert probed() == expected
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) == 0
+        assert "without TLS" not in (tmp_path / "log").read_text()
     assert probed() == (1, 1)
