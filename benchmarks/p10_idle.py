@@ -10,6 +10,7 @@ import psycopg
 
 from benchmarks.harness import Absolute, Claim, Figure, Options, Results, checks, durable_stack, require, run_claim
 from benchmarks.loads.runs import Client
+from devstack.ports import HOST, free_ports
 from devstack.stack import Stack
 
 SECONDS = 60.0
@@ -18,7 +19,7 @@ SETTLE = 15.0  # seconds after the last run until every poll has reached its lon
 CLAIM = Claim(
     id="P10",
     title="Idle cost",
-    work="One runs_service and one executor_service over a broker, after they have worked; no runs, 60 s",
+    work="One runs_service and one executor_service over a broker, after they have worked; no runs, metrics on, 60 s",
     figures=[
         Figure("CPU seconds a minute, both services", must=0.9, beyond=0.45, better="lower"),
         Figure("SQL statements a minute", must=120, beyond=60, better="lower"),
@@ -32,7 +33,11 @@ STATEMENT = re.compile(r"^app=(\S*) LOG:  (?:statement|execute [^:]*): (.*(?:\n\
 def measure(options: Options) -> Results:
     """Let a stack work, then leave it alone and look."""
     seconds = SECONDS if not options.quick else 10.0
-    with durable_stack() as stack:
+    # With metrics, which measure in the database what waits.
+    runs_port, executor_port = free_ports(2)
+    with durable_stack(
+        runs_env={"METRICS_LISTEN": f"{HOST}:{runs_port}"}, executor_env={"METRICS_LISTEN": f"{HOST}:{executor_port}"}
+    ) as stack:
         with Client(stack) as client:
             project = client.make_shop("idle", products=3)
             run = client.finished(client.create(project))
