@@ -40,6 +40,7 @@ VARIABLES = """\
   AI_ECONOMY_TIMEOUT_SECONDS   the same for runs with meta.economy (900), which have AI_CONCURRENCY of their own
   AI_PRICES                 dollars for a million tokens by model, for the metric of costs, as JSON or a file with it:
                             {"gpt-6-luna": {"input": 0.25, "cached_input": 0.025, "output": 2}}; unset: none
+  EXECUTOR_MAX_PRODUCTS     products of a project, about (1000000)
   MAX_REQUEST_BYTES         size of the largest request, uncompressed (1048576)
 """
 

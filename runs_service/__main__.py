@@ -30,6 +30,8 @@ VARIABLES = """\
                             amqp://, amqps:// or another Kombu URL; unset: runs execute inline
   ENABLE_QUEUE_PROCESSORS   false: runs execute inline, with or without BROKER_URL (true)
   RUNS_INLINE_FALLBACK      true: runs execute inline while the broker is down (false)
+  RUNS_MAX_CREATES_PER_SECOND  runs that a project may create in a second at this process, for seconds on end (200)
+  RUNS_MAX_QUEUED           runs of a project that may wait for an executor, about (10000)
   MAX_REQUEST_BYTES         size of the largest request, uncompressed (131072)
 """
 

@@ -35,8 +35,13 @@ SHARED_VARIABLES = """\
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   TLS; with the last, mutual TLS
   MAX_RECEIVING_BYTES       memory of all requests that arrive or are not answered yet (67108864)
   MAX_RECEIVE_SECONDS       time in which a request must have arrived (10)
+  MAX_METADATA_BYTES        size of a call's metadata (40960)
   MAX_STREAMS_PER_CONNECTION, MAX_CONNECTIONS, MAX_CALLS   calls in flight on a connection (1000), connections
-                            (10000), calls in flight in a process, of which one caller gets half (10000)
+                            (10000), calls in flight in a process (10000)
+  MAX_CALLS_PER_CALLER, MAX_WATCHES, MAX_WATCHES_PER_CALLER   calls in flight of one caller (5000), streams of answers
+                            in a process (8000), those of one caller (4000)
+  MAX_CONNECTION_AGE_SECONDS, MAX_CONNECTION_GRACE_SECONDS   age at which a connection gets no new calls (3600), time
+                            that those on it may go on (600)
   REFLECTION                false: gRPC reflection is off (true)
 """
 # Those of everything that listens.
