@@ -28,6 +28,7 @@ from executor_service.execution.slots import Slots
 from executor_service.execution.types import Work
 from executor_service.metrics import ExecutorMetrics
 from executor_service.permissions import PERMISSIONS
+from executor_service.purge import Purge
 from executor_service.queries import Queries
 from executor_service.retention import ExecutorRetention
 from executor_service.servicer import CatalogServicer, ExecutorServicer
@@ -166,6 +167,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
                         queries=Queries(callers),
                         estimator=Estimator(callers, provider, catalog, heavy_reads, batch_size=settings.ai_batch_size),
                         clock=clock,
+                        purge=Purge(callers, cancellation, clock),
                     ),
                     add_ExecutorServiceServicer_to_server,
                 ),

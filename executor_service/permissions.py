@@ -2,16 +2,11 @@
 
 from playbooks.executor.v1.catalog_service_pb2 import PutProjectRequest
 
-from servicekit.auth.principals import Principal, Role, current_principal
+from servicekit.auth.principals import Role, current_principal
 from servicekit.rpc.interceptors.authorization import Permissions
 
 _EXECUTOR = "/playbooks.executor.v1.ExecutorService"
 _CATALOG = "/playbooks.executor.v1.CatalogService"
-
-
-def is_platform(caller: Principal) -> bool:
-    """Whether the caller speaks for the platform: OWNER of every project ("*"), or a service."""
-    return caller.unrestricted or caller.roles.get("*") in (Role.OWNER, Role.SERVICE)
 
 
 def _of_put_project(_request: PutProjectRequest) -> Role:
@@ -24,6 +19,7 @@ PERMISSIONS: Permissions = {
     f"{_EXECUTOR}/ExecuteRun": Role.SERVICE,
     f"{_EXECUTOR}/ReconcileRuns": Role.SERVICE,
     f"{_EXECUTOR}/CancelRuns": Role.SERVICE,
+    f"{_EXECUTOR}/DeleteProject": Role.SERVICE,
     f"{_EXECUTOR}/EstimatePlaybook": Role.VIEWER,
     f"{_EXECUTOR}/GetDraft": Role.VIEWER,
     f"{_EXECUTOR}/GetLatestDraft": Role.VIEWER,

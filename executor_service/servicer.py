@@ -17,10 +17,10 @@ from executor_service.execution.cancellation import Cancellation
 from executor_service.execution.follower import Follower
 from executor_service.execution.inbox import FOREIGN, Inbox
 from executor_service.messages import UnreadableJob
-from executor_service.permissions import is_platform
 from executor_service.playbooks.playbook import playbook
 from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
+from executor_service.purge import Purge
 from executor_service.queries import Queries
 from executor_service.work.estimate import Estimator
 from servicekit.auth.principals import current_principal
@@ -42,7 +42,9 @@ class ExecutorServicer(ExecutorServiceServicer):
         queries: Queries,
         estimator: Estimator,
         clock: Clock,
+        purge: Purge,
     ) -> None:
+        self._purge = purge
         self._inbox = inbox
         self._cancellation = cancellation
         self._follower = follower
@@ -80,6 +82,13 @@ class ExecutorServicer(ExecutorServiceServicer):
             [_job(job, f"jobs[{index}]") for index, job in enumerate(request.jobs)]
         )
         return executor_pb.CancelRunsResponse(events=[messages.event(state) for state in states])
+
+    async def DeleteProject(
+        self, request: executor_pb.DeleteProjectRequest, context: Context
+    ) -> executor_pb.DeleteProjectResponse:
+        """Delete all that is here of a project."""
+        purged = await self._purge.project(request.project_id, keep_plan=request.keep_plan)
+        return executor_pb.DeleteProjectResponse(complete=purged.complete, **purged.counts)
 
     async def EstimatePlaybook(
         self, request: executor_pb.EstimatePlaybookRequest, context: Context
@@ -152,7 +161,7 @@ class CatalogServicer(CatalogServiceServicer):
             request.project_id,
             plan=Plan(catalog_pb.Project.Plan.Name(request.plan)) if request.plan else None,
             ai_daily_limit=request.ai_daily_limit if request.HasField("ai_daily_limit") else None,
-            by_platform=is_platform(current_principal()),
+            by_platform=current_principal().is_platform,
         )
         allowance = await self._catalog.allowance(project)
         return catalog_pb.PutProjectResponse(project=messages.project(project, allowance))

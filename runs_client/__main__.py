@@ -24,6 +24,7 @@ def build_app() -> typer.Typer:
         estimate,
         history,
         items,
+        purge,
         retry,
         usage,
         watch,
@@ -51,6 +52,7 @@ def build_app() -> typer.Typer:
     app.command()(cancel.cancel)
     app.command()(retry.retry)
     app.command()(usage.usage)
+    app.command()(purge.purge)
     return app
 
 

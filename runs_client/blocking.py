@@ -164,7 +164,8 @@ def _iteration(
 
 
 class BlockingRunsClient(BlockingClient[RunsClient]):
-    """RunsClient without asyncio: `list`, `watch` and `watch_all` are iterators, the others return at their end."""
+    """RunsClient without asyncio: `list`, `watch`, `watch_all` and `purge` are iterators, the others return at their
+    end."""
 
     _kind = RunsClient
 
@@ -174,6 +175,7 @@ class BlockingRunsClient(BlockingClient[RunsClient]):
     cancel = _call(RunsClient.cancel)
     retry = _call(RunsClient.retry)
     get_usage = _call(RunsClient.get_usage)
+    purge = _iteration(RunsClient.purge)
     list = _iteration(RunsClient.list)
     watch = _iteration(RunsClient.watch)
     watch_all = _iteration(RunsClient.watch_all)

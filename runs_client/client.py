@@ -18,6 +18,8 @@ from playbooks.runs.v1.runs_service_pb2 import (
     ListRunsRequest,
     PreviewPlaybookRequest,
     PreviewPlaybookResponse,
+    PurgeProjectRequest,
+    PurgeProjectResponse,
     RetryRunRequest,
     RetryRunResponse,
     WatchRunResponse,
@@ -32,6 +34,7 @@ from runs_client.service_client import ServiceClient
 from runs_client.watch import RunWatch
 
 RUN_TIMEOUT = 600.0  # seconds, of a call that may wait for a run: without a broker, CreateRun does too
+PURGE_TIMEOUT = 60.0  # seconds; a call works for some seconds in each service
 PAGE = 100  # runs
 QUEUE_PROBLEM = "playbook-runs-queue-problem"  # trailing metadata of GetRun
 
@@ -126,6 +129,19 @@ class RunsClient(ServiceClient):
         """
         request = RetryRunRequest(project_id=project_id, run_id=run_id, idempotency_key=idempotency_key)
         return await self._connection.unary(self._stub.RetryRun, request, timeout=timeout)
+
+    async def purge(self, project_id: str) -> AsyncGenerator[PurgeProjectResponse, None]:
+        """Delete all of a project in both services, for good: call until nothing is left, and yield what each call
+        deleted. A caller that stops before the last one, which is `complete`, goes on with a new `purge`.
+
+        Raises ServiceCallError: EXECUTOR_UNAVAILABLE while runs wait for an executor to cancel them.
+        """
+        request = PurgeProjectRequest(project_id=project_id)
+        while True:
+            purged = await self._connection.unary(self._stub.PurgeProject, request, timeout=PURGE_TIMEOUT)
+            yield purged
+            if purged.complete:
+                return
 
     async def list(
         self,

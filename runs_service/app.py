@@ -20,6 +20,7 @@ from runs_service.executor_client import ExecutorClient
 from runs_service.intake import Intake
 from runs_service.metrics import RunsMetrics
 from runs_service.permissions import PERMISSIONS
+from runs_service.purge import Purge
 from runs_service.queries import RunQueries
 from runs_service.request_rules import RULES
 from runs_service.retention import RunRetention
@@ -155,8 +156,10 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         ]
         samplers = [Sampler(store.backlog, of_runs.backlog)] if settings.metrics_listen else []
         streams = RunStream(queries, watchers), ProjectStream(store, project_watchers)
-        reports = UsageReports(store, clock)
-        servicer = RunsServicer(runs, queries, *streams, executor, usage=reports, broker=parts.get("broker", ()))
+        reports, purge = UsageReports(store, clock), Purge(store, executor, canceller)
+        servicer = RunsServicer(
+            runs, queries, *streams, executor, usage=reports, purge=purge, broker=parts.get("broker", ())
+        )
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
         server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts, rules=RULES)

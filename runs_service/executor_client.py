@@ -10,6 +10,8 @@ import grpc
 from google.protobuf.message import Message
 from playbooks.executor.v1.executor_service_pb2 import (
     CancelRunsRequest,
+    DeleteProjectRequest,
+    DeleteProjectResponse,
     ExecuteRunRequest,
     GetDraftRequest,
     ListRunItemsRequest,
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 # The last is for an executor that is slow.
 READ_TIMEOUTS = (2.0, 2.0, 6.0)
 CANCEL_TIMEOUT = 1.5  # seconds; the caller of CancelRun waits for it
+DELETE_TIMEOUT = 15.0  # seconds; the executor works for three, and ends the statement that it is at
 MAX_ITEMS = 1000
 
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -105,6 +108,12 @@ class ExecutorClient:
         request = ListRunItemsRequest(project_id=run.project_id, run_id=run.id, limit=MAX_ITEMS)
         with _translated("ListRunItems", f"run {run.id} has ended; read its items later, with ListRunItems"):
             return list((await self._read(self._stub.ListRunItems, request)).items)
+
+    async def delete_project(self, project_id: str, *, keep_plan: bool) -> DeleteProjectResponse:
+        """Delete what the executor has of a project, for some seconds; return what that was."""
+        request = DeleteProjectRequest(project_id=project_id, keep_plan=keep_plan)
+        with _translated("DeleteProject", "what was deleted stays deleted, and the same call goes on"):
+            return await self._stub.DeleteProject(request, timeout=DELETE_TIMEOUT, metadata=self._metadata())
 
     async def _read(self, method: Callable[..., Awaitable[Answer]], request: Message) -> Answer:
         """Call a method that only reads; retry while no answer comes."""

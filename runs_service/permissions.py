@@ -30,4 +30,5 @@ PERMISSIONS: Permissions = {
     f"{_SERVICE}/RetryRun": Role.EDITOR,
     f"{_SERVICE}/PreviewPlaybook": Role.EDITOR,
     f"{_SERVICE}/ApplyPlaybook": Role.OWNER,
+    f"{_SERVICE}/PurgeProject": Role.OWNER,
 }

@@ -10,6 +10,7 @@ from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceServicer
 
 from runs_service.executor_client import ExecutorClient
 from runs_service.permissions import role_for
+from runs_service.purge import Purge
 from runs_service.queries import RunQueries
 from runs_service.runs import Runs
 from runs_service.store import Filters
@@ -40,8 +41,10 @@ class RunsServicer(RunsServiceServicer):
         executor: ExecutorClient,
         *,
         usage: UsageReports,
+        purge: Purge,
         broker: Sequence[Outage] = (),
     ) -> None:
+        self._purge = purge
         self._runs = runs
         self._queries = queries
         self._streams = streams
@@ -145,6 +148,10 @@ class RunsServicer(RunsServiceServicer):
         )
         run = await self._streams.wait_for_end(run)
         return pb.ApplyPlaybookResponse(run=run, items=await self._executor.items(run))
+
+    async def PurgeProject(self, request: pb.PurgeProjectRequest, context: Context) -> pb.PurgeProjectResponse:
+        """Delete a project, or as much of it as a call can."""
+        return await self._purge.project(request.project_id, keep_plan=not current_principal().is_platform)
 
     async def _create(self, request: pb.CreateRunRequest) -> tuple[Run, bool]:
         return await self._runs.create(request, user_id=current_principal().user_id, request_id=current_request_id())

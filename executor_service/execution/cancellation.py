@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from itertools import chain, repeat
+from uuid import UUID
 
 from executor_service.domain.execution import Job, Outcome, State, Status
 from executor_service.execution.event_publisher import EventPublisher
@@ -55,6 +56,10 @@ class Cancellation:
             if all(state.status.is_terminal for state in states):
                 return states
             await asyncio.sleep(next(pauses))
+
+    async def cancel_known(self, run_ids: Sequence[UUID]) -> None:
+        """Cancel those of the runs that are here and have not ended, but for those that are being written."""
+        self._report(await Outcomes(self._database).end(run_ids, Outcome(Status.CANCELLED)))
 
     async def fail_overdue(self) -> int:
         """Fail runs that waited for a slot past their deadline; return how many."""

@@ -1,16 +1,17 @@
 # ruff: noqa: S608 - statements are put together from constants only
 """Deleting what runs left behind. Rows that are locked are in use, and are left for the next time."""
 
-from datetime import datetime
-from typing import NamedTuple
+from datetime import date, datetime
+from typing import ClassVar, NamedTuple
 from uuid import UUID
 
+from executor_service.store.projects import Projects
 from servicekit.ids import first_uuid7
 from servicekit.postgres.database import Querier
 
 FIRST_ID = UUID(int=0)
 BATCH = 500  # executions
-SUGGESTIONS = 2_000  # in one statement
+SUGGESTIONS = 2_000  # or products, in one statement
 
 # One process at a time has the turn; another one finds nothing to do.
 _TURN = """turn AS MATERIALIZED (
@@ -88,3 +89,63 @@ class Deletions:
     async def unused_suggestions(self, before: datetime, *, limit: int = SUGGESTIONS) -> int:
         """Delete up to `limit` suggestions that no run has used since that time; return how many."""
         return await self._querier.execute(self._UNUSED_SUGGESTIONS, {"before": before, "limit": limit})
+
+    # Of a project
+
+    _ACTIVE = """
+    SELECT run_id FROM executor.executions
+    WHERE project_id = %(project_id)s AND status IN ('QUEUED', 'RUNNING') LIMIT %(limit)s"""
+
+    async def active(self, project_id: str, *, limit: int = BATCH) -> list[UUID]:
+        """Return up to `limit` runs of a project that have not ended."""
+        rows = await self._querier.fetch_all(self._ACTIVE, {"project_id": project_id, "limit": limit})
+        return [row.run_id for row in rows]
+
+    # In the order in which of_project is to delete them.
+    _OF_PROJECT: ClassVar = {
+        "executions": """
+    WITH due AS MATERIALIZED (
+      SELECT run_id FROM executor.executions WHERE project_id = %(project_id)s AND status NOT IN ('QUEUED', 'RUNNING')
+      LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ), items AS (
+      DELETE FROM executor.run_item_blocks WHERE run_id IN (SELECT run_id FROM due)
+    )
+    DELETE FROM executor.executions WHERE run_id IN (SELECT run_id FROM due)""",
+        "drafts": """
+    WITH due AS MATERIALIZED (
+      SELECT id FROM executor.drafts WHERE project_id = %(project_id)s LIMIT 1 FOR UPDATE
+    ), items AS (
+      DELETE FROM executor.draft_items WHERE draft_id IN (SELECT id FROM due)
+    )
+    DELETE FROM executor.drafts WHERE id IN (SELECT id FROM due)""",
+        "suggestions": """
+    DELETE FROM executor.suggestions WHERE project_id = %(project_id)s AND fingerprint IN (
+      SELECT fingerprint FROM executor.suggestions WHERE project_id = %(project_id)s
+      ORDER BY fingerprint LIMIT %(limit)s FOR UPDATE)""",
+        "products": """
+    DELETE FROM executor.products WHERE project_id = %(project_id)s AND id IN (
+      SELECT id FROM executor.products WHERE project_id = %(project_id)s ORDER BY id LIMIT %(limit)s FOR UPDATE)""",
+    }
+    KINDS = tuple(_OF_PROJECT)
+
+    async def of_project(self, kind: str, project_id: str) -> int:
+        """Delete a batch of what a project has of a kind (of KINDS); return how many. A large draft is a batch."""
+        limit = BATCH if kind == "executions" else SUGGESTIONS
+        return await self._querier.execute(self._OF_PROJECT[kind], {"project_id": project_id, "limit": limit})
+
+    _USAGE = "DELETE FROM executor.ai_usage WHERE project_id = %(project_id)s AND (NOT %(keep)s OR day < %(today)s)"
+    _PROJECT = """
+    DELETE FROM executor.projects WHERE id = %(project_id)s AND NOT EXISTS (
+      SELECT FROM executor.products WHERE project_id = %(project_id)s)"""
+
+    async def project(self, project_id: str, *, keep_plan: bool, today: date) -> int:
+        """Delete a project's AI usage and the project itself, if it has no products; return whether it went: 0 or 1.
+
+        With `keep_plan` the project stays, with its usage of `today`. Needs a transaction.
+        """
+        parameters = {"project_id": project_id, "keep": keep_plan, "today": today}
+        await self._querier.execute(self._USAGE, parameters)
+        if keep_plan:
+            return 0
+        await Projects(self._querier).lock_alone(project_id)
+        return await self._querier.execute(self._PROJECT, parameters)

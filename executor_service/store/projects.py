@@ -54,6 +54,12 @@ class Projects:
         """Keep others from writing the project's products until this transaction ends."""
         await self._querier.execute(self._LOCK, {"id": project_id})
 
+    _LOCK_ALONE = f"{_SELECT} FOR UPDATE"
+
+    async def lock_alone(self, project_id: str) -> None:
+        """Keep others from writing the project and its products until this transaction ends: it is to be deleted."""
+        await self._querier.execute(self._LOCK_ALONE, {"id": project_id})
+
 
 def _columns(project: Project) -> dict[str, Any]:
     return {"id": project.id, "plan": project.plan.value, "ai_daily_limit": project.ai_daily_limit}

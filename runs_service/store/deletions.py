@@ -73,3 +73,39 @@ class Deletions:
         }
         row = await self._database.fetch_one(self._EXPIRED, parameters)
         return Deleted(row.runs, row.changes, str(row.last) if row.looked_at == limit else None)
+
+    _OF_PROJECT = f"""
+    WITH due AS MATERIALIZED (
+        SELECT id FROM runs.runs WHERE project_id = %(project)s AND NOT ({ACTIVE}) AND NOT stop_pending
+        ORDER BY created_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ){_DELETE}"""
+
+    async def of_project(self, project_id: str, *, limit: int = BATCH) -> Deleted:
+        """Delete up to `limit` of a project's runs that have ended and whose cancel the executor has answered."""
+        row = await self._database.fetch_one(self._OF_PROJECT, {"project": project_id, "limit": limit})
+        return Deleted(row.runs, row.changes, None)
+
+    _LEFT = "SELECT count(*) AS left FROM (SELECT FROM runs.runs WHERE project_id = %(project)s LIMIT 1001) AS found"
+
+    async def left(self, project_id: str) -> int:
+        """Return how many runs a project still has; 1,001 stands for more than a thousand."""
+        return int((await self._database.fetch_one(self._LEFT, {"project": project_id})).left)
+
+    _EXPIRE = """
+    INSERT INTO runs.expired_changes AS noted (project_id, xid) VALUES (%(project)s, pg_current_xact_id())
+    ON CONFLICT (project_id) DO UPDATE SET xid = excluded.xid"""
+
+    async def expire_positions(self, project_id: str) -> None:
+        """Have every position in a project that was given out before expire, whatever its watcher has seen."""
+        await self._database.execute(self._EXPIRE, {"project": project_id})
+
+    # Increments first: those that are being folded meanwhile are in their days then.
+    _INCREMENTS = "DELETE FROM runs.usage_increments WHERE project_id = %(project)s RETURNING day, run_type"
+    _DAYS = "DELETE FROM runs.usage_daily WHERE project_id = %(project)s RETURNING day, run_type"
+
+    async def usage(self, project_id: str) -> int:
+        """Delete what a project's runs add up to; return how many days that were, each run type by itself."""
+        async with self._database.transaction() as connection:
+            deleted = await connection.fetch_all(self._INCREMENTS, {"project": project_id})
+            deleted += await connection.fetch_all(self._DAYS, {"project": project_id})
+        return len({(row.day, row.run_type) for row in deleted})

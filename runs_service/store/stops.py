@@ -26,6 +26,16 @@ class Stops:
         """Note that a run has to end, until the executor has answered its cancel."""
         await self._database.execute(self._REQUEST, {"id": run_id})
 
+    _REQUEST_ALL = f"""
+    UPDATE runs.runs SET stop_pending = true WHERE id IN (
+        SELECT id FROM runs.runs WHERE project_id = %(project)s AND {ACTIVE} AND NOT stop_pending
+        ORDER BY id LIMIT %(limit)s FOR UPDATE
+    )"""
+
+    async def request_all(self, project_id: str, *, limit: int) -> int:
+        """Note that up to `limit` more of a project's runs have to end; return how many that are."""
+        return await self._database.execute(self._REQUEST_ALL, {"project": project_id, "limit": limit})
+
     _PENDING = f"""
     SELECT run, request_id FROM runs.runs WHERE {STOP_PENDING} AND id > CAST(%(after)s AS uuid)
     ORDER BY id LIMIT %(limit)s"""

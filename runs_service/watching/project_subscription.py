@@ -38,7 +38,7 @@ class ProjectSubscription:
             self._arrived.set()
             return
         self.reached = page.until
-        if page.changes:
+        if page.changes or page.has_expired:
             self._waiting += len(page.changes)
             self._pages.append(page)
             self._arrived.set()

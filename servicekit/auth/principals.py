@@ -35,6 +35,11 @@ class Principal:
         """Return the caller's role in a project, or None."""
         return self.roles.get(project_id, self.roles.get("*"))
 
+    @property
+    def is_platform(self) -> bool:
+        """Whether the caller speaks for the platform: OWNER of every project ("*"), or a service."""
+        return self.unrestricted or self.roles.get("*") in (Role.OWNER, Role.SERVICE)
+
     def require(self, needed: Role, project_id: str) -> None:
         """Raise ServiceError (PROJECT_ACCESS_DENIED, ROLE_TOO_LOW) unless the caller may act as `needed`."""
         if self.unrestricted:

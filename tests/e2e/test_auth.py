@@ -52,6 +52,8 @@ CALLS = {
         ),
         "SERVICE",
     ),
+    "PurgeProject": Rpc("PurgeProject", runs.PurgeProjectRequest(), "OWNER"),
+    "DeleteProject": Rpc("DeleteProject", executor.DeleteProjectRequest(), "SERVICE"),
     "CancelRuns": Rpc(
         "CancelRuns",
         executor.CancelRunsRequest(

@@ -60,9 +60,10 @@ class Cli:
         line = [COMMAND, *self._arguments((command, *arguments))]
         return subprocess.Popen(line, cwd=self.folder, env=self.env, text=True, **streams)
 
-    def at_a_terminal(self, command: str, *arguments: object) -> tuple[int, str]:
-        """The exit code, and everything that was written to the terminal."""
+    def at_a_terminal(self, command: str, *arguments: object, typed: str = "") -> tuple[int, str]:
+        """The exit code, and everything that was written to the terminal, at which a person has `typed` something."""
         ours, theirs = pty.openpty()
+        os.write(ours, typed.encode())
         process: Forked | subprocess.Popen[str]
         if command in STARTS_PROCESSES:
             process = self.popen(command, *arguments, stdin=theirs, stdout=theirs, stderr=theirs)

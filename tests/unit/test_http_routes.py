@@ -31,10 +31,11 @@ ROUTES = Routes([*RUNS, *EXECUTOR])
         ("GET", "x/draft/latest", "GetLatestDraft", {"playbook_id": "x"}),
         ("GET", "drafts/d-1", "GetDraft", {"draft_id": "d-1"}),
         ("GET", "products", "ListProducts", {}),
+        ("DELETE", "", "PurgeProject", {}),
     ],
 )
 def test_a_path_takes_the_route_of_its_rpc(method: str, path: str, rpc: str, values: dict[str, str]) -> None:
-    route, found = ROUTES.find(method, f"{BASE}/{path}")
+    route, found = ROUTES.find(method, f"{BASE}/{path}".rstrip("/"))
     assert (route.rpc.name, found) == (rpc, {"project_id": "p", **values})
 
 

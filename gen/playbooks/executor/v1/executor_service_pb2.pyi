@@ -172,6 +172,74 @@ class CancelRunsResponse(_message.Message):
 Global___CancelRunsResponse: _TypeAlias = CancelRunsResponse  # noqa: Y015
 
 @_typing.final
+class DeleteProjectRequest(_message.Message):
+    """The project to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    KEEP_PLAN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project (shop)."""
+    keep_plan: _builtins.bool
+    """Keeps the project's plan, its limit and today's AI usage, which are the platform's."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        keep_plan: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_plan", b"keep_plan", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProjectRequest: _TypeAlias = DeleteProjectRequest  # noqa: Y015
+
+@_typing.final
+class DeleteProjectResponse(_message.Message):
+    """What this call deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """False: there is more; call again."""
+    executions: _builtins.int
+    """Executions, with the items of an apply."""
+    drafts: _builtins.int
+    """Drafts, with their items."""
+    suggestions: _builtins.int
+    """Stored suggestions."""
+    products: _builtins.int
+    """Products."""
+    projects: _builtins.int
+    """1: the project itself, with its plan and limit."""
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        executions: _builtins.int = ...,
+        drafts: _builtins.int = ...,
+        suggestions: _builtins.int = ...,
+        products: _builtins.int = ...,
+        projects: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "drafts", b"drafts", "executions", b"executions", "products", b"products", "projects", b"projects", "suggestions", b"suggestions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProjectResponse: _TypeAlias = DeleteProjectResponse  # noqa: Y015
+
+@_typing.final
 class EstimatePlaybookRequest(_message.Message):
     """The run to estimate."""
 

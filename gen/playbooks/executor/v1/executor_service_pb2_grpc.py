@@ -53,6 +53,11 @@ class ExecutorServiceStub:
                 request_serializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunsRequest.SerializeToString,
                 response_deserializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunsResponse.FromString,
                 _registered_method=True)
+        self.DeleteProject = channel.unary_unary(
+                '/playbooks.executor.v1.ExecutorService/DeleteProject',
+                request_serializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.DeleteProjectRequest.SerializeToString,
+                response_deserializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.DeleteProjectResponse.FromString,
+                _registered_method=True)
         self.EstimatePlaybook = channel.unary_unary(
                 '/playbooks.executor.v1.ExecutorService/EstimatePlaybook',
                 request_serializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.EstimatePlaybookRequest.SerializeToString,
@@ -100,6 +105,14 @@ class ExecutorServiceServicer:
     def CancelRuns(self, request, context):
         """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
         does. Role: SERVICE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProject(self, request, context):
+        """Deletes all that is here of a project, as playbooks.runs.v1.RunsService.PurgeProject does, which calls it. Runs that
+        have not ended are cancelled first. While `complete` is false there is more: call again. Role: SERVICE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +168,11 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.CancelRuns,
                     request_deserializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunsRequest.FromString,
                     response_serializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunsResponse.SerializeToString,
+            ),
+            'DeleteProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProject,
+                    request_deserializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.DeleteProjectRequest.FromString,
+                    response_serializer=playbooks_dot_executor_dot_v1_dot_executor__service__pb2.DeleteProjectResponse.SerializeToString,
             ),
             'EstimatePlaybook': grpc.unary_unary_rpc_method_handler(
                     servicer.EstimatePlaybook,
@@ -262,6 +280,33 @@ class ExecutorService:
             '/playbooks.executor.v1.ExecutorService/CancelRuns',
             playbooks_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunsRequest.SerializeToString,
             playbooks_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/playbooks.executor.v1.ExecutorService/DeleteProject',
+            playbooks_dot_executor_dot_v1_dot_executor__service__pb2.DeleteProjectRequest.SerializeToString,
+            playbooks_dot_executor_dot_v1_dot_executor__service__pb2.DeleteProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class ExecutorServiceStub:
     """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
     does. Role: SERVICE.
     """
+    DeleteProject: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.DeleteProjectRequest, _executor_service_pb2.DeleteProjectResponse]
+    """Deletes all that is here of a project, as playbooks.runs.v1.RunsService.PurgeProject does, which calls it. Runs that
+    have not ended are cancelled first. While `complete` is false there is more: call again. Role: SERVICE.
+    """
     EstimatePlaybook: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.EstimatePlaybookRequest, _executor_service_pb2.EstimatePlaybookResponse]
     """Estimates what a run would do, and whether it is allowed, without any AI call. Role: VIEWER. Concurrent calls of
     one project for one playbook share one answer, which is as recent as each of them. RESOURCE_EXHAUSTED /
@@ -82,6 +86,10 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     CancelRuns: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.CancelRunsRequest, _executor_service_pb2.CancelRunsResponse]  # type: ignore[assignment]
     """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
     does. Role: SERVICE.
+    """
+    DeleteProject: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.DeleteProjectRequest, _executor_service_pb2.DeleteProjectResponse]  # type: ignore[assignment]
+    """Deletes all that is here of a project, as playbooks.runs.v1.RunsService.PurgeProject does, which calls it. Runs that
+    have not ended are cancelled first. While `complete` is false there is more: call again. Role: SERVICE.
     """
     EstimatePlaybook: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.EstimatePlaybookRequest, _executor_service_pb2.EstimatePlaybookResponse]  # type: ignore[assignment]
     """Estimates what a run would do, and whether it is allowed, without any AI call. Role: VIEWER. Concurrent calls of
@@ -133,6 +141,16 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_executor_service_pb2.CancelRunsResponse, _abc.Awaitable[_executor_service_pb2.CancelRunsResponse]]:
         """Cancels runs that have not ended; they write nothing more. A run that has not arrived yet will be CANCELLED when it
         does. Role: SERVICE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteProject(
+        self,
+        request: _executor_service_pb2.DeleteProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.DeleteProjectResponse, _abc.Awaitable[_executor_service_pb2.DeleteProjectResponse]]:
+        """Deletes all that is here of a project, as playbooks.runs.v1.RunsService.PurgeProject does, which calls it. Runs that
+        have not ended are cancelled first. While `complete` is false there is more: call again. Role: SERVICE.
         """
 
     @_abc_1.abstractmethod

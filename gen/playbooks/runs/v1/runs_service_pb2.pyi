@@ -819,3 +819,79 @@ class ApplyPlaybookResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyPlaybookResponse: _TypeAlias = ApplyPlaybookResponse  # noqa: Y015
+
+@_typing.final
+class PurgeProjectRequest(_message.Message):
+    """The project to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project (shop)."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeProjectRequest: _TypeAlias = PurgeProjectRequest  # noqa: Y015
+
+@_typing.final
+class PurgeProjectResponse(_message.Message):
+    """What this call deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
+    USAGE_DAYS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """False: there is more; call again."""
+    runs: _builtins.int
+    """Runs."""
+    changes: _builtins.int
+    """Entries of the runs' history."""
+    executions: _builtins.int
+    """What the executor kept of runs, with the items of an apply."""
+    drafts: _builtins.int
+    """Drafts, with their items."""
+    suggestions: _builtins.int
+    """Stored suggestions."""
+    products: _builtins.int
+    """Products."""
+    projects: _builtins.int
+    """1: the project itself, with its plan and limit."""
+    usage_days: _builtins.int
+    """Days of GetUsage, each run type by itself."""
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        runs: _builtins.int = ...,
+        changes: _builtins.int = ...,
+        executions: _builtins.int = ...,
+        drafts: _builtins.int = ...,
+        suggestions: _builtins.int = ...,
+        products: _builtins.int = ...,
+        projects: _builtins.int = ...,
+        usage_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "complete", b"complete", "drafts", b"drafts", "executions", b"executions", "products", b"products", "projects", b"projects", "runs", b"runs", "suggestions", b"suggestions", "usage_days", b"usage_days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeProjectResponse: _TypeAlias = PurgeProjectResponse  # noqa: Y015

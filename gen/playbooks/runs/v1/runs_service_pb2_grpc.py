@@ -110,6 +110,11 @@ class RunsServiceStub:
                 request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.ApplyPlaybookRequest.SerializeToString,
                 response_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.ApplyPlaybookResponse.FromString,
                 _registered_method=True)
+        self.PurgeProject = channel.unary_unary(
+                '/playbooks.runs.v1.RunsService/PurgeProject',
+                request_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.PurgeProjectRequest.SerializeToString,
+                response_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.PurgeProjectResponse.FromString,
+                _registered_method=True)
 
 
 class RunsServiceServicer:
@@ -256,6 +261,23 @@ class RunsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeProject(self, request, context):
+        """Deletes all of a project in both services, for good: runs with their history, executions with their items, drafts,
+        suggestions, products, sums of usage. Runs that have not ended are cancelled first. A call works for some seconds and
+        says what it deleted; while `complete` is false there is more: call again, also after a failure in between. Take
+        the project's tokens away before: what somebody creates meanwhile is deleted, what comes later is not.
+
+        Watchers: WatchRun ends with NOT_FOUND / RUN_NOT_FOUND, WatchRuns with OUT_OF_RANGE / POSITION_EXPIRED. Jobs and
+        events of the project that are still on their way change nothing.
+
+        Role: OWNER. The plan, the limit and today's AI usage, which the platform sets and counts, are deleted for the
+        platform only (OWNER of "*"): else an owner could begin a new day's allowance at will. UNAVAILABLE /
+        EXECUTOR_UNAVAILABLE: runs wait for an executor to cancel them; what was deleted stays deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -308,6 +330,11 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     servicer.ApplyPlaybook,
                     request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.ApplyPlaybookRequest.FromString,
                     response_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.ApplyPlaybookResponse.SerializeToString,
+            ),
+            'PurgeProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeProject,
+                    request_deserializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.PurgeProjectRequest.FromString,
+                    response_serializer=playbooks_dot_runs_dot_v1_dot_runs__service__pb2.PurgeProjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -606,6 +633,33 @@ class RunsService:
             '/playbooks.runs.v1.RunsService/ApplyPlaybook',
             playbooks_dot_runs_dot_v1_dot_runs__service__pb2.ApplyPlaybookRequest.SerializeToString,
             playbooks_dot_runs_dot_v1_dot_runs__service__pb2.ApplyPlaybookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/playbooks.runs.v1.RunsService/PurgeProject',
+            playbooks_dot_runs_dot_v1_dot_runs__service__pb2.PurgeProjectRequest.SerializeToString,
+            playbooks_dot_runs_dot_v1_dot_runs__service__pb2.PurgeProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

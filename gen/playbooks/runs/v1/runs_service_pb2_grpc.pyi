@@ -133,6 +133,19 @@ class RunsServiceStub:
     Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
     run_id is that one's run.
     """
+    PurgeProject: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.PurgeProjectRequest, _runs_service_pb2.PurgeProjectResponse]
+    """Deletes all of a project in both services, for good: runs with their history, executions with their items, drafts,
+    suggestions, products, sums of usage. Runs that have not ended are cancelled first. A call works for some seconds and
+    says what it deleted; while `complete` is false there is more: call again, also after a failure in between. Take
+    the project's tokens away before: what somebody creates meanwhile is deleted, what comes later is not.
+
+    Watchers: WatchRun ends with NOT_FOUND / RUN_NOT_FOUND, WatchRuns with OUT_OF_RANGE / POSITION_EXPIRED. Jobs and
+    events of the project that are still on their way change nothing.
+
+    Role: OWNER. The plan, the limit and today's AI usage, which the platform sets and counts, are deleted for the
+    platform only (OWNER of "*"): else an owner could begin a new day's allowance at will. UNAVAILABLE /
+    EXECUTOR_UNAVAILABLE: runs wait for an executor to cancel them; what was deleted stays deleted.
+    """
 
 @_typing.type_check_only
 class RunsServiceAsyncStub(RunsServiceStub):
@@ -238,6 +251,19 @@ class RunsServiceAsyncStub(RunsServiceStub):
 
     Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
     run_id is that one's run.
+    """
+    PurgeProject: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.PurgeProjectRequest, _runs_service_pb2.PurgeProjectResponse]  # type: ignore[assignment]
+    """Deletes all of a project in both services, for good: runs with their history, executions with their items, drafts,
+    suggestions, products, sums of usage. Runs that have not ended are cancelled first. A call works for some seconds and
+    says what it deleted; while `complete` is false there is more: call again, also after a failure in between. Take
+    the project's tokens away before: what somebody creates meanwhile is deleted, what comes later is not.
+
+    Watchers: WatchRun ends with NOT_FOUND / RUN_NOT_FOUND, WatchRuns with OUT_OF_RANGE / POSITION_EXPIRED. Jobs and
+    events of the project that are still on their way change nothing.
+
+    Role: OWNER. The plan, the limit and today's AI usage, which the platform sets and counts, are deleted for the
+    platform only (OWNER of "*"): else an owner could begin a new day's allowance at will. UNAVAILABLE /
+    EXECUTOR_UNAVAILABLE: runs wait for an executor to cancel them; what was deleted stays deleted.
     """
 
 class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -401,6 +427,25 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Role: OWNER. ALREADY_EXISTS / IDEMPOTENCY_KEY_REUSED: the request_id belongs to a different request; metadata
         run_id is that one's run.
+        """
+
+    @_abc_1.abstractmethod
+    def PurgeProject(
+        self,
+        request: _runs_service_pb2.PurgeProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_service_pb2.PurgeProjectResponse, _abc.Awaitable[_runs_service_pb2.PurgeProjectResponse]]:
+        """Deletes all of a project in both services, for good: runs with their history, executions with their items, drafts,
+        suggestions, products, sums of usage. Runs that have not ended are cancelled first. A call works for some seconds and
+        says what it deleted; while `complete` is false there is more: call again, also after a failure in between. Take
+        the project's tokens away before: what somebody creates meanwhile is deleted, what comes later is not.
+
+        Watchers: WatchRun ends with NOT_FOUND / RUN_NOT_FOUND, WatchRuns with OUT_OF_RANGE / POSITION_EXPIRED. Jobs and
+        events of the project that are still on their way change nothing.
+
+        Role: OWNER. The plan, the limit and today's AI usage, which the platform sets and counts, are deleted for the
+        platform only (OWNER of "*"): else an owner could begin a new day's allowance at will. UNAVAILABLE /
+        EXECUTOR_UNAVAILABLE: runs wait for an executor to cancel them; what was deleted stays deleted.
         """
 
 def add_RunsServiceServicer_to_server(servicer: RunsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
