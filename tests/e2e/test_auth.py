@@ -41,6 +41,7 @@ CALLS = {
     "ListRuns": Rpc("ListRuns", runs.ListRunsRequest(), "VIEWER"),
     "WatchRun": Rpc("WatchRun", runs.WatchRunRequest(run_id=ID), "VIEWER"),
     "WatchRuns": Rpc("WatchRuns", runs.WatchRunsRequest(), "VIEWER"),
+    "GetUsage": Rpc("GetUsage", runs.GetUsageRequest(), "VIEWER"),
     "CancelRun": Rpc("CancelRun", runs.CancelRunRequest(run_id=ID), "EDITOR"),
     "RetryRun": Rpc("RetryRun", runs.RetryRunRequest(run_id=ID), "EDITOR"),
     "PreviewPlaybook": Rpc("PreviewPlaybook", runs.PreviewPlaybookRequest(playbook_id=TITLES), "EDITOR"),

@@ -87,6 +87,12 @@ async def test_runs_are_deleted_by_their_status_and_those_that_have_not_ended_ne
     assert await keeper.count("run_events") == 1 + 2
 
 
+async def test_no_table_of_ages_deletes_a_run_that_has_not_ended(keeper: Keeper) -> None:
+    runs = {(await keeper.create(status)).id for status in (Run.QUEUED, Run.RUNNING)}
+    await keeper.after(3650, kept={"QUEUED": 1, "RUNNING": 1})
+    assert await keeper.kept() == runs
+
+
 async def test_a_status_that_is_kept_for_ever_is_passed_over(keeper: Keeper) -> None:
     failed = await keeper.create(Run.FAILED)
     await keeper.create(Run.SUCCEEDED)

@@ -21,8 +21,17 @@ DOCUMENTS = (
     "docs/security.md",
     "CONTRIBUTING.md",
 )
-# Of Envoy, HTTP, RabbitMQ and Redis.
-OF_OTHERS = {"Origin", "max_concurrent_streams", "overload_manager", "connection_limit", "max_message_size", "LTRIM"}
+# Of Envoy, HTTP, PostgreSQL, RabbitMQ and Redis.
+OF_OTHERS = {
+    "Origin",
+    "max_concurrent_streams",
+    "overload_manager",
+    "connection_limit",
+    "max_message_size",
+    "LTRIM",
+    "pg_basebackup",
+    "pg_resetwal",
+}
 # Of Redis, and of the library of metrics.
 OF_OTHERS |= {
     "maxmemory", "noeviction",
