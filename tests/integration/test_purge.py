@@ -173,6 +173,8 @@ async def test_without_an_executor_nothing_that_it_has_to_cancel_is_deleted_and_
             return await desk.statuses(runs) == ["CANCELLED"] * 2
 
         await eventually(are_cancelled)
+        with pytest.raises(ServiceError, match="2 runs of project 'p' wait"):  # for their job may be on its way
+            await purge_of(desk, budget=-1).project("p", keep_plan=False)
         async with executor_app.serving(executor_settings(executor_database, address)):
             assert (await purge_of(desk, budget=20).project("p", keep_plan=False)).runs == 2
 
