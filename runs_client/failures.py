@@ -22,6 +22,7 @@ _COMMANDS = {
     "WatchRuns": "watch",
     "CancelRun": "cancel",
     "RetryRun": "retry",
+    "PurgeProject": "purge",
     "PreviewPlaybook": "create --type PREVIEW_GENERATE",
     "ApplyPlaybook": "create --type APPLY",
     "EstimatePlaybook": "estimate",

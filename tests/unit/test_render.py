@@ -15,7 +15,7 @@ from runs_client.errors import ServiceCallError
 from runs_client.failures import explain, in_commands
 from runs_client.render import before_and_after, duration, outcome, run_details, run_table, written_by
 
-FOR_SERVICES = {"ExecuteRun", "ReconcileRuns", "CancelRuns"}  # no person calls them
+FOR_SERVICES = {"DeleteProject", "ExecuteRun", "ReconcileRuns", "CancelRuns"}  # no person calls them
 WITHOUT_COMMAND = {"GetProject", "DeleteProducts"}
 
 
