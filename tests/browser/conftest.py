@@ -1,13 +1,19 @@
-"""A real Chromium for the session, before one stack with the gateway."""
+"""A real Chromium for the session, before one stack with the gateway; each test has a shop of its own on it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser
 
+from devstack.stack import Stack, StackOptions
+from tests.e2e.conftest import openai, stack_env  # noqa: F401  # fixtures
 from tests.support.browser import Tab, launched
+from tests.support.openai_server import OpenAIServer
+from tests.support.shop import Channels, Shop
+from tests.support.shop_page import ShopPage
 
 NewTab = Callable[..., Awaitable[Tab]]
 
@@ -32,3 +38,37 @@ async def new_tab(browser: Browser) -> AsyncIterator[NewTab]:
 
         yield open_tab
     assert [complaint for tab in tabs for complaint in tab.unexpected()] == []
+
+
+@pytest.fixture(scope="session")
+def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:  # noqa: F811
+    with Stack(StackOptions(data_dir=stack_folder(), http=True, durable=False, env=stack_env)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+async def channels(stack: Stack) -> AsyncIterator[Channels]:
+    channels = Channels.to(stack)
+    yield channels
+    await channels.close()
+
+
+@pytest.fixture
+async def shop(stack: Stack, channels: Channels) -> Shop:
+    """A project on the BUSINESS plan, without products."""
+    shop = Shop(stack, channels)
+    await shop.open()
+    return shop
+
+
+@pytest.fixture
+async def page(new_tab: NewTab, shop: Shop) -> ShopPage:
+    """An empty tab, for the page of `shop`."""
+    return ShopPage(await new_tab(), shop)
+
+
+@pytest.fixture(autouse=True)
+def _ai_behaves(openai: OpenAIServer) -> Iterator[None]:  # noqa: F811
+    openai.reset()
+    yield
+    openai.reset()

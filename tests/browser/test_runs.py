@@ -1,0 +1,184 @@
+"""The list of runs and a run: live, filtered by the address, cancelled and retried; and over services that restart."""
+
+import asyncio
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+from playbooks.runs.v1.run_pb2 import Run
+from playwright.async_api import expect
+
+from tests.support.openai_protocol import Behaviour
+from tests.support.openai_server import OpenAIServer
+from tests.support.shop import DESCRIPTIONS, Shop
+from tests.support.shop_page import REFUSED, ShopPage
+from tests.support.waiting import eventually
+
+UNKNOWN = "0198f0a0-0000-7000-8000-000000000000"
+LOST = ("Failed to load resource", "net::ERR_")  # what Chromium says while there is no server
+
+
+async def stale_runs(shop: Shop, count: int) -> list[str]:
+    """Make runs that end at once, for there is no such scope; return their ids, newest first."""
+    fields = {"scope_id": "0" * 16, "rules_hash": "0" * 16}
+    runs = [(await shop.create(Run.APPLY, idempotency_key=uuid4().hex, **fields)).run for _ in range(count)]
+    await asyncio.gather(*(shop.ended(run) for run in runs))
+    return [run.id for run in reversed(runs)]
+
+
+async def test_runs_appear_and_change_by_themselves_over_one_stream(
+    page: ShopPage, shop: Shop, openai: OpenAIServer
+) -> None:
+    await shop.stock(30)
+    await page.enter()
+    await page.is_live()
+    openai.behave(Behaviour(delay_seconds=60))
+    run = (await shop.create(Run.PREVIEW_GENERATE)).run
+    await page.has_status(run.id, "Running")
+    await page.row(run.id).get_by_role("link").click()
+    await expect(page.page.get_by_role("heading", level=1)).to_have_text("Preview · Missing SEO titles")
+    await page.is_live()
+    await shop.cancel(run.id)
+    await expect(page.page.locator(".run-title [data-status]")).to_have_text("Cancelled")
+    await expect(page.page.locator("#live")).to_have_text("Ended")
+    await page.page.go_back()
+    await page.has_status(run.id, "Cancelled")
+    await page.is_live()
+    assert page.most_streams == 1
+
+    await page.page.locator("#live").click()
+    await expect(page.page.locator("#live")).to_have_text("Paused")
+    await eventually(lambda: page.open_streams == 0)
+    other = await stale_runs(shop, 1)
+    await expect(page.rows).to_have_count(1)
+    await page.page.locator("#live").click()
+    await page.has_status(other[0], "Stale")  # nothing was missed
+
+
+async def test_filters_live_in_the_address_and_hold_for_what_arrives(page: ShopPage, shop: Shop) -> None:
+    await shop.stock(2)
+    titles = await shop.preview()
+    descriptions = await shop.preview(DESCRIPTIONS)
+    stale = await stale_runs(shop, 1)
+    await page.enter()
+    await page.lists(*stale, descriptions.id, titles.id)
+
+    await page.page.get_by_label("Playbook").select_option("Missing SEO titles")
+    await page.lists(*stale, titles.id)
+    await page.page.get_by_label("Status").select_option("Stale")
+    await page.lists(*stale)
+    query = parse_qs(urlsplit(page.page.url).query)
+    assert query == {"project": [shop.project], "playbook": ["missing_seo_title"], "status": ["STALE"]}
+    await page.is_live()
+    more = await stale_runs(shop, 1)
+    await shop.preview()
+    await page.lists(*more, *stale)
+
+    await page.page.reload()  # as somebody who was sent the address
+    await page.lists(*more, *stale)
+    await page.page.go_back()
+    await expect(page.rows).to_have_count(4)
+    await page.link("Clear filters").click()
+    await expect(page.rows).to_have_count(5)
+    scope = page.page.get_by_label("Scope")
+    await scope.fill(descriptions.scope_id)
+    await scope.press("Enter")
+    await page.lists(descriptions.id)
+    assert parse_qs(urlsplit(page.page.url).query)["scope"] == [descriptions.scope_id]
+    await page.page.get_by_label("Type").select_option("Full draft")
+    await expect(page.page.get_by_role("heading", name="No runs match these filters")).to_be_visible()
+
+
+async def test_more_runs_are_loaded_and_one_is_found_by_its_id(page: ShopPage, shop: Shop) -> None:
+    runs = await stale_runs(shop, 55)
+    await page.enter()
+    await page.lists(*runs[:50])
+    await page.button("Load more").click()
+    await page.lists(*runs)
+    await expect(page.button("Load more")).to_be_hidden()
+
+    find = page.page.get_by_label("Find by id")
+    await find.fill("x")
+    await page.button("Find").click()
+    await expect(page.page.locator("#find-error")).to_contain_text("A run's id has 36 characters")
+    page.tab.expected.append(f"{REFUSED} 404")
+    await find.fill(UNKNOWN)
+    await page.button("Find").click()
+    await expect(page.page.locator("#find-error")).to_have_text("There is no run with this id in this project.")
+    await find.fill(f" {runs[54].upper()} ")
+    await page.button("Find").click()
+    await expect(page.page.locator(".failure")).to_contain_text("PLAYBOOK_SCOPE_INVALID")
+    await expect(page.page.locator(".facts")).to_contain_text(runs[54])
+
+
+async def test_several_runs_are_cancelled_and_retried_at_once(page: ShopPage, shop: Shop, openai: OpenAIServer) -> None:
+    await shop.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    running = [
+        (await shop.create(Run.PREVIEW_GENERATE, playbook, idempotency_key=key)).run.id
+        for playbook, key in (("missing_seo_title", "a"), (DESCRIPTIONS, "b"))
+    ]
+    stale = await stale_runs(shop, 1)
+    await page.enter()
+    for run in running:
+        await page.has_status(run, "Running")
+    await page.page.get_by_label("Select all runs that are shown").check()
+    await expect(page.page.get_by_role("region", name="Selected runs")).to_contain_text("3 runs selected")
+    await page.button("Cancel 2 runs").click()
+    await page.dialog.get_by_role("button", name="Cancel 2 runs").click()
+    await page.says("2 runs cancelled.")
+    for run in running:
+        await page.has_status(run, "Cancelled")
+
+    openai.reset()
+    for run in (*running, *stale):
+        await page.row(run).get_by_role("checkbox").check()
+    await page.button("Retry 3 runs").click()
+    await page.dialog.get_by_role("button", name="Retry 3 runs (may use AI)").click()
+    await page.says("3 runs started again.")
+    await expect(page.rows).to_have_count(6)
+    await expect(page.rows.locator('[data-status="SUCCEEDED"]')).to_have_count(2)
+
+
+async def test_a_run_is_cancelled_then_retried_and_both_refer_to_each_other(
+    page: ShopPage, shop: Shop, openai: OpenAIServer
+) -> None:
+    await shop.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    run = (await shop.create(Run.PREVIEW_GENERATE)).run
+    await page.enter(run=run.id)
+    await page.button("Cancel").click()
+    await expect(page.dialog.get_by_role("button", name="Back")).to_be_focused()
+    await page.dialog.get_by_role("button", name="Cancel 1 run").click()
+    openai.reset()
+    await page.button("Retry").click()
+    await page.dialog.get_by_role("button", name="Retry 1 run (may use AI)").click()
+    await expect(page.page.locator(".run-title [data-status]")).to_have_text("Succeeded")
+    await page.link(run.id).click()
+    await expect(page.page.locator(".facts")).to_contain_text("Retried by")
+    await page.is_blocked("Retry", "It was retried already; retry the newest of the chain.")
+
+
+async def test_the_page_goes_on_after_services_and_gateway_restart(
+    page: ShopPage, shop: Shop, openai: OpenAIServer
+) -> None:
+    page.tab.expected += LOST
+    await shop.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    await page.enter()
+    await page.is_live()
+    run = (await shop.create(Run.PREVIEW_GENERATE)).run
+    await page.has_status(run.id, "Running")
+    live = page.page.locator("#live")
+    assert shop.stack.gateway
+    for process in (shop.stack.runs[0], shop.stack.gateway):
+        process.kill()
+        await expect(live).to_have_text("Connection lost")
+        process.start()
+        await asyncio.to_thread(process.wait_ready)
+        await live.click()  # a person who waits no longer
+        await page.is_live()
+    await shop.cancel(run.id)
+    await page.has_status(run.id, "Cancelled")
+    (missed,) = await stale_runs(shop, 1)
+    await page.has_status(missed, "Stale")
+    await expect(page.rows).to_have_count(2)
