@@ -28,8 +28,9 @@ async def test_a_token_leaves_the_address_stays_in_its_tab_and_goes_on_signing_o
 
 
 async def test_a_token_that_expires_is_said_and_the_next_one_leads_back(page: ShopPage, shop: Shop) -> None:
-    short = shop.stack.secrets.token({shop.project: "OWNER"}, user="u", lifetime=timedelta(seconds=2))
+    short = shop.stack.secrets.token({shop.project: "OWNER"}, user="u", lifetime=timedelta(seconds=4))
     await page.page.goto(address(shop, short, status="STALE"))
+    await expect(page.page.get_by_role("heading", name="No runs match these filters")).to_be_visible()
     await expect(page.page.get_by_role("heading", name="A new token is needed")).to_be_visible()
     await expect(page.page.get_by_role("alert").first).to_contain_text("Your token expired at")
     await page.page.get_by_label("Token").fill("nonsense")
