@@ -10,7 +10,7 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.shop import TITLES, Shop
 from tests.support.shop_page import DRAFT, PREVIEW, ShopPage
 
-NOTHING = "Every product has its SEO title: there is nothing to do."
+NOTHING = "No product is without SEO title: there is nothing to do."
 
 
 async def test_the_whole_job_by_clicks(page: ShopPage, shop: Shop, openai: OpenAIServer) -> None:
