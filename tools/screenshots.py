@@ -90,7 +90,7 @@ async def main() -> None:
             ):
                 applied = await Seller(runs, executor).work()
                 stack.executors[0].kill()  # so that the next run waits
-                waiting = await runs.create(PROJECT, DESCRIPTIONS, Run.APPLY, scope_id="0" * 16, rules_hash="0" * 16)
+                waiting = await runs.create(PROJECT, TITLES, Run.APPLY, scope_id="0" * 16, rules_hash="0" * 16)
                 await runs.cancel(PROJECT, waiting.run.id)
                 await runs.create(PROJECT, TITLES, Run.PREVIEW_GENERATE)
             await _look(stack, chromium, token, applied)
