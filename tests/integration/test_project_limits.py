@@ -232,7 +232,7 @@ async def test_a_connection_that_is_too_old_ends_and_its_watchers_miss_nothing(
         watching = asyncio.create_task(watch())
         async with grpc.aio.insecure_channel(service.target) as channel:
             raw = RunsServiceStub(channel).WatchRun(
-                WatchRunRequest(project_id="old", run_id=run.id), metadata=metadata("old", user="raw")
+                WatchRunRequest(project_id="old", run_id=run.id), metadata=metadata("old", user="raw"), timeout=DEADLINE
             )
             publisher = Publisher(valkey_server.url, f"limits.{EVENTS_QUEUE}", Metrics(), MessageSigner([SECRET]))
             steps = count(1)
