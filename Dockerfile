@@ -16,7 +16,7 @@ COPY devstack devstack
 COPY examples examples
 RUN pip wheel --quiet --no-deps --no-index --find-links /wheels --wheel-dir /wheels ./client .
 # Only what the services need of those wheels; the lock has the tools of developers, too.
-RUN python -m venv /app && /app/bin/pip install --quiet --no-index --find-links /wheels playbook-runs
+RUN python -m venv /app && /app/bin/pip install --quiet --no-index --find-links /wheels "playbook-runs[otel]"
 
 FROM python:3.13-slim
 RUN useradd --system --no-create-home --uid 10001 playbook-runs

@@ -12,7 +12,7 @@ from devstack.process import Process
 READY_SECONDS = 1.0
 # What it gets of our environment: no secret of the stack, no key of the AI provider, no database.
 PASSED = {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "NO_COLOR"}
-PASSED_PREFIXES = ("GATEWAY_", "LOG_")
+PASSED_PREFIXES = ("GATEWAY_", "LOG_", "OTEL_", "TRACE_")
 
 
 class Gateway(Process):

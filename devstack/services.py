@@ -25,7 +25,7 @@ INHERITED = {
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("ENABLE_QUEUE_PROCESSORS", "DEFAULT_PLAN"),
 }
-INHERITED_PREFIXES = ("AI_", "OPENAI_", "LOG_", "RUNS_", "EXECUTOR_", "GATEWAY_")
+INHERITED_PREFIXES = ("AI_", "OPENAI_", "LOG_", "RUNS_", "EXECUTOR_", "GATEWAY_", "OTEL_", "TRACE_")
 # The AI provider's settings, its key among them: only for the executor that serves.
 AI_PREFIXES = ("AI_", "OPENAI_")
 

@@ -49,6 +49,7 @@ from servicekit.postgres.metrics import PoolMetrics
 from servicekit.postgres.schema import Schema
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.tracing import tracing_by
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
     metrics = Metrics.at(settings.metrics_listen)
     of_executor = ExecutorMetrics(metrics, slots=settings.executor_concurrency)
 
-    async with AsyncExitStack() as stack:
+    async with tracing_by(settings, service=NAME) as tracing, AsyncExitStack() as stack:
 
         def pool(size: int, beside: Database | None = None) -> Database:
             database = Database(settings.database_url, pool_size=size, application_name=NAME, beside=beside)
@@ -109,7 +110,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             await broker.require_suitable()
 
         # Execution
-        publisher = EventPublisher(lease_database, broker)
+        publisher = EventPublisher(lease_database, broker, tracing)
         leases = Leases(lease_database, of_executor, owner=str(uuid4()), seconds=settings.executor_lease_seconds)
         outcomes = OutcomeWriter(lease_database)
         fetcher = SuggestionFetcher(
@@ -129,7 +130,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
         def work(job: Job) -> Work:
             return apply if job.run_type is RunType.APPLY else generate
 
-        pipeline = Pipeline(work_database, leases, outcomes, publisher, work=work, clock=clock)
+        pipeline = Pipeline(work_database, leases, outcomes, publisher, work=work, clock=clock, tracing=tracing)
         slots = Slots(leases, count=settings.executor_concurrency)
         claimer = Claimer(
             lease_database,
@@ -181,6 +182,7 @@ async def serving(settings: ExecutorSettings, clock: Clock | None = None) -> Asy
             metrics,
             check=Schema(lease_database, "executor", MIGRATIONS, command=NAME).problem,
             parts={"broker": [broker.outage, *(consumer.outage for consumer in consumers)]} if broker else {},
+            tracing=tracing,
         )
 
         # Started in this order, stopped in the reverse one.

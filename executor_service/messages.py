@@ -63,6 +63,7 @@ def _read(message: RunJob, body: bytes) -> Job:
         deadline=deadline,
         body=body,
         economy=meta.economy,
+        traceparent=message.traceparent,
     )
 
 
@@ -93,6 +94,7 @@ def event(state: State) -> RunEvent:
         started_at=_timestamp(state.started_at),
         finished_at=_timestamp(state.finished_at),
         ai_usage=None if state.ai_usage is None else AiUsage(**state.ai_usage._asdict()),
+        traceparent=state.traceparent,
     )
 
 

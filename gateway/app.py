@@ -27,6 +27,7 @@ from gateway.transcoder import Transcoder
 from gateway.upstream import Upstream
 from servicekit.background.tasks import LAST_STEPS, force_exit_after, stop_signal
 from servicekit.telemetry.metrics import Metrics
+from servicekit.telemetry.tracing import tracing_by
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[HttpServer]:
     """Enter a running gateway. At the end it ends its event streams, and lets the answers under way end."""
     metrics = Metrics.at(settings.metrics_listen)
 
-    async with AsyncExitStack() as stack:
+    async with tracing_by(settings, service=NAME) as tracing, AsyncExitStack() as stack:
         runs = Upstream("runs-service", settings.runs_target, settings)
         executor = Upstream("executor-service", settings.executor_target, settings)
         for upstream in (runs, executor):
@@ -82,7 +83,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[HttpServer]:
         router = Router(by_hand, redirect_slashes=False, default=transcoder)
         failures = Failures(OriginCheck(router, settings.origins))
         paths = [route.path for route in by_hand]
-        edge = Edge(with_cors(failures, settings.origins), of_gateway, paths)
+        edge = Edge(with_cors(failures, settings.origins), of_gateway, paths, tracing)
         server = HttpServer(edge, settings, grace=GRACE)
         await server.start()
         stack.push_async_callback(server.stop)

@@ -14,6 +14,9 @@ from gateway.metrics import GatewayMetrics
 from gateway.problems import Problem
 from servicekit.errors import Reason
 from servicekit.rpc.interceptors.request_ids import HEADER, bind_request_id, current_request_id
+from servicekit.telemetry.trace_context import HEADER as TRACEPARENT
+from servicekit.telemetry.trace_context import current_trace
+from servicekit.telemetry.tracing import OFF, Kind, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +37,44 @@ TRANSPORT_SECURITY: Final = "max-age=31536000"
 class Edge:
     """The outermost ASGI application. It logs no header, no query and no value in a path: there may be secrets."""
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, by_hand: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, by_hand: Collection[str], tracing: Tracing = OFF) -> None:
         self._app = app
         self._metrics = metrics
         self._by_hand = frozenset(by_hand)  # paths that are their own routes
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             return
-        bind_request_id([(HEADER, Headers(scope=scope).get(HEADER, ""))])
+        headers = Headers(scope=scope)
+        bind_request_id([(name, headers.get(name, "")) for name in (HEADER, TRACEPARENT)])
+        # Probes have no traces.
+        is_call = self._tracing.is_on and scope["path"] not in self._by_hand
+        if is_call and self._tracing.samples(current_trace()):
+            await self._record(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _record(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request in a span, which ends when the answer begins: an event stream may last for days."""
+        method = scope["method"]
+        attributes = {"http.request.method": method}
+        with self._tracing.span(method, Kind.SERVER, current_trace(), attributes=attributes) as span:
+
+            async def send_and_end(message: Message) -> None:
+                await send(message)
+                if message["type"] == "http.response.start":
+                    route = scope["state"].get("route", NO_ROUTE)
+                    span.rename(f"{method} {route}")
+                    span.set({"http.route": route, "http.response.status_code": message["status"]})
+                    if message["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                        span.fail(str(message["status"]))
+                    span.end()
+
+            await self._serve(scope, receive, send_and_end)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         status = 0  # 0: the client left before there was an answer
 

@@ -15,6 +15,9 @@ from gateway.streams import Streams
 from gateway.upstream import Call, Metadata, Upstream
 from servicekit.errors import Reason
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
+from servicekit.telemetry.trace_context import HEADER as TRACEPARENT
+from servicekit.telemetry.trace_context import current_traceparent
+from servicekit.telemetry.tracing import RUN_ATTRIBUTE, current_span
 
 LONGEST_TOKEN = 36_000  # a service reads no more metadata
 
@@ -50,6 +53,8 @@ class Transcoder:
             sent = await body.read(headers, receive, most_bytes=self._max_body_bytes, seconds=self._body_seconds)
             content = body.parse(headers, sent)
         request = build(route, values, scope["query_string"], content)
+        if "run_id" in values:
+            current_span().set({RUN_ATTRIBUTE: values["run_id"]})
 
         call = Call(route, self._upstreams[route.rpc.containing_service.full_name], request, metadata)
         if route.rpc.server_streaming:
@@ -64,17 +69,24 @@ class Transcoder:
             if answer is None:
                 raise problem from error
         else:
+            if run := getattr(response, "run", None):
+                current_span().set({RUN_ATTRIBUTE: run.id})
             answer = self._answers.answer(route, response, path, scope["query_string"], headers)
         await answer(scope, receive, send)
 
 
 def _metadata(headers: Headers) -> Metadata:
-    """Return what a call carries of the request: the caller's token, which nothing here reads, and the request's id.
+    """Return what a call carries of the request: the caller's token, which nothing here reads, the request's id
+    and its place in a trace.
 
     Raises Problem for what no token can be.
     """
     given = headers.getlist("authorization")
     if len(given) > 1 or any(not one.isascii() or not one.isprintable() or len(one) > LONGEST_TOKEN for one in given):
         raise Problem.of_reason(Reason.TOKEN_INVALID, "the authorization header is not one `Bearer <JWT>`")
-    request_id = (HEADER, current_request_id())
-    return (request_id, ("authorization", given[0])) if given else (request_id,)
+    pairs = [(HEADER, current_request_id())]
+    if given:
+        pairs.append(("authorization", given[0]))
+    if traceparent := current_traceparent():
+        pairs.append((TRACEPARENT, traceparent))
+    return tuple(pairs)

@@ -48,6 +48,7 @@ from servicekit.rpc.channel import open_channel
 from servicekit.rpc.server import Registration, Server
 from servicekit.telemetry.metrics import Metrics
 from servicekit.telemetry.outages import Outage
+from servicekit.telemetry.tracing import tracing_by
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
     metrics = Metrics.at(settings.metrics_listen)
     of_runs = RunsMetrics(metrics)
 
-    async with AsyncExitStack() as stack:
+    async with tracing_by(settings, service=NAME) as tracing, AsyncExitStack() as stack:
         database = Database(
             settings.database_url,
             pool_size=settings.runs_database_pool_size,
@@ -107,7 +108,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         project_watchers = ProjectWatchers(store.changes)
         of_runs.watch(runs=watchers, projects=project_watchers)
         announcer = Announcer(database, watchers, project_watchers, of_runs)
-        events = EventApplier(store, clock, announce=announcer.changed)
+        events = EventApplier(store, clock, announce=announcer.changed, tracing=tracing)
         workers: list[Worker] = [
             *announcer.workers,
             Listener(
@@ -125,7 +126,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
             publisher = Publisher(settings.queue_url, settings.queue(JOBS_QUEUE), metrics, signer)
             stack.push_async_callback(publisher.close)
             await publisher.require_suitable()
-            jobs = JobPublisher(publisher, store)
+            jobs = JobPublisher(publisher, store, tracing)
             consumer = Consumer(settings.queue_url, settings.queue(EVENTS_QUEUE), events.consume, metrics, signer)
             workers += [jobs.marks, jobs.batcher, consumer]
             parts["broker"] = [publisher.outage, consumer.outage]
@@ -162,7 +163,16 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         )
         registration = Registration("playbooks.runs.v1.RunsService", servicer, add_RunsServiceServicer_to_server)
         schema = Schema(database, "runs", MIGRATIONS, command=NAME)
-        server = Server(settings, [registration], PERMISSIONS, metrics, check=schema.problem, parts=parts, rules=RULES)
+        server = Server(
+            settings,
+            [registration],
+            PERMISSIONS,
+            metrics,
+            check=schema.problem,
+            parts=parts,
+            rules=RULES,
+            tracing=tracing,
+        )
 
         # Started in this order, stopped in the reverse one.
         await stack.enter_async_context(running(*workers, runs.creations, *maintenance, *samplers))

@@ -25,6 +25,8 @@ from playbooks.runs.v1.run_pb2 import Draft, Run, RunItem
 from servicekit.auth.tokens import ServiceTokens
 from servicekit.errors import Reason, ServiceError, error_info
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
+from servicekit.telemetry.trace_context import HEADER as TRACEPARENT
+from servicekit.telemetry.trace_context import current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ class ExecutorClient:
 
     async def execute(self, job: RunJob) -> AsyncGenerator[RunEvent, None]:
         """Execute a run and yield its events up to the terminal one."""
-        call = self._stub.ExecuteRun(ExecuteRunRequest(job=job), metadata=self._metadata(job.request_id))
+        metadata = self._metadata(job.request_id, job.traceparent)
+        call = self._stub.ExecuteRun(ExecuteRunRequest(job=job), metadata=metadata)
         try:
             with _translated("ExecuteRun", "the run is kept and will be executed"):
                 async for response in call:
@@ -126,8 +129,8 @@ class ExecutorClient:
                     raise
         return await method(request, timeout=last, metadata=self._metadata())
 
-    def _metadata(self, request_id: str = "") -> tuple[tuple[str, str], ...]:
-        pairs = [(HEADER, request_id or current_request_id())]
+    def _metadata(self, request_id: str = "", traceparent: str = "") -> tuple[tuple[str, str], ...]:
+        pairs = [(HEADER, request_id or current_request_id()), (TRACEPARENT, traceparent or current_traceparent())]
         if self._tokens:
             pairs.append(("authorization", f"Bearer {self._tokens.token()}"))
         return tuple(pair for pair in pairs if pair[1])

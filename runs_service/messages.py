@@ -10,6 +10,8 @@ from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
+from servicekit.telemetry.trace_context import TraceContext
+
 DEFAULT_SAMPLE_SIZE = 3  # products of a preview
 DEFAULT_DEADLINE = 600  # seconds from a run's creation
 ECONOMY_DEADLINE = 21_600  # the same for a run that waits until the provider has room for it
@@ -56,6 +58,7 @@ class NewRun(NamedTuple):
     created_at: datetime
     # What a repeat of the call is known by; None: by its key alone.
     call: Call | None = None
+    traceparent: str = ""  # of the call that asks for it
 
     @property
     def has_own_key(self) -> bool:
@@ -68,7 +71,9 @@ class NewRun(NamedTuple):
         return self.created_at + timedelta(seconds=self.run.meta.deadline_seconds)
 
 
-def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id: str, now: datetime) -> NewRun:
+def new_run(
+    request: CreateRunRequest, *, run_id: str, user_id: str, request_id: str, now: datetime, traceparent: str = ""
+) -> NewRun:
     """Return the QUEUED run that `request` asks for."""
     fingerprint = hashlib.sha256(canonical(request).SerializeToString(deterministic=True)).digest()
     own_key = request.HasField("idempotency_key")
@@ -90,6 +95,7 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
         sequence=1,
         created_at=_timestamp(now),
         updated_at=_timestamp(now),
+        trace_id=_recorded_trace(traceparent),
     )
     if request.run_type == Run.PREVIEW_GENERATE and not run.meta.HasField("sample_size"):
         run.meta.sample_size = DEFAULT_SAMPLE_SIZE
@@ -102,16 +108,27 @@ def new_run(request: CreateRunRequest, *, run_id: str, user_id: str, request_id:
         frees_on_success=not own_key and not request.scope_id,
         created_at=now,
         call=call,
+        traceparent=traceparent,
     )
 
 
-def retry(original: NewRun, *, key: str | None, run_id: str, user_id: str, request_id: str, now: datetime) -> NewRun:
+def retry(
+    original: NewRun,
+    *,
+    key: str | None,
+    run_id: str,
+    user_id: str,
+    request_id: str,
+    now: datetime,
+    traceparent: str = "",
+) -> NewRun:
     """Return a QUEUED run that asks for the same as `original` did when it was created, under its key or `key`."""
     run = Run()
     run.CopyFrom(original.run)
     run.id = run_id
     run.retry_of = original.run.id
     run.created_by_user_id = user_id
+    run.trace_id = _recorded_trace(traceparent)
     run.idempotency_key = key or run.idempotency_key
     run.created_at.CopyFrom(_timestamp(now))
     run.updated_at.CopyFrom(run.created_at)
@@ -123,7 +140,14 @@ def retry(original: NewRun, *, key: str | None, run_id: str, user_id: str, reque
         frees_on_success=original.frees_on_success and not key,
         created_at=now,
         call=Call.retry(original),
+        traceparent=traceparent,
     )
+
+
+def _recorded_trace(traceparent: str) -> str:
+    """Return the id of a trace that is recorded, or ""."""
+    context = TraceContext.parse(traceparent)
+    return context.trace_id if context and context.is_sampled else ""
 
 
 @lru_cache(maxsize=1)
@@ -168,7 +192,13 @@ def weight(run: Run) -> int:
     return 1 + run.ByteSize() // JOB_BYTES
 
 
-def job(run: Run, request_id: str) -> RunJob:
+def log_fields(run: Run) -> dict[str, str]:
+    """Return what a log line about `run` names beside its message, where no call or task has bound it."""
+    fields = {"run_id": run.id, "project_id": run.project_id}
+    return {**fields, "trace_id": run.trace_id} if run.trace_id else fields
+
+
+def job(run: Run, request_id: str, traceparent: str = "") -> RunJob:
     """Return what the executor needs to execute `run`."""
     job = RunJob(
         run_id=run.id,
@@ -180,6 +210,7 @@ def job(run: Run, request_id: str) -> RunJob:
         meta=run.meta,
         created_by_user_id=run.created_by_user_id,
         request_id=request_id,
+        traceparent=traceparent,
         created_at=run.created_at,
     )
     job.deadline.CopyFrom(run.created_at)

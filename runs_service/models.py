@@ -25,6 +25,7 @@ runs = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("run", BYTEA, nullable=False),  # playbooks.runs.v1.Run as it is now
     sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("traceparent", sa.Text),  # of the call that created it; NULL: it is in no trace
     # Idempotency
     sa.Column("dedup_key", sa.Text, nullable=False),
     sa.Column("frees_on_success", sa.Boolean, nullable=False),

@@ -21,6 +21,7 @@ from servicekit.errors import Reason, ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.ids import uuid7
 from servicekit.telemetry import logs
+from servicekit.telemetry.trace_context import current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +42,24 @@ class RunWanted(NamedTuple):
     user_id: str
     request_id: str
     key: str | None = None
+    traceparent: str = ""
 
     def make(self, now: datetime) -> NewRun:
         """Return the run, created at `now`."""
-        run_id, user_id, request_id = uuid7(), self.user_id, self.request_id
+        run_id, user_id, request_id, trace = uuid7(), self.user_id, self.request_id, self.traceparent
         if isinstance(self.source, NewRun):
             return messages.retry(
-                self.source, key=self.key, run_id=run_id, user_id=user_id, request_id=request_id, now=now
+                self.source,
+                key=self.key,
+                run_id=run_id,
+                user_id=user_id,
+                request_id=request_id,
+                now=now,
+                traceparent=trace,
             )
-        return messages.new_run(self.source, run_id=run_id, user_id=user_id, request_id=request_id, now=now)
+        return messages.new_run(
+            self.source, run_id=run_id, user_id=user_id, request_id=request_id, now=now, traceparent=trace
+        )
 
 
 class Runs:
@@ -84,7 +94,7 @@ class Runs:
         CREATE_RATE_EXCEEDED, QUEUE_FULL.
         """
         await self._intake.admit(request.project_id)
-        return await self._admit(RunWanted(request, user_id, request_id))
+        return await self._admit(RunWanted(request, user_id, request_id, traceparent=current_traceparent()))
 
     async def retry(self, project_id: str, run_id: str, *, key: str | None, user_id: str, request_id: str) -> Admitted:
         """Return the run that asks for the same as an ended one did, and whether it is new: there is one at most.
@@ -104,14 +114,14 @@ class Runs:
                 f"run {run_id} is {status}; only runs that FAILED, are STALE or were CANCELLED can be retried",
                 metadata={"run_id": run_id, "status": status},
             )
-        return await self._admit(RunWanted(original, user_id, request_id, key))
+        return await self._admit(RunWanted(original, user_id, request_id, key, current_traceparent()))
 
     async def cancel(self, project_id: str, run_id: str, *, request_id: str) -> Run:
         """Cancel a run and return it as it is then. Raises ServiceError (RUN_NOT_FOUND)."""
         run = await self._queries.get(project_id, run_id)
         if transitions.is_terminal(run.status):
             return run
-        await self._canceller.cancel(Dispatchable(run, request_id))
+        await self._canceller.cancel(Dispatchable(run, request_id, current_traceparent()))
         return await self._queries.get(project_id, run_id)
 
     async def _admit(self, wanted: RunWanted) -> Admitted:
@@ -129,7 +139,7 @@ class Runs:
         results = list(zip(new_runs, await self._store.create(new_runs), strict=True))
         reached(FailPoint.RUNS_AFTER_COMMIT)
         self._dispatcher.dispatch(
-            [Dispatchable(stored.run, new.request_id) for new, stored in results if stored.is_new]
+            [Dispatchable(stored.run, new.request_id, new.traceparent) for new, stored in results if stored.is_new]
         )
         self._announce([stored.run for _, stored in results if stored.is_new])
         with logs.joined():
@@ -166,6 +176,6 @@ def _outcome(new: NewRun, stored: Stored) -> Admitted | ServiceError:
         if stored.is_new
         else "[AutomationPlaybookRunsService] Returning existing run %s",
         run.id,
-        extra={"request_id": new.request_id, "run_id": run.id},
+        extra={**messages.log_fields(run), "request_id": new.request_id},
     )
     return run, stored.created

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
 from executor_service.settings import ExecutorSettings
 from gateway.settings import GatewaySettings
@@ -60,7 +61,7 @@ def docstrings(settings: type) -> dict[str, str]:
     """Return the docstrings under the attributes of a class and its bases, by attribute."""
     found: dict[str, str] = {}
     for base in reversed(settings.__mro__):
-        if not issubclass(base, CommandSettings):
+        if not issubclass(base, BaseSettings) or base is BaseSettings:
             continue
         (body,) = ast.parse(inspect.getsource(base)).body
         assert isinstance(body, ast.ClassDef)

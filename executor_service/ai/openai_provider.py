@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from httpx2 import Response
 from openai import APIError, AsyncOpenAI
@@ -27,6 +28,7 @@ from executor_service.ai.openai_usage import tokens_of
 from executor_service.ai.prompts import ANSWER_SCHEMA, PROMPT
 from executor_service.ai.provider import Answers, Expectation, ProductBrief, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
+from servicekit.telemetry.tracing import Attributes, Kind, Span, child
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,13 @@ class OpenAIProvider:
         self._metrics = metrics
         metrics.expect(model)
         self._reasoning_effort = reasoning_effort
+        # Of spans, by the conventions for generative AI. Neither prompts nor answers: they are product texts.
+        self._attributes: Attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": model,
+            "server.address": urlsplit(base_url).hostname or "",
+        }
         self._client = AsyncOpenAI(
             api_key=api_key.get_secret_value(),
             base_url=base_url,
@@ -150,9 +159,10 @@ class OpenAIProvider:
             started = time.monotonic()
             outcome = "CANCELLED"
             try:
-                answer = await self._complete(
-                    batch.request, [replace(product, product_id=number) for number, product in sent.items()]
-                )
+                with child(f"chat {self.model}", Kind.CLIENT, self._attributes) as span:
+                    answer = await self._complete(
+                        batch.request, [replace(product, product_id=number) for number, product in sent.items()], span
+                    )
                 reading = read_completion(answer, list(sent))
                 outcome = reading.failure.code if reading.failure else "OK"
             except AIError as error:
@@ -172,7 +182,9 @@ class OpenAIProvider:
             reading.failure.progress = bool(reading.texts)
             raise reading.failure
 
-    async def _complete(self, request: SuggestionRequest, products: Sequence[ProductBrief]) -> Mapping[str, Any]:
+    async def _complete(
+        self, request: SuggestionRequest, products: Sequence[ProductBrief], span: Span
+    ) -> Mapping[str, Any]:
         """Return the provider's completion about `products`, which are of the request.
 
         Raises AIError, also where an answer of status 200 has an error in it.
@@ -207,6 +219,7 @@ class OpenAIProvider:
             if isinstance(answer, dict):  # whatever else is in it: it is paid for
                 tokens = tokens_of(answer)
                 self._metrics.used(self.model, tokens, economy=request.economy)
+                span.set({"gen_ai.usage.input_tokens": tokens.input, "gen_ai.usage.output_tokens": tokens.output})
                 if request.usage:
                     request.usage.answered(
                         input_tokens=tokens.input, cached_input_tokens=tokens.cached_input, output_tokens=tokens.output

@@ -56,6 +56,7 @@ class Job(NamedTuple):
     deadline: datetime | None  # None: an older runs_service did not state one
     body: bytes  # the RunJob this was read from
     economy: bool = False  # suggestions may come late, for less money
+    traceparent: str = ""  # of the call that created the run
 
 
 class Lease(NamedTuple):
@@ -90,6 +91,7 @@ class State(NamedTuple):
     started_at: datetime | None
     finished_at: datetime | None
     ai_usage: AIUsage | None = None
+    traceparent: str = ""  # of the attempt that made the change, where it is recorded; the row does not keep it
 
 
 class Execution(NamedTuple):

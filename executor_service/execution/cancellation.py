@@ -77,7 +77,7 @@ class Cancellation:
                 state.run_id,
                 state.status.value,
                 f" ({state.ai_usage})" if state.ai_usage else "",
-                extra={"run_id": str(state.run_id)},
+                extra={"run_id": str(state.run_id), "project_id": state.project_id},
             )
             self._leases.revoke(state.run_id)
             self._publisher.report(state)

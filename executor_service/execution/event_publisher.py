@@ -18,6 +18,8 @@ from servicekit.background.tasks import Ticker
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
+from servicekit.telemetry.trace_context import current_traceparent
+from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Tracing, is_recording, now
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +37,12 @@ class EventPublisher(Conflator[UUID, State]):
     ReconcileRuns.
     """
 
-    def __init__(self, database: Database, publisher: Publisher | None) -> None:
+    def __init__(self, database: Database, publisher: Publisher | None, tracing: Tracing = OFF) -> None:
         super().__init__(limit=BATCH)
         self._outbox = Outbox(database)
         self.marks: OutboxMarks[UUID, State] = OutboxMarks(self._mark)
         self._publisher = publisher
+        self._tracing = tracing
         self._subscribers: defaultdict[UUID, set[asyncio.Queue[State]]] = defaultdict(set)
         self._soon: dict[UUID, asyncio.TimerHandle] = {}
         self._reachable = True
@@ -49,7 +52,12 @@ class EventPublisher(Conflator[UUID, State]):
         self._soon[state.run_id] = asyncio.get_running_loop().call_later(START_EVENT_DELAY, self.report, state)
 
     def report(self, state: State) -> None:
-        """Pass on a change that has been committed: to subscribers at once, to the broker with the next batch."""
+        """Pass on a change that has been committed: to subscribers at once, to the broker with the next batch.
+
+        It belongs to the trace of the task that reports it.
+        """
+        if is_recording():
+            state = state._replace(traceparent=current_traceparent())
         if soon := self._soon.pop(state.run_id, None):
             soon.cancel()
         for queue in self._subscribers.get(state.run_id, ()):
@@ -80,6 +88,7 @@ class EventPublisher(Conflator[UUID, State]):
         if self._publisher is None:
             return True
         reached(FailPoint.EXECUTOR_BEFORE_PUBLISH)
+        since = now() if self._tracing.is_on else 0
         body = RunEventBatch(events=[messages.event(state) for state in batch]).SerializeToString()
         try:
             await self._publisher.publish(body)
@@ -89,6 +98,10 @@ class EventPublisher(Conflator[UUID, State]):
             self._reachable = False
             return False
         self._reachable = True
+        for state in batch:
+            if state.traceparent:
+                attributes = {RUN_ATTRIBUTE: str(state.run_id), "playbook.run.status": state.status.value}
+                self._tracing.note("send event", Kind.PRODUCER, state.traceparent, since=since, attributes=attributes)
         reached(FailPoint.EXECUTOR_AFTER_PUBLISH)
         return True
 

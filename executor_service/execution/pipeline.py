@@ -19,6 +19,7 @@ from servicekit.errors import ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
 from servicekit.telemetry import logs
+from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Span, Tracing, child, current_span
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Pipeline:
         *,
         work: Callable[[Job], Work],
         clock: Clock,
+        tracing: Tracing = OFF,
     ) -> None:
         self._effects = effects
         self._leases = leases
@@ -48,13 +50,18 @@ class Pipeline:
         self._publisher = publisher
         self._work = work
         self._clock = clock
+        self._tracing = tracing
 
     async def run(self, execution: Execution) -> bool:
         """Take an execution to its outcome and report it. Returns False when the database was away, and the execution
         was handed back to be claimed again."""
+        with contextlib.ExitStack() as attempt:
+            return await self._run(execution, attempt)
+
+    async def _run(self, execution: Execution, attempt: contextlib.ExitStack) -> bool:
         lease = execution.lease
         try:
-            state = await self._run_to_outcome(execution)
+            state = await self._run_to_outcome(execution, attempt)
         except LeaseLost:
             self._leases.note_lost(lease)
         except ServiceError as error:
@@ -65,11 +72,11 @@ class Pipeline:
             self._report_outcome(state)
         return True
 
-    async def _run_to_outcome(self, execution: Execution) -> State:
+    async def _run_to_outcome(self, execution: Execution, attempt: contextlib.ExitStack) -> State:
         lease = execution.lease
         usage = UsageMeter(execution.state.ai_usage)
         try:
-            job = self._start(execution)
+            job = self._start(execution, attempt)
             _guard_crashes(execution)
             async with self._deadline(job):
                 result = await self._work(job).perform(lease, job, usage)
@@ -81,15 +88,37 @@ class Pipeline:
         except Exception as error:
             self._leases.mark_committing(lease)
             result = _failure(error)
-        return await self._outcomes.submit((lease, result._replace(ai_usage=usage.total)))
+        with child("write outcome"):
+            return await self._outcomes.submit((lease, result._replace(ai_usage=usage.total)))
 
-    def _start(self, execution: Execution) -> Job:
+    def _start(self, execution: Execution, attempt: contextlib.ExitStack) -> Job:
         job = messages.job_from(execution.job_body)
         logs.bind(request_id=job.request_id, run_id=str(job.run_id), project_id=job.project_id)
+        if job.traceparent:
+            attempt.enter_context(self._span(execution.lease, job))
         if execution.crashes < MAX_CRASHES:
             logger.info("[AutomationPlaybookRunProcessor] Processing run %s", job.run_id)
             self._publisher.report_soon(execution.state)
         return job
+
+    def _span(self, lease: Lease, job: Job) -> contextlib.AbstractContextManager[Span]:
+        """Return the span of an attempt. The first is a child of the call that created the run; a later one has a trace
+        of its own with a link to it: nobody waits for hours in one trace."""
+        attributes = {
+            RUN_ATTRIBUTE: str(job.run_id),
+            "playbook.project.id": job.project_id,
+            "playbook.id": job.playbook.id,
+        }
+        if lease.attempt == 1:
+            since = int(job.created_at.timestamp() * 1e9)
+            self._tracing.note("claim", Kind.INTERNAL, job.traceparent, since=since, attributes=attributes)
+        return self._tracing.follow(
+            f"execute {job.run_type}",
+            Kind.CONSUMER,
+            job.traceparent,
+            attributes={**attributes, "playbook.run.attempt": lease.attempt},
+            link=lease.attempt > 1,
+        )
 
     @contextlib.asynccontextmanager
     async def _deadline(self, job: Job) -> AsyncIterator[None]:
@@ -104,6 +133,10 @@ class Pipeline:
             raise
 
     async def _commit_effect(self, lease: Lease, job: Job, effect: Effect, usage: UsageMeter) -> State:
+        with child("write effect"):
+            return await self._write(lease, job, effect, usage)
+
+    async def _write(self, lease: Lease, job: Job, effect: Effect, usage: UsageMeter) -> State:
         async with self._effects.transaction() as connection:
             async with self._deadline(job):  # not around the commit: broken off, its result would be unknown
                 await self._leases.lock_lease(connection, lease)
@@ -116,6 +149,9 @@ class Pipeline:
         return state
 
     def _report_outcome(self, state: State) -> None:
+        current_span().set({"playbook.run.status": state.status.value})
+        if state.error_code:
+            current_span().fail(state.error_code)
         if state.status is Status.SUCCEEDED:
             logger.info(
                 "[AutomationPlaybookRunProcessor] Run %s completed successfully (aiUsed=%s)%s",

@@ -86,7 +86,7 @@ class Canceller(Ticker):
     async def _send(self, items: Sequence[Dispatchable]) -> bool:
         """Send cancels; return whether the executor can be reached. Raises ExecutorRefused."""
         try:
-            events = await self._executor.cancel([messages.job(item.run, item.request_id) for item in items])
+            events = await self._executor.cancel([messages.job(*item) for item in items])
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
                 raise  # a refusal is not an outage

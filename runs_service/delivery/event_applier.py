@@ -1,18 +1,21 @@
 """Applying the events of executors to the runs, and what stands in for an event that no executor can send."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
 from playbooks.executor.v1.job_pb2 import RunEvent, RunEventBatch
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service import transitions
+from runs_service import messages, transitions
 from runs_service.store import RunStore
 from servicekit.broker import DeadLetter
 from servicekit.broker.batches import BatchReader, flaw_of
 from servicekit.clock import Clock
+from servicekit.errors import ServiceError
 from servicekit.failpoints import FailPoint, reached
 from servicekit.telemetry import logs
+from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Tracing, now
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +32,13 @@ class EventApplier:
     Applying an event again changes nothing.
     """
 
-    def __init__(self, store: RunStore, clock: Clock, *, announce: Callable[[Sequence[Run]], None]) -> None:
+    def __init__(
+        self, store: RunStore, clock: Clock, *, announce: Callable[[Sequence[Run]], None], tracing: Tracing = OFF
+    ) -> None:
         self._store = store
         self._clock = clock
         self._announce = announce
+        self._tracing = tracing
         self._reader: BatchReader[RunEvent] = BatchReader(
             RunEventBatch, name=lambda event: f"run {event.run_id[:RUN_ID]!r}"
         )
@@ -81,13 +87,31 @@ class EventApplier:
         odd = [(event, ODD_TIME) for event in events if not _has_valid_times(event)]
         if odd:
             events = [event for event in events if _has_valid_times(event)]
+        since = now() if self._tracing.is_on else 0
         changed, foreign = await self._store.history.apply_events(events, self._clock.now())
         self._announce(changed)
+        if self._tracing.is_on:
+            await self._note(events, changed, since)
         with logs.joined():
             for run in changed:
                 if transitions.is_terminal(run.status):
-                    logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra={"run_id": run.id})
+                    logger.info("run %s ended %s", run.id, Run.Status.Name(run.status), extra=messages.log_fields(run))
         return len(changed), odd + [(event, FOREIGN) for event in foreign]
+
+    async def _note(self, events: Sequence[RunEvent], changed: Sequence[Run], since: int) -> None:
+        """Record that events were applied to runs whose trace is recorded."""
+        runs = {run.id: run for run in changed if run.trace_id}
+        if not runs:
+            return
+        traceparents = {event.run_id: event.traceparent for event in events if event.traceparent}
+        # What a sweep or a reconciliation brings does not name its trace: the run's row does.
+        if missing := [run_id for run_id in runs if run_id not in traceparents]:
+            with contextlib.suppress(ServiceError):
+                traceparents |= await self._store.outbox.traceparents(missing)
+        for run_id, run in runs.items():
+            attributes = {RUN_ATTRIBUTE: run_id, "playbook.run.status": Run.Status.Name(run.status)}
+            traceparent = traceparents.get(run_id, "")
+            self._tracing.note("apply event", Kind.CONSUMER, traceparent, since=since, attributes=attributes)
 
 
 def _has_valid_times(event: RunEvent) -> bool:

@@ -9,6 +9,7 @@ from runs_service.executor_client import ExecutorClient
 from runs_service.store import Dispatchable, RunStore
 from servicekit.errors import ServiceError
 from servicekit.telemetry import logs
+from servicekit.telemetry.trace_context import TraceContext, enter_trace
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +28,13 @@ class InlineExecution:
         When the executor or the database fails, the run stays as far as it got: the sweeper or the reconciler goes on
         with it.
         """
-        logs.bind(request_id=item.request_id)
+        logs.bind(**messages.log_fields(item.run), request_id=item.request_id)
+        if trace := TraceContext.parse(item.traceparent):
+            enter_trace(trace)
         logger.info("[AutomationPlaybookRunsService] Queue not available, executing inline")
         arrived = False
         try:
-            async with aclosing(self._executor.execute(messages.job(item.run, item.request_id))) as events:
+            async with aclosing(self._executor.execute(messages.job(*item))) as events:
                 async for event in events:
                     if not arrived:
                         arrived = True

@@ -12,6 +12,7 @@ from servicekit.background.batching import Batcher
 from servicekit.background.outbox import OutboxMarks
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
+from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Tracing, now
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,10 @@ BATCH = 500  # jobs in one broker message, which has 4 MB at most: see messages.
 class JobPublisher:
     """Publishes runs as jobs, many in one message. Needs `marks` and `batcher` to run."""
 
-    def __init__(self, publisher: Publisher, store: RunStore) -> None:
+    def __init__(self, publisher: Publisher, store: RunStore, tracing: Tracing = OFF) -> None:
         self._publisher = publisher
         self._store = store
+        self._tracing = tracing
         self.marks: OutboxMarks[str, float] = OutboxMarks(self._mark)  # when runs were published, by id
         self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH, size=_weight)
 
@@ -34,7 +36,8 @@ class JobPublisher:
 
     async def _publish(self, groups: Sequence[Sequence[Dispatchable]]) -> list[None]:
         items = [item for group in groups for item in group]
-        body = RunJobBatch(jobs=[messages.job(item.run, item.request_id) for item in items])
+        since = now() if self._tracing.is_on else 0
+        body = RunJobBatch(jobs=[messages.job(*item) for item in items])
         try:
             await self._publisher.publish(body.SerializeToString())
         except BrokerUnavailable as error:
@@ -43,11 +46,20 @@ class JobPublisher:
         reached(FailPoint.RUNS_AFTER_PUBLISH)
         published = asyncio.get_running_loop().time()
         self.marks.put({item.run.id: published for item in items})
+        if self._tracing.is_on:
+            self._note(items, since)
         return [None] * len(groups)
 
+    def _note(self, items: Sequence[Dispatchable], since: int) -> None:
+        for item in items:
+            if not item.traceparent:
+                continue
+            attributes = {RUN_ATTRIBUTE: item.run.id, "messaging.operation.type": "send"}
+            self._tracing.note("send job", Kind.PRODUCER, item.traceparent, since=since, attributes=attributes)
+
     async def _mark(self, published: Mapping[str, float]) -> None:
-        now = asyncio.get_running_loop().time()
-        await self._store.outbox.mark_dispatched({run_id: now - time for run_id, time in published.items()})
+        current = asyncio.get_running_loop().time()
+        await self._store.outbox.mark_dispatched({run_id: current - time for run_id, time in published.items()})
 
 
 def _weight(items: Sequence[Dispatchable]) -> int:

@@ -1,13 +1,11 @@
 # ruff: noqa: S608 - statements are put together from constants only
 """The outbox: runs that are still to be handed to the executor, or of which it has said nothing for too long."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from playbooks.runs.v1.run_pb2 import Run
-
 from runs_service.predicates import ACTIVE, UNDISPATCHED
-from runs_service.store.records import Dispatchable
+from runs_service.store.records import Dispatchable, dispatchable
 from servicekit.postgres.database import Database
 
 
@@ -35,14 +33,23 @@ class Outbox:
         await self._database.execute(self._MARK_DISPATCHED, parameters)
 
     _UNDISPATCHED = f"""
-    SELECT run, request_id FROM runs.runs
+    SELECT run, request_id, traceparent FROM runs.runs
     WHERE {UNDISPATCHED} AND created_at < now() - %(older_than)s
     ORDER BY created_at LIMIT %(limit)s"""
 
     async def undispatched(self, *, older_than: timedelta, limit: int) -> list[Dispatchable]:
         """Return runs that were committed a while ago and not dispatched since."""
         rows = await self._database.fetch_all(self._UNDISPATCHED, {"older_than": older_than, "limit": limit})
-        return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+        return [dispatchable(row) for row in rows]
+
+    _TRACEPARENTS = """
+    SELECT CAST(id AS text) AS id, traceparent FROM runs.runs
+    WHERE id = ANY(CAST(%(ids)b AS uuid[])) AND traceparent IS NOT NULL"""
+
+    async def traceparents(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Return the `traceparent` of those of the runs that are in a trace, by id."""
+        rows = await self._database.fetch_all(self._TRACEPARENTS, {"ids": list(run_ids)})
+        return {row.id: row.traceparent for row in rows}
 
     _TAKE_SILENT = f"""
     UPDATE runs.runs SET reconcile_at = now() + %(reconcile_after)s
@@ -51,10 +58,10 @@ class Outbox:
         WHERE {ACTIVE} AND reconcile_at <= now() AND dispatched_at IS NOT NULL
         ORDER BY reconcile_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     )
-    RETURNING run, request_id"""
+    RETURNING run, request_id, traceparent"""
 
     async def take_silent(self, *, limit: int) -> list[Dispatchable]:
         """Return dispatched runs that have been silent for too long; they are not due again for a while."""
         parameters = {"reconcile_after": self._reconcile_after, "limit": limit}
         rows = await self._database.fetch_all(self._TAKE_SILENT, parameters)
-        return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+        return [dispatchable(row) for row in rows]

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from playbooks.executor.v1.job_pb2 import RunEvent
 from playbooks.runs.v1.run_pb2 import Run
 
+from servicekit.postgres.database import Row
+
 
 class Stored(NamedTuple):
     """The run that a NewRun led to."""
@@ -22,10 +24,16 @@ class Stored(NamedTuple):
 
 
 class Dispatchable(NamedTuple):
-    """A run for the executor, and the request it came from."""
+    """A run for the executor, and the request and the trace that it came from."""
 
     run: Run
     request_id: str
+    traceparent: str = ""
+
+
+def dispatchable(row: Row) -> Dispatchable:
+    """Return the run in a row of run, request_id and traceparent."""
+    return Dispatchable(Run.FromString(row.run), row.request_id, row.traceparent or "")
 
 
 class Changed(NamedTuple):

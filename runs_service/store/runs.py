@@ -52,16 +52,17 @@ class Runs:
     _INSERT = f"""
     WITH inserted AS (
         INSERT INTO runs.runs (id, project_id, playbook_id, run_type, scope_id, status, created_at, run, request_id,
-                               dedup_key, frees_on_success, fingerprint, deadline_at, reconcile_at)
+                               traceparent, dedup_key, frees_on_success, fingerprint, deadline_at, reconcile_at)
         SELECT id, project_id, playbook_id, run_type, scope_id, 'QUEUED', created_at, run, request_id,
-               dedup_key, frees_on_success, fingerprint, deadline_at, now() + %(reconcile_after)s
+               traceparent, dedup_key, frees_on_success, fingerprint, deadline_at, now() + %(reconcile_after)s
         FROM unnest(CAST(%(ids)b AS uuid[]), CAST(%(projects)b AS text[]), CAST(%(playbooks)b AS text[]),
                     CAST(%(types)b AS text[]), CAST(%(scopes)b AS text[]), CAST(%(created)b AS timestamptz[]),
-                    CAST(%(runs)b AS bytea[]), CAST(%(requests)b AS text[]), CAST(%(keys)b AS text[]),
+                    CAST(%(runs)b AS bytea[]), CAST(%(requests)b AS text[]),
+                    CAST(%(traceparents)b AS text[]), CAST(%(keys)b AS text[]),
                     CAST(%(frees)b AS boolean[]), CAST(%(fingerprints)b AS bytea[]),
                     CAST(%(deadlines)b AS timestamptz[]))
              AS wanted (id, project_id, playbook_id, run_type, scope_id, created_at, run, request_id,
-                        dedup_key, frees_on_success, fingerprint, deadline_at)
+                        traceparent, dedup_key, frees_on_success, fingerprint, deadline_at)
         ON CONFLICT (project_id, dedup_key) WHERE {HOLDS_KEY} DO NOTHING
         RETURNING id, run, project_id
     ), history AS (
@@ -80,6 +81,7 @@ class Runs:
             "created": [w.created_at for w in wanted],
             "runs": [w.run.SerializeToString() for w in wanted],
             "requests": [w.request_id for w in wanted],
+            "traceparents": [w.traceparent or None for w in wanted],
             "keys": [w.dedup_key for w in wanted],
             "frees": [w.frees_on_success for w in wanted],
             "fingerprints": [w.fingerprint for w in wanted],

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from playbooks.runs.v1.run_pb2 import Run
-
 from runs_service.predicates import ACTIVE, STOP_PENDING
-from runs_service.store.records import Dispatchable
+from runs_service.store.records import Dispatchable, dispatchable
 from servicekit.postgres.database import Database
 
 FIRST_ID = str(UUID(int=0))
@@ -37,13 +35,13 @@ class Stops:
         return await self._database.execute(self._REQUEST_ALL, {"project": project_id, "limit": limit})
 
     _PENDING = f"""
-    SELECT run, request_id FROM runs.runs WHERE {STOP_PENDING} AND id > CAST(%(after)s AS uuid)
+    SELECT run, request_id, traceparent FROM runs.runs WHERE {STOP_PENDING} AND id > CAST(%(after)s AS uuid)
     ORDER BY id LIMIT %(limit)s"""
 
     async def pending(self, *, limit: int, after: str = FIRST_ID) -> list[Dispatchable]:
         """Return runs whose cancel is not delivered yet, by id, from the one after `after`."""
         rows = await self._database.fetch_all(self._PENDING, {"limit": limit, "after": after})
-        return [Dispatchable(Run.FromString(row.run), row.request_id) for row in rows]
+        return [dispatchable(row) for row in rows]
 
     _MARK_DELIVERED = "UPDATE runs.runs SET stop_pending = false WHERE id = ANY(CAST(%(ids)b AS uuid[]))"
 

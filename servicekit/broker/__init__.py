@@ -5,6 +5,7 @@ bounded time for every publish, and a consumer that always comes back. Kombu blo
 thread of its own and Kombu never runs on the event loop.
 """
 
+import servicekit.broker.plain_redis  # noqa: F401  # before all that imports redis-py
 from servicekit.broker.consumer import Consumer, DeadLetter
 from servicekit.broker.link import VERSION_HEADER, BrokerUnavailable, BrokerUnsuitable
 from servicekit.broker.publisher import Publisher

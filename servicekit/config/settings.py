@@ -14,6 +14,7 @@ from servicekit.auth.tokens import MAX_LIFETIME, SERVICE_TOKEN_LIFETIME, Demands
 from servicekit.config.addresses import Address, BrokerUrl, DatabaseUrl
 from servicekit.config.certificates import named, require_good
 from servicekit.config.problems import problems
+from servicekit.config.tracing import TracingSettings
 from servicekit.rpc.limits import Limits
 from servicekit.telemetry.printable import printable
 
@@ -46,7 +47,7 @@ class DatabaseSettings(CommandSettings):
     database_url: DatabaseUrl
 
 
-class ListenerSettings(CommandSettings):
+class ListenerSettings(CommandSettings, TracingSettings):
     """What everything that listens reads. A subclass adds its own, and the variables of `listen` and `processes`."""
 
     listen: Address

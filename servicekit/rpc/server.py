@@ -25,7 +25,9 @@ from servicekit.rpc.interceptors.decoding import Decoding
 from servicekit.rpc.interceptors.draining import Draining
 from servicekit.rpc.interceptors.errors import ErrorTranslation
 from servicekit.rpc.interceptors.request_ids import RequestIds
+from servicekit.rpc.interceptors.subjects import Subjects
 from servicekit.rpc.interceptors.token_expiry import TokenExpiry
+from servicekit.rpc.interceptors.traced import Traced
 from servicekit.rpc.interceptors.unknown_methods import unknown_method
 from servicekit.rpc.interceptors.validation import RequestRules, Validation
 from servicekit.rpc.options import MAX_RESPONSE_BYTES, ping_timeout
@@ -33,6 +35,7 @@ from servicekit.rpc.readiness import Check, Readiness, Refusal
 from servicekit.rpc.services import InterceptedServices
 from servicekit.telemetry.metrics import Metrics
 from servicekit.telemetry.outages import Outage
+from servicekit.telemetry.tracing import OFF, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Registration:
 class Server:
     """A gRPC server of `registrations`. `permissions` say which role each method needs; `check` says what keeps the
     service from its work, for health checks and for calls; `parts` have health checks of their own and no more;
-    `rules` are those of requests that their protos do not say."""
+    `rules` are those of requests that their protos do not say; `tracing` records calls of them."""
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Server:
         check: Check | None = None,
         parts: Mapping[str, Sequence[Outage]] | None = None,
         rules: RequestRules | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._names = [registration.name for registration in registrations]
         self._draining = Draining()
@@ -81,11 +85,15 @@ class Server:
             Readiness(check, self._report, parts=parts or {}, on_part=self._report_part) if check else None
         )
         refusal = [Refusal(self._readiness)] if self._readiness else []
-        outer = [RequestIds(), AccessLog(metrics), ErrorTranslation()]
+        outer = [AccessLog(metrics), ErrorTranslation()]
+        traced = [Traced(tracing)] if tracing.is_on else []
 
         services = InterceptedServices(
-            outer,
-            [self._draining, TokenExpiry(), *refusal, Decoding(), Authorization(permissions), Validation(rules or {})],
+            [RequestIds(), *traced, *outer],
+            [
+                *(self._draining, TokenExpiry(), *refusal, Decoding()),
+                *(Authorization(permissions), Validation(rules or {}), Subjects()),
+            ],
             admission=Admission(_authenticator(settings), settings.limits, metrics),
         )
         for registration in registrations:
@@ -93,7 +101,7 @@ class Server:
 
         # Open to everyone, with limits of their own: anonymous callers cannot use up those of authenticated ones.
         open_services = InterceptedServices(
-            outer,
+            [RequestIds(), *outer],
             [Decoding(OPEN_REQUEST_BYTES)],
             admission=OpenAdmission(settings.limits, metrics),
             unknown=unknown_method,

@@ -1,3 +1,4 @@
-"""The interceptors of every call, outermost first: request ids, access log, errors, draining, token expiry, decoding,
-authorization, validation. One concern a module. Before all of them, servicekit.rpc.admission admits or refuses calls.
+"""The interceptors of every call, outermost first: request ids, traces, access log, errors, draining, token expiry,
+decoding, authorization, validation, subjects. One concern a module. Before all of them, servicekit.rpc.admission admits
+or refuses calls.
 """

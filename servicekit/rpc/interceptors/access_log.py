@@ -3,10 +3,9 @@
 import logging
 import time
 
-import grpc
 from google.protobuf.message import Message
 
-from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
+from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context, status_name
 from servicekit.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -27,8 +26,7 @@ class AccessLog(CallInterceptor):
             code = "OK"
         except Exception:
             # ErrorTranslation, inside of this, has aborted the call with a code.
-            status = context.code()
-            code = status.name if isinstance(status, grpc.StatusCode) else grpc.StatusCode(status).name
+            code = status_name(context)
             raise
         else:
             return response

@@ -68,6 +68,12 @@ def answer_unread(answer: Callable[[Context], Awaitable[Message | None]]) -> Any
     return grpc.stream_stream_rpc_method_handler(behaviour)
 
 
+def status_name(context: Context) -> str:
+    """Return the name of the status that a call was aborted with."""
+    status = context.code()
+    return status.name if isinstance(status, grpc.StatusCode) else grpc.StatusCode(status).name
+
+
 def _kind(handler: Any) -> str:
     """Return the kind of a handler, as gRPC spells it: "unary_stream"."""
     return f"{_word(handler.request_streaming)}_{_word(handler.response_streaming)}"

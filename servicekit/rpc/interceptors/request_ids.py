@@ -8,6 +8,8 @@ from google.protobuf.message import Message
 
 from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.telemetry import logs
+from servicekit.telemetry.trace_context import HEADER as TRACEPARENT
+from servicekit.telemetry.trace_context import TraceContext, enter_trace
 
 HEADER = "x-request-id"
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -28,16 +30,21 @@ def send_trailing(context: Context, name: str, value: str) -> None:
 
 
 def bind_request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> None:
-    """Give the call of this task the id that its caller chose, or a new one; every log line of the call has it.
+    """Give the call of this task the id that its caller chose, or a new one, and the trace that it comes with; every
+    log line of the call has both.
 
     The metadata comes from the call's details: a context converts them anew at each read, which takes 3 microseconds.
     """
+    request_id, trace = "", None
     for key, value in metadata or ():
         if key == HEADER and _ACCEPTABLE.fullmatch(str(value)):
-            logs.bind(request_id=str(value))
-            return
+            request_id = str(value)
+        elif key == TRACEPARENT:
+            trace = TraceContext.parse(str(value))
     # No secret, so no system call: that takes 1 to 2 % of a CreateRun.
-    logs.bind(request_id=f"{random.getrandbits(128):032x}")
+    logs.bind(request_id=request_id or f"{random.getrandbits(128):032x}")
+    if trace is not None:
+        enter_trace(trace)
 
 
 def current_request_id() -> str:

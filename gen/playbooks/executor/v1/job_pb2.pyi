@@ -39,6 +39,7 @@ class RunJob(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID; the executor's inbox accepts each once."""
     project_id: _builtins.str
@@ -55,6 +56,8 @@ class RunJob(_message.Message):
     """`sub` of the token that created the run."""
     request_id: _builtins.str
     """x-request-id of the call that created the run, for the logs."""
+    traceparent: _builtins.str
+    """`traceparent` (W3C Trace Context) of the call that created the run; empty: it is in no trace. What is none is ignored."""
     @_builtins.property
     def meta(self) -> _run_pb2.RunMeta:
         """Options and rules."""
@@ -81,10 +84,11 @@ class RunJob(_message.Message):
         request_id: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "meta", b"meta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by_user_id", b"created_by_user_id", "deadline", b"deadline", "meta", b"meta", "playbook_id", b"playbook_id", "project_id", b"project_id", "request_id", b"request_id", "rules_hash", b"rules_hash", "run_id", b"run_id", "run_type", b"run_type", "scope_id", b"scope_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by_user_id", b"created_by_user_id", "deadline", b"deadline", "meta", b"meta", "playbook_id", b"playbook_id", "project_id", b"project_id", "request_id", b"request_id", "rules_hash", b"rules_hash", "run_id", b"run_id", "run_type", b"run_type", "scope_id", b"scope_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,6 +143,7 @@ class RunEvent(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     AI_USAGE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID of the run."""
     number: _builtins.int
@@ -163,6 +168,8 @@ class RunEvent(_message.Message):
     """For a person."""
     project_id: _builtins.str
     """The project (shop) of the run; an event that names another one is refused."""
+    traceparent: _builtins.str
+    """`traceparent` of the attempt that made the change, where it is recorded. What is none is ignored."""
     @_builtins.property
     def progress(self) -> _run_pb2.RunProgress:
         """Its progress."""
@@ -202,10 +209,11 @@ class RunEvent(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         project_id: _builtins.str = ...,
         ai_usage: _run_pb2.AiUsage | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "finished_at", b"finished_at", "progress", b"progress", "result", b"result", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "ai_used", b"ai_used", "attempt", b"attempt", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "number", b"number", "progress", b"progress", "project_id", b"project_id", "result", b"result", "rules_hash", b"rules_hash", "run_id", b"run_id", "scope_id", b"scope_id", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "ai_used", b"ai_used", "attempt", b"attempt", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "number", b"number", "progress", b"progress", "project_id", b"project_id", "result", b"result", "rules_hash", b"rules_hash", "run_id", b"run_id", "scope_id", b"scope_id", "started_at", b"started_at", "status", b"status", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

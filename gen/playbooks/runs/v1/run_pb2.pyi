@@ -127,6 +127,7 @@ class Run(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     AI_USAGE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, so ids sort by time of creation."""
     project_id: _builtins.str
@@ -166,6 +167,10 @@ class Run(_message.Message):
     """Number of this change of the run: 1 as created, then without gaps."""
     retry_of: _builtins.str
     """The run that this one retries (RetryRun); else empty. That one may have been deleted: GetRun does not find it then."""
+    trace_id: _builtins.str
+    """The trace (32 hex digits) of the call that created the run, where it is recorded; else empty. Later attempts have
+    traces of their own, which link to it.
+    """
     @_builtins.property
     def meta(self) -> Global___RunMeta:
         """Options and rules."""
@@ -227,10 +232,11 @@ class Run(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         ai_usage: Global___AiUsage | None = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "created_at", b"created_at", "finished_at", b"finished_at", "meta", b"meta", "progress", b"progress", "result", b"result", "started_at", b"started_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "ai_used", b"ai_used", "attempt", b"attempt", "created_at", b"created_at", "created_by_user_id", b"created_by_user_id", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "meta", b"meta", "playbook_id", b"playbook_id", "progress", b"progress", "project_id", b"project_id", "result", b"result", "retry_of", b"retry_of", "rules_hash", b"rules_hash", "run_type", b"run_type", "scope_id", b"scope_id", "sequence", b"sequence", "started_at", b"started_at", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_usage", b"ai_usage", "ai_used", b"ai_used", "attempt", b"attempt", "created_at", b"created_at", "created_by_user_id", b"created_by_user_id", "draft_id", b"draft_id", "error_code", b"error_code", "error_message", b"error_message", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "meta", b"meta", "playbook_id", b"playbook_id", "progress", b"progress", "project_id", b"project_id", "result", b"result", "retry_of", b"retry_of", "rules_hash", b"rules_hash", "run_type", b"run_type", "scope_id", b"scope_id", "sequence", b"sequence", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
