@@ -17,8 +17,8 @@ REREAD_INTERVAL: Final = 1.0  # seconds
 
 
 class TlsFiles:
-    """The PEM files that `settings` name. Whoever replaces one need not do it at once with the others: files that do
-    not fit together change nothing, and are logged."""
+    """The PEM files that `settings` name. They need not be replaced all at once: files that do not fit together change
+    nothing, and are logged."""
 
     def __init__(self, settings: ListenerSettings) -> None:
         self._files: Mapping[str, Path] = settings.tls_files
