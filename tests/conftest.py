@@ -24,7 +24,7 @@ from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 GROUPS = {
     "browser": ("tests/browser/",),
     "command line": (
-        "tests/e2e/test_cli.py",
+        "tests/e2e/test_cli_",
         "tests/e2e/test_hostile_texts.py",
         "tests/e2e/test_regressions.py::test_REG_003_after_the_suite_nothing_is_left_behind[command line]",
     ),

@@ -4,6 +4,7 @@ speaks OpenAI's protocol. One for the whole session; each test has a shop (proje
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -100,3 +101,14 @@ def new_cli() -> Iterator[NewCli]:
     """Return the command for a folder, with options for every call."""
     with Forks("playbook-runs") as forks:
         yield partial(Cli, forks)
+
+
+@pytest.fixture
+def project() -> str:
+    return f"cli-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def cli(new_cli: NewCli, stack: Stack, project: str, tmp_path: Path) -> Cli:
+    """The command, pointed at the session's stack and at a project of its own."""
+    return new_cli(tmp_path, "--data-dir", str(stack.data_dir.path), "--project", project)

@@ -111,3 +111,20 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 65536)
     except OSError:  # Linux's way to say that the other side has closed it
         return b""
+
+
+def refused(finished: Finished, *words: str) -> None:
+    """The command said in one line what is wrong, with these words in it."""
+    assert finished.returncode == 1, finished
+    assert finished.stdout == ""
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+def previewed(cli: Cli, *options: str) -> dict[str, Any]:
+    """A preview that has ended, as `create --watch --json` prints it last."""
+    arguments = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch", *options)
+    run: dict[str, Any] = cli.json("create", *arguments)[-1]["run"]
+    assert run["status"] == "SUCCEEDED"
+    return run
