@@ -17,6 +17,7 @@ VARIABLES = """\
   GATEWAY_ROUTES_AT_ROOT    true: the routes are at / as well as at /api (false)
   GATEWAY_MAX_BODY_BYTES    size of the largest request body (524288)
   GATEWAY_CALL_SECONDS      time after which a call without an answer is 504 (55)
+  TRACE_URL                 where a run's page links to for its trace: https://HOST/{trace_id}; unset: it shows the id
   MAX_CONNECTIONS           connections of a process (10000)
   MAX_RECEIVE_SECONDS       time in which a request's headers must have arrived, and then its body (10)
   TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE   HTTPS; with the last, clients need a certificate

@@ -75,7 +75,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[HttpServer]:
         )
         health = Health([runs, executor])
         by_hand = [
-            *PageFiles().routes,
+            *PageFiles(trace_url=settings.trace_url or "").routes,
             Route("/healthz", health.alive),
             Route("/readyz", health.ready),
             Route("/openapi.json", _description),

@@ -1,6 +1,7 @@
 """The page: files that browsers read, with headers that keep it strict. All its data comes from the API."""
 
 import hashlib
+import html
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -15,6 +16,7 @@ from gateway.problems import Problem
 
 FOLDER: Final = Path(__file__).parent / "page"
 INDEX: Final = "index.html"
+TRACE_URL: Final = b'content="TRACE_URL"'  # in the index: the gateway's setting takes its place
 TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -36,10 +38,13 @@ class _File:
 
 
 class PageFiles:
-    """The files of `folder`, read once: what is served does not change under a browser that loads them one by one."""
+    """The files of `folder`, read once: what is served does not change under a browser that loads them one by one.
+    `trace_url`: the address of a run's trace, with `{trace_id}` in it; "": there is none."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, *, trace_url: str = "") -> None:
         self._files = {path.name: _read(path) for path in folder.iterdir() if path.suffix in TYPES}
+        index = self._files[INDEX].content.replace(TRACE_URL, f'content="{html.escape(trace_url)}"'.encode())
+        self._files[INDEX] = _file(index, ".html")
         self.routes = [Route("/", self._index), Route("/page/{name}", self._file)]
 
     async def _index(self, request: Request) -> Response:
@@ -61,5 +66,8 @@ class PageFiles:
 
 
 def _read(path: Path) -> _File:
-    content = path.read_bytes()
-    return _File(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return _file(path.read_bytes(), path.suffix)
+
+
+def _file(content: bytes, suffix: str) -> _File:
+    return _File(content, TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')

@@ -34,6 +34,8 @@ class GatewaySettings(ListenerSettings):
     # Previews and applies wait for their run. Proxies wait for 60 s.
     gateway_call_seconds: float = Field(default=55.0, gt=0, le=3600)
     """The deadline of a call to a service; previews and applies wait for their run that long."""
+    trace_url: str | None = Field(default=None, max_length=500, pattern=r"^https?://[^\s\"<>]*\{trace_id\}[^\s\"<>]*$")
+    """Where a run's page links to for its trace, with `{trace_id}` in it; unset: the page shows the id alone."""
 
     @field_validator("gateway_cors_origins")
     @classmethod

@@ -25,6 +25,7 @@ from playbooks.runs.v1.run_pb2 import Draft, Run, RunItem
 from servicekit.auth.tokens import ServiceTokens
 from servicekit.errors import Reason, ServiceError, error_info
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
+from servicekit.telemetry.outages import Reminder
 from servicekit.telemetry.trace_context import HEADER as TRACEPARENT
 from servicekit.telemetry.trace_context import current_traceparent
 
@@ -72,13 +73,14 @@ class ExecutorClient:
     def __init__(self, channel: grpc.aio.Channel, tokens: ServiceTokens | None) -> None:
         self._stub = ExecutorServiceStub(channel)
         self._tokens = tokens
+        self._reminder = Reminder(level=logging.ERROR)
 
     async def execute(self, job: RunJob) -> AsyncGenerator[RunEvent, None]:
         """Execute a run and yield its events up to the terminal one."""
         metadata = self._metadata(job.request_id, job.traceparent)
         call = self._stub.ExecuteRun(ExecuteRunRequest(job=job), metadata=metadata)
         try:
-            with _translated("ExecuteRun", "the run is kept and will be executed"):
+            with self._translated("ExecuteRun", "the run is kept and will be executed"):
                 async for response in call:
                     yield response.event
         finally:
@@ -87,13 +89,13 @@ class ExecutorClient:
     async def reconcile(self, run_ids: Sequence[str]) -> ReconcileRunsResponse:
         """Return how these runs stand at the executor."""
         request = ReconcileRunsRequest(run_ids=run_ids)
-        with _translated("ReconcileRuns", "the runs are kept, and asked about again"):
+        with self._translated("ReconcileRuns", "the runs are kept, and asked about again"):
             return await self._read(self._stub.ReconcileRuns, request)
 
     async def cancel(self, jobs: Sequence[RunJob]) -> Sequence[RunEvent]:
         """End runs that have not ended; return how they stand then."""
         request = CancelRunsRequest(jobs=jobs)
-        with _translated("CancelRuns", "the cancel is kept and sent again"):
+        with self._translated("CancelRuns", "the cancel is kept and sent again"):
             return (await self._stub.CancelRuns(request, timeout=CANCEL_TIMEOUT, metadata=self._metadata())).events
 
     async def draft(self, run: Run) -> Draft | None:
@@ -101,7 +103,9 @@ class ExecutorClient:
         if not run.draft_id:
             return None
         request = GetDraftRequest(project_id=run.project_id, draft_id=run.draft_id)
-        with _translated("GetDraft", f"run {run.id} has ended; read its draft {run.draft_id} later, with GetDraft"):
+        with self._translated(
+            "GetDraft", f"run {run.id} has ended; read its draft {run.draft_id} later, with GetDraft"
+        ):
             return (await self._read(self._stub.GetDraft, request)).draft
 
     async def items(self, run: Run) -> list[RunItem]:
@@ -109,13 +113,13 @@ class ExecutorClient:
         if run.status != Run.SUCCEEDED:
             return []  # it wrote nothing, and the executor may not know it
         request = ListRunItemsRequest(project_id=run.project_id, run_id=run.id, limit=MAX_ITEMS)
-        with _translated("ListRunItems", f"run {run.id} has ended; read its items later, with ListRunItems"):
+        with self._translated("ListRunItems", f"run {run.id} has ended; read its items later, with ListRunItems"):
             return list((await self._read(self._stub.ListRunItems, request)).items)
 
     async def delete_project(self, project_id: str, *, keep_plan: bool) -> DeleteProjectResponse:
         """Delete what the executor has of a project, for some seconds; return what that was."""
         request = DeleteProjectRequest(project_id=project_id, keep_plan=keep_plan)
-        with _translated("DeleteProject", "what was deleted stays deleted, and the same call goes on"):
+        with self._translated("DeleteProject", "what was deleted stays deleted, and the same call goes on"):
             return await self._stub.DeleteProject(request, timeout=DELETE_TIMEOUT, metadata=self._metadata())
 
     async def _read(self, method: Callable[..., Awaitable[Answer]], request: Message) -> Answer:
@@ -135,27 +139,26 @@ class ExecutorClient:
             pairs.append(("authorization", f"Bearer {self._tokens.token()}"))
         return tuple(pair for pair in pairs if pair[1])
 
+    @contextlib.contextmanager
+    def _translated(self, method: str, promise: str) -> Iterator[None]:
+        """Turn the failure of a call into a ServiceError that says what becomes of the caller's run (`promise`)."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._translation(method, promise, error) from error
 
-@contextlib.contextmanager
-def _translated(method: str, promise: str) -> Iterator[None]:
-    """Turn the failure of a call into a ServiceError that says what becomes of the caller's run (`promise`)."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise _translation(method, promise, error) from error
-
-
-def _translation(method: str, promise: str, error: grpc.aio.AioRpcError) -> ServiceError:
-    code = error.code()
-    if code in UNREACHABLE:
-        return ServiceError(
-            Reason.EXECUTOR_UNAVAILABLE,
-            f"the executor does not answer ({code.name}); {promise}",
-            retry_after=timedelta(seconds=1),
-        )
-    info = error_info(error)
-    if info and info.reason in PASSED_ON:
-        return ServiceError(PASSED_ON[info.reason], error.details() or "", metadata=dict(info.metadata))
-    hint = "; do both services have the same AUTH_MODE and AUTH_JWT_SECRET?" if code in AUTH_FAILURES else ""
-    logger.error("the executor refuses %s: %s, %s%s", method, code.name, error.details(), hint)
-    return ExecutorRefused(promise, is_systemic=code in (*AUTH_FAILURES, grpc.StatusCode.UNIMPLEMENTED))
+    def _translation(self, method: str, promise: str, error: grpc.aio.AioRpcError) -> ServiceError:
+        code = error.code()
+        if code in UNREACHABLE:
+            return ServiceError(
+                Reason.EXECUTOR_UNAVAILABLE,
+                f"the executor does not answer ({code.name}); {promise}",
+                retry_after=timedelta(seconds=1),
+            )
+        info = error_info(error)
+        if info and info.reason in PASSED_ON:
+            return ServiceError(PASSED_ON[info.reason], error.details() or "", metadata=dict(info.metadata))
+        hint = "; do both services have the same AUTH_MODE and AUTH_JWT_SECRET?" if code in AUTH_FAILURES else ""
+        level = self._reminder.level_for((method, code))
+        logger.log(level, "the executor refuses %s: %s, %s%s", method, code.name, error.details(), hint)
+        return ExecutorRefused(promise, is_systemic=code in (*AUTH_FAILURES, grpc.StatusCode.UNIMPLEMENTED))

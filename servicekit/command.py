@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -48,7 +49,9 @@ SHARED_VARIABLES = """\
 LISTENER_VARIABLES = """\
   METRICS_LISTEN            HOST:PORT for Prometheus; unset: off; of several processes each takes the next port
   LOG_FORMAT                json or console (json)
-  LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO)
+  LOG_LEVEL                 DEBUG, INFO, WARNING or ERROR (INFO); SIGUSR1 changes it to DEBUG, and back
+  OTEL_EXPORTER_OTLP_ENDPOINT   an OpenTelemetry collector (http://HOST:4318) that gets traces; unset: there are none.
+                            docs/configuration.md has the other OTEL_* variables
 """
 
 
@@ -97,6 +100,7 @@ def main(
 
 def run(name: str, settings: type[Listener], serve: Callable[[Listener], Coroutine[Any, Any, None]]) -> int:
     """Read the `settings` and serve as they say, in as many processes; return the exit code."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a loop; by default it would end the process
     loaded = load(settings)
     logs.configure(service=name, format=loaded.log_format, level=loaded.log_level)
     if not is_loopback(loaded.listen) and not loaded.tls_cert_file:
@@ -107,8 +111,15 @@ def run(name: str, settings: type[Listener], serve: Callable[[Listener], Corouti
             loaded.listen,
         )
 
+    level = logs.LevelSwitch(loaded.log_level)
+
+    async def serve_with_signals(number: int) -> None:
+        # By the loop: a handler of Python's own could log in the middle of another line.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, level.change)
+        await serve(loaded.for_process(number))
+
     def serve_one(number: int) -> None:
-        uvloop.run(serve(loaded.for_process(number)))
+        uvloop.run(serve_with_signals(number))
         tasks.exit_now()
 
-    return prefork.run(loaded.processes, loaded.listen, serve_one, variable=loaded.listen_variable)
+    return prefork.run(loaded.processes, loaded.listen, serve_one, level, variable=loaded.listen_variable)

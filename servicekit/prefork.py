@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from servicekit.rpc.bind_errors import explain_bind_error
+from servicekit.telemetry.logs import LevelSwitch
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +25,18 @@ MIN_LIFETIME = 3.0  # seconds; a process that ends sooner would end again, so it
 Serve = Callable[[int], None]
 
 
-def run(count: int, listen: str, serve: Serve, *, variable: str) -> int:
+def run(count: int, listen: str, serve: Serve, level: LevelSwitch, *, variable: str) -> int:
     """Run `serve(number)` in `count` processes at HOST:PORT until SIGTERM or SIGINT, and return the exit code.
 
-    A process that dies is replaced. Signals are forwarded to all. With a count of 1, `serve(0)` runs in this process.
+    A process that dies is replaced. Signals are forwarded to all; SIGUSR1 changes the log's `level` here too, for those
+    that will be started. With a count of 1, `serve(0)` runs in this process.
     Raises SystemExit, naming the `variable` that the address is from, when the address cannot be bound.
     """
     if count == 1:
         serve(0)
         return 0
     with _reserved(listen, variable):
-        return _Processes(serve).run(count)
+        return _Processes(serve, level).run(count)
 
 
 def _reserved(listen: str, variable: str) -> socket.socket:
@@ -55,8 +57,9 @@ def _reserved(listen: str, variable: str) -> socket.socket:
 
 
 class _Processes:
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, level: LevelSwitch) -> None:
         self._serve = serve
+        self._level = level
         self._running: dict[int, tuple[int, float]] = {}  # by process id: number, start
         self._stopping = False
 
@@ -64,6 +67,7 @@ class _Processes:
         """Start `count` processes, and return the first exit code other than 0 when all have ended for good."""
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stop)
+        signal.signal(signal.SIGUSR1, self._change_level)
         for number in range(count):
             self._start(number)
         exit_code = 0
@@ -95,6 +99,7 @@ class _Processes:
         try:
             for name in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(name, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it has a loop
             if sys.platform == "linux":
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() == parent:
@@ -107,6 +112,11 @@ class _Processes:
         finally:
             logging.shutdown()
             os._exit(code)
+
+    def _change_level(self, _number: int, _frame: FrameType | None) -> None:
+        self._level.change()
+        for pid in self._running:
+            os.kill(pid, signal.SIGUSR1)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True

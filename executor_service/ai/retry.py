@@ -5,10 +5,11 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from executor_service.ai.errors import AIError
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class RetryPolicy:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     random: Callable[[], float] = random.random
     clock: Callable[[], float] = time.monotonic
+    reminder: Reminder = field(default_factory=Reminder)
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -73,7 +75,8 @@ class RetryPolicy:
                         raise
                     asked = error.retry_after_seconds
                     wait = self.wait_seconds(failures, None if asked is None else self._capped(asked))
-                logger.warning(
+                logger.log(
+                    self.reminder.level_for((error.code, error.problem)),
                     "AI request failed (%s, attempt %d%s), next in %.1f s: %s",
                     error.code,
                     tries,

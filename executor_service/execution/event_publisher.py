@@ -18,6 +18,7 @@ from servicekit.background.tasks import Ticker
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
+from servicekit.telemetry.outages import Reminder
 from servicekit.telemetry.trace_context import current_traceparent
 from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Tracing, is_recording, now
 
@@ -45,7 +46,7 @@ class EventPublisher(Conflator[UUID, State]):
         self._tracing = tracing
         self._subscribers: defaultdict[UUID, set[asyncio.Queue[State]]] = defaultdict(set)
         self._soon: dict[UUID, asyncio.TimerHandle] = {}
-        self._reachable = True
+        self._reminder = Reminder()
 
     def report_soon(self, state: State) -> None:
         """Pass on a change, unless a newer one follows within a moment: a short run is one event."""
@@ -93,11 +94,8 @@ class EventPublisher(Conflator[UUID, State]):
         try:
             await self._publisher.publish(body)
         except BrokerUnavailable as error:
-            log = logger.warning if self._reachable else logger.debug
-            log("%d events stay in the outbox: %s", len(batch), error)
-            self._reachable = False
+            logger.log(self._reminder.level_for(error), "%d events stay in the outbox: %s", len(batch), error)
             return False
-        self._reachable = True
         for state in batch:
             if state.traceparent:
                 attributes = {RUN_ATTRIBUTE: str(state.run_id), "playbook.run.status": state.status.value}

@@ -30,10 +30,19 @@ export function factsOf(run, { project, retry, now }) {
     fact("AI", aiOf(run)),
     run.draftId ? fact("Draft", identifier(run.draftId, "draft id")) : null,
     fact("Who", run.createdByUserId),
+    run.traceId ? fact("Trace", traceOf(run)) : null,
     fact("Created", timeOf(run.createdAt)),
     fact("Started", timeOf(run.startedAt)),
     fact("Finished", timeOf(run.finishedAt)),
   );
+}
+
+// The id of a run's trace: a link where the gateway knows the address of traces (TRACE_URL).
+function traceOf({ traceId }) {
+  const address = document.querySelector('meta[name="trace-url"]').content;
+  if (!address) return identifier(traceId, "trace id");
+  const link = h("a", { href: address.replaceAll("{trace_id}", traceId), rel: "noopener noreferrer" }, h("code", {}, traceId));
+  return h("span", { class: "identifier" }, link);
 }
 
 function fact(name, ...value) {

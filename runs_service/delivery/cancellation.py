@@ -15,6 +15,7 @@ from runs_service.store import Dispatchable, RunStore
 from servicekit.background.batching import packed
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Canceller(Ticker):
         self._executor = executor
         self._events = events
         self._batch = batch
-        self._reachable = True
+        self._reminder = Reminder()
 
     async def cancel(self, item: Dispatchable) -> None:
         """Cancel a run that has not ended. The request is stored when this returns or raises, also without an executor.
@@ -55,7 +56,7 @@ class Canceller(Ticker):
         try:
             return None if await self._send_pending() else RETRY_INTERVAL
         except ExecutorRefused as error:
-            logger.warning("no cancel can be sent: %s", error)
+            logger.log(self._reminder.level_for("systemic"), "no cancel can be sent: %s", error)
             return None
 
     async def _send_pending(self) -> bool:
@@ -76,7 +77,10 @@ class Canceller(Ticker):
             if error.is_systemic:
                 raise
             if len(items) == 1:
-                logger.warning("executor rejected the cancel of run %s: %s", items[0].run.id, error)
+                run_id = items[0].run.id
+                logger.log(
+                    self._reminder.level_for(run_id), "executor rejected the cancel of run %s: %s", run_id, error
+                )
                 return True
         for item in items:
             if not await self._send_isolating_failures([item]):
@@ -90,12 +94,9 @@ class Canceller(Ticker):
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:
                 raise  # a refusal is not an outage
-            log = logger.warning if self._reachable else logger.debug
-            log("%d cancels wait for an executor: %s", len(items), error)
-            self._reachable = False
+            logger.log(self._reminder.level_for(error), "%d cancels wait for an executor: %s", len(items), error)
             await self._events.cancel_queued([item.run.id for item in items])
             return False
-        self._reachable = True
         await self._events.apply(events)
         await self._store.stops.mark_delivered([item.run.id for item in items])
         return True

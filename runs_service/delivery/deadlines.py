@@ -10,6 +10,7 @@ from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.store import RunStore
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class DeadlineKeeper(Ticker):
         self._events = events
         self._canceller = canceller
         self._batch = batch
+        self._reminder = Reminder()
 
     async def tick(self) -> None:
         """End one batch."""
@@ -46,7 +48,8 @@ class DeadlineKeeper(Ticker):
         try:
             await self._reconcile(run_ids)
         except ExecutorRefused as error:
-            logger.warning("%d runs are past their deadline: %s", len(run_ids), error)
+            level = self._reminder.level_for(error.message)
+            logger.log(level, "%d runs are past their deadline: %s", len(run_ids), error)
             run_ids = await self._store.stops.overdue(margin=REFUSED_MARGIN, limit=self._batch)
         except ServiceError as error:
             if error.reason is not Reason.EXECUTOR_UNAVAILABLE:

@@ -9,6 +9,7 @@ from runs_service.executor_client import ExecutorClient
 from runs_service.store import Dispatchable, RunStore
 from servicekit.errors import ServiceError
 from servicekit.telemetry import logs
+from servicekit.telemetry.outages import Reminder
 from servicekit.telemetry.trace_context import TraceContext, enter_trace
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class InlineExecution:
         self._executor = executor
         self._store = store
         self._events = events
+        self._reminder = Reminder()
 
     async def execute(self, item: Dispatchable) -> None:
         """Execute one run to its end.
@@ -41,4 +43,4 @@ class InlineExecution:
                         await self._store.outbox.mark_dispatched({item.run.id: 0.0})
                     await self._events.apply([event])
         except ServiceError as error:
-            logger.warning("run %s goes on later: %s", item.run.id, error)
+            logger.log(self._reminder.level_for(error.reason), "run %s goes on later: %s", item.run.id, error)

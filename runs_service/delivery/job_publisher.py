@@ -12,6 +12,7 @@ from servicekit.background.batching import Batcher
 from servicekit.background.outbox import OutboxMarks
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
+from servicekit.telemetry.outages import Reminder
 from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Tracing, now
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class JobPublisher:
     def __init__(self, publisher: Publisher, store: RunStore, tracing: Tracing = OFF) -> None:
         self._publisher = publisher
         self._store = store
+        self._reminder = Reminder()
         self._tracing = tracing
         self.marks: OutboxMarks[str, float] = OutboxMarks(self._mark)  # when runs were published, by id
         self.batcher: Batcher[Sequence[Dispatchable], None] = Batcher(self._publish, limit=BATCH, size=_weight)
@@ -41,7 +43,7 @@ class JobPublisher:
         try:
             await self._publisher.publish(body.SerializeToString())
         except BrokerUnavailable as error:
-            logger.warning("%d runs are not published yet: %s", len(items), error)
+            logger.log(self._reminder.level_for(error), "%d runs are not published yet: %s", len(items), error)
             raise
         reached(FailPoint.RUNS_AFTER_PUBLISH)
         published = asyncio.get_running_loop().time()

@@ -9,6 +9,7 @@ from runs_service.metrics import RunsMetrics
 from runs_service.store import RunStore
 from servicekit.background.tasks import Ticker
 from servicekit.errors import ServiceError
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Reconciler(Ticker):
         self._executor = executor
         self._events = events
         self._dispatcher = dispatcher
+        self._reminder = Reminder()
         self._lost_jobs = metrics.recovered.labels("lost_job")
         self._lost_events = metrics.recovered.labels("lost_event")
 
@@ -44,7 +46,7 @@ class Reconciler(Ticker):
         try:
             answer = await self._executor.reconcile(list(silent))
         except ServiceError as error:
-            logger.warning("%d silent runs: %s", len(silent), error)
+            logger.log(self._reminder.level_for(error), "%d silent runs: %s", len(silent), error)
             return
         self._lost_events.inc(await self._events.apply(answer.events))
         if answer.unknown_run_ids:

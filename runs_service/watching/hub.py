@@ -16,6 +16,7 @@ from runs_service.store import History
 from runs_service.watching.subscription import BUFFER, Subscription
 from servicekit.background.tasks import Worker
 from servicekit.errors import Reason, ServiceError
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Watchers(Worker):
         super().__init__()
         self._history = history
         self._poll = poll
+        self._reminder = Reminder()
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._woken: set[str] = set()
         self._arrived = asyncio.Event()
@@ -121,7 +123,7 @@ class Watchers(Worker):
         try:
             changes, deleted = await self._history.after(positions, limit=BUFFER)
         except ServiceError as error:
-            logger.warning("watchers wait: %s", error)
+            logger.log(self._reminder.level_for(error), "watchers wait: %s", error)
             return
         for change in changes:
             for subscription in self._subscriptions.get(change.id, ()):

@@ -18,6 +18,7 @@ from runs_service.watching.project_subscription import ProjectSubscription
 from servicekit.background.tasks import Worker
 from servicekit.errors import ServiceError
 from servicekit.postgres.snapshots import Snapshot
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class ProjectWatchers(Worker):
     def __init__(self, changes: Changes, *, poll: float = POLL, pause: float = PAUSE, page: int = PAGE) -> None:
         super().__init__()
         self._changes = changes
+        self._reminder = Reminder()
         self._poll = poll
         self._pause = pause
         self._page = page
@@ -143,7 +145,7 @@ class ProjectWatchers(Worker):
         try:
             pages = await self._changes.since({project: at for project, (_, at) in feeds.items()}, limit=self._page)
         except ServiceError as error:
-            logger.warning("watchers of projects wait: %s", error)
+            logger.log(self._reminder.level_for(error), "watchers of projects wait: %s", error)
             return
         for project, (feed, _) in feeds.items():
             page = pages[project]

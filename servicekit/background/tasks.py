@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import NoReturn
 
 from servicekit.errors import ServiceError
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Worker(ABC):
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._reminder = Reminder()
         self._stopping = False
 
     @abstractmethod
@@ -68,7 +70,7 @@ class Worker(ABC):
                 # it lasts.
                 is_outage = isinstance(error, ConnectionError | ServiceError)
                 logger.log(
-                    logging.DEBUG if is_outage and failures else logging.WARNING,
+                    logging.DEBUG if is_outage and failures else self._reminder.level_for(repr(error)),
                     "%s failed: %s; again in %.1f s",
                     *(type(self).__name__, error, delay),
                     exc_info=None if is_outage else error,

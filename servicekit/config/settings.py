@@ -38,7 +38,7 @@ class CommandSettings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
     """`json` for a log collector, `console` for a person."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least severe lines that are logged."""
+    """The least severe lines that are logged; the signal SIGUSR1 changes it to DEBUG, and back."""
 
 
 class DatabaseSettings(CommandSettings):

@@ -14,6 +14,8 @@ from typing import Final, TextIO
 
 from servicekit.telemetry.printable import CONTINUED, printable, printable_json, printable_lines
 
+logger = logging.getLogger(__name__)
+
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039  # never mutated, only replaced
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would create an encoder for each line
 # The attributes of every record; the others come from `extra`.
@@ -118,9 +120,23 @@ def configure(*, service: str, format: str, level: str) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # At INFO these log their own internals.
-    for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp", "uvicorn"):
+    for name in ("alembic", "httpx", "httpx2", "openai", "kombu", "amqp", "uvicorn", "urllib3"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
+
+
+class LevelSwitch:
+    """Changes the level of this process's log to DEBUG, and back to the one that is `configured`; where that is DEBUG,
+    to INFO and back."""
+
+    def __init__(self, configured: str) -> None:
+        self._level, self._other = configured, "INFO" if configured == "DEBUG" else "DEBUG"
+
+    def change(self) -> None:
+        """Change it, and say so."""
+        self._level, self._other = self._other, self._level
+        logging.getLogger().setLevel(self._level)
+        logger.warning("the log's level is %s now; SIGUSR1 makes it %s again", self._level, self._other)
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

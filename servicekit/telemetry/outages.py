@@ -1,4 +1,5 @@
-"""Why something that a service depends on cannot be used, for the log and for health checks."""
+"""Why something that a service depends on cannot be used, for the log and for health checks: what lasts is logged once
+a minute, not a thousand times."""
 
 import logging
 import threading
@@ -10,6 +11,7 @@ from servicekit.telemetry.printable import printable
 REPEAT_AFTER = 60.0  # seconds
 QUIET = 5.0  # seconds in which the same reason is not logged again, however many outages there are
 REASON_LIMIT = 500  # characters
+REMEMBERED = 1_000  # different lines a minute
 
 
 def first_line(error: BaseException, *secrets: str) -> str:
@@ -20,6 +22,32 @@ def first_line(error: BaseException, *secrets: str) -> str:
         if secret:
             line = line.replace(secret, "***")
     return printable(line[:REASON_LIMIT])
+
+
+class Reminder:
+    """Says at which level to log what may happen again and again: once a minute at `level`, else at DEBUG.
+
+    Any thread may call.
+    """
+
+    def __init__(self, *, level: int = logging.WARNING, clock: Callable[[], float] = time.monotonic) -> None:
+        self._level = level
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._logged_at: dict[str, float] = {}
+
+    def level_for(self, key: object) -> int:
+        """Return the level; what has the same `key`, by its words, is the same."""
+        words, now = str(key), self._clock()
+        with self._lock:
+            if now - self._logged_at.get(words, -REPEAT_AFTER) < REPEAT_AFTER:
+                return logging.DEBUG
+            if len(self._logged_at) >= REMEMBERED:
+                self._logged_at = {one: at for one, at in self._logged_at.items() if now - at < REPEAT_AFTER}
+            if len(self._logged_at) >= REMEMBERED:  # a key that is never the same twice
+                return logging.DEBUG
+            self._logged_at[words] = now
+            return self._level
 
 
 class Outage:

@@ -42,7 +42,9 @@ async def new_tab(browser: Browser) -> AsyncIterator[NewTab]:
 
 @pytest.fixture(scope="session")
 def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:  # noqa: F811
-    with Stack(StackOptions(data_dir=stack_folder(), http=True, durable=False, env=stack_env)) as stack:
+    gateway_env = {"TRACE_URL": "https://traces.example/{trace_id}"}
+    options = StackOptions(data_dir=stack_folder(), http=True, durable=False, env=stack_env, gateway_env=gateway_env)
+    with Stack(options) as stack:
         yield stack
 
 

@@ -4,6 +4,7 @@ import asyncio
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playwright.async_api import expect
 
@@ -182,3 +183,16 @@ async def test_the_page_goes_on_after_services_and_gateway_restart(
     (missed,) = await stale_runs(shop, 1)
     await page.has_status(missed, "Stale")
     await expect(page.rows).to_have_count(2)
+
+
+async def test_a_run_links_to_its_trace(page: ShopPage, shop: Shop) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    auth = shop.auth()
+    auth["metadata"] += (("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),)
+    request = pb.CreateRunRequest(
+        project_id=shop.project, playbook_id="missing_seo_title", run_type=Run.PREVIEW_GENERATE
+    )
+    run = (await shop.runs().CreateRun(request, **auth)).run
+    await page.enter(run=run.id)
+    link = page.page.locator(".facts").get_by_role("link", name=trace_id)
+    await expect(link).to_have_attribute("href", f"https://traces.example/{trace_id}")

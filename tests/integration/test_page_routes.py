@@ -106,3 +106,16 @@ def test_modules_have_one_noun_each() -> None:
 def test_the_wheel_has_the_page() -> None:
     packaged = {file.distribution_path for file in WheelBuilder(str(PROJECT)).recurse_included_files()}
     assert {f"gateway/page/{name}" for name in FILES} <= packaged
+
+
+async def test_the_page_learns_where_traces_are_and_bad_addresses_stop_the_start(http: httpx2.AsyncClient) -> None:
+    assert '<meta name="trace-url" content="">' in (await http.get("/")).text
+    settings = GatewaySettings(
+        listen=f"{HOST}:0", runs_target=NOBODY, executor_target=NOBODY, trace_url="https://t.example/{trace_id}?a=1&b=2"
+    )
+    async with gateway_app.serving(settings) as server, client(f"http://{server.address}") as other:
+        shown = (await other.get("/")).text
+    assert '<meta name="trace-url" content="https://t.example/{trace_id}?a=1&amp;b=2">' in shown
+    for bad in ("javascript:alert(1)//{trace_id}", "https://t.example/", 'https://t.example/"{trace_id}'):
+        with pytest.raises(ValueError, match="trace_url"):
+            GatewaySettings(trace_url=bad)

@@ -188,8 +188,7 @@ async def test_a_refusal_is_not_an_outage_nothing_spins_and_no_run_ends(
         "CancelRuns",
         "ReconcileRuns",
         "ExecuteRun",
-        "ReconcileRuns",
-    ]
+    ], "the second refusal of ReconcileRuns within a minute is at DEBUG"
     assert all("AUTH_JWT_SECRET" in error for error in errors)
 
 

@@ -72,6 +72,10 @@ def started(executor_forks: Forks, log: Path) -> Started:
     return started
 
 
+def size(log: Path) -> int:
+    return len(log.read_text())
+
+
 def workers(process: Forked) -> list[psutil.Process]:
     return psutil.Process(process.pid).children()
 
@@ -105,6 +109,25 @@ async def test_all_processes_serve_a_dead_one_is_replaced_and_all_stop_together(
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0
         assert not any(member.is_running() for member in family)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_signal_changes_the_level_of_all_processes_and_back(
+    count: int, started: Started, log: Path, environment: dict[str, str]
+) -> None:
+    writers = 1 if count == 1 else 1 + count  # with the first process, which starts others in the place of dead ones
+    with started(environment | {"EXECUTOR_WORKERS": str(count)}) as process:
+        await eventually(lambda: log.read_text().count("serving at") == count, timeout=DEADLINE)
+        for level in ("DEBUG", "INFO", "DEBUG"):
+            before = size(log)
+            process.send_signal(signal.SIGUSR1)
+
+            def is_changed(words: str = f"level is {level} now", before: int = before) -> bool:
+                return log.read_text()[before:].count(words) == writers
+
+            await eventually(is_changed)
+        assert is_serving(environment["EXECUTOR_LISTEN"], 1)
+        await eventually(lambda: "Health/Check OK" in log.read_text()[before:])
 
 
 async def test_no_worker_outlives_a_parent_that_is_killed(

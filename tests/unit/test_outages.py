@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from servicekit.telemetry.outages import Outage, first_line
+from servicekit.telemetry.outages import REMEMBERED, Outage, Reminder, first_line
 
 
 class Time:
@@ -48,3 +48,23 @@ def test_an_outage_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogC
 def test_the_first_line_has_no_secret_and_no_second_line() -> None:
     assert first_line(OSError("no  way, hidden\nDETAIL: more"), "hidden") == "no way, ***"
     assert first_line(TimeoutError()) == "TimeoutError"
+
+
+def test_what_happens_again_and_again_is_loud_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    time = Time()
+    reminder = Reminder(clock=time)
+    levels = []
+    for _ in range(121):
+        levels.append(reminder.level_for("the database is away"))
+        time.now += 1
+    assert [second for second, level in enumerate(levels) if level == logging.WARNING] == [0, 60, 120]
+    assert reminder.level_for("the broker is away") == logging.WARNING
+
+
+def test_a_thousand_different_lines_a_minute_are_enough() -> None:
+    time = Time()
+    reminder = Reminder(clock=time)
+    levels = [reminder.level_for(f"run {number}") for number in range(3 * REMEMBERED)]
+    assert levels.count(logging.WARNING) == REMEMBERED
+    time.now += 61
+    assert reminder.level_for("run 1") == logging.WARNING

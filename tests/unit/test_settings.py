@@ -14,6 +14,7 @@ from servicekit import prefork
 from servicekit.auth.tokens import Demands
 from servicekit.config import settings
 from servicekit.rpc.server import Server
+from servicekit.telemetry.logs import LevelSwitch
 from servicekit.telemetry.metrics import Metrics
 from tests.support.certificates import Authority
 from tests.support.tokens import public_pem
@@ -295,7 +296,7 @@ async def test_an_address_that_cannot_be_bound_is_explained(
             Server(loaded, [], {}, Metrics())
 
         with pytest.raises(SystemExit) as stop:
-            prefork.run(count, loaded.listen, serve, variable=loaded.listen_variable)
+            prefork.run(count, loaded.listen, serve, LevelSwitch("INFO"), variable=loaded.listen_variable)
     assert str(stop.value).startswith(f"cannot listen on {where} (RUNS_LISTEN): {reason}")
 
 

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from servicekit.errors import Reason, ServiceError
 from servicekit.rpc.interceptors.base import Behaviour, CallInterceptor, Context
 from servicekit.rpc.interceptors.request_ids import HEADER, current_request_id
+from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,9 @@ class ErrorTranslation(CallInterceptor):
     (grpc#43360).
     """
 
+    def __init__(self) -> None:
+        self._reminder = Reminder()
+
     async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
         """Serve the call; abort it with the error's status when it raises."""
         try:
@@ -27,7 +31,8 @@ class ErrorTranslation(CallInterceptor):
             raise
         except ServiceError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
-                logger.warning("%s: %s", method, error, extra={"cause": repr(error.__cause__)})
+                level = self._reminder.level_for((method, error.reason))
+                logger.log(level, "%s: %s", method, error, extra={"cause": repr(error.__cause__)})
             failure = error
         except Exception:
             logger.exception("%s failed", method)
