@@ -1,17 +1,27 @@
 """A real PostgreSQL for the session; each test finds the executor's tables empty."""
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
+from executor_service.ai.factory import build_provider
+from executor_service.ai.provider import SuggestionProvider
+from executor_service.ai.retry import RetryPolicy
 from executor_service.models import metadata
+from servicekit.postgres.database import Database
 from tests.support.broker import delete_queues
 from tests.support.certificates import Authority
 from tests.support.executor import Bench
 from tests.support.forking import Forks
+from tests.support.openai_server import OpenAIServer
+from tests.support.project_watching import Replica, running_replica
+from tests.support.run_watching import Hub, running_hub
 from tests.support.stage import Stage
+from tests.support.suggesting import Build, Waits
 
 EMPTY = f"TRUNCATE {', '.join(table.fullname for table in metadata.sorted_tables)}"
 
@@ -82,3 +92,65 @@ def queue(url: str) -> Iterator[str]:
     name = f"test-{uuid4().hex[:12]}"
     yield name
     delete_queues(url, name, f"{name}.dead", f"{name}.v2", f"{name}.v3")
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: OpenAIServer) -> Iterator[OpenAIServer]:
+    running_server.reset()
+    yield running_server
+    assert running_server.stats().rejected == []
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+async def build(running_server: OpenAIServer, waits: Waits, few_authorities: None) -> AsyncIterator[Build]:
+    built: list[SuggestionProvider] = []
+
+    def build(**settings: Any) -> SuggestionProvider:
+        settings = {
+            "api_key": SecretStr(running_server.api_key),
+            "base_url": running_server.base_url,
+            "retry": RetryPolicy(sleep=waits, random=lambda: 0.0),
+            **settings,
+        }
+        built.append(build_provider(**settings))
+        return built[-1]
+
+    yield build
+    for provider in built:
+        await provider.close()
+
+
+@pytest.fixture
+def provider(server: OpenAIServer, build: Build) -> SuggestionProvider:
+    return build()
+
+
+@pytest.fixture
+async def replica(runs_database: Database) -> AsyncIterator[Replica]:
+    """A replica whose watchers find by hints what they find."""
+    async with running_replica(runs_database, poll=3600.0) as replica:
+        yield replica
+
+
+@pytest.fixture
+async def hub(runs_database: Database) -> AsyncIterator[Hub]:
+    async with running_hub(runs_database) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def hub_without_poll(runs_database: Database) -> AsyncIterator[Hub]:
+    """A hub whose watchers find by hints what they find."""
+    async with running_hub(runs_database, poll=3600.0) as hub:
+        yield hub

@@ -9,10 +9,8 @@ import pytest
 
 from executor_service.ai.errors import AIError
 from executor_service.ai.provider import SuggestionProvider
-from tests.integration.test_openai_provider import build, provider, running_server, server, suggested, titles, waits
 from tests.support.openai_server import Behaviour, OpenAIServer
-
-__all__ = ["build", "provider", "running_server", "server", "waits"]
+from tests.support.suggesting import suggested, titles
 
 NAMES = tuple("abcdefghij")
 NO_ANSWER = "The AI provider gave no answer for this product."

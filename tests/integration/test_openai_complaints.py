@@ -11,10 +11,8 @@ from executor_service.ai.errors import AIError
 from executor_service.ai.provider import SuggestionProvider, SuggestionRequest
 from executor_service.ai.retry import RetryPolicy
 from executor_service.ai.waits import wait_of
-from tests.integration.test_openai_provider import Build, build, provider, running_server, suggested, titles, waits
 from tests.support.openai_server import Behaviour, OpenAIServer
-
-__all__ = ["build", "provider", "running_server", "waits"]
+from tests.support.suggesting import Build, suggested, titles
 
 AUTH, RATE, BROKEN = "AI_AUTHENTICATION_FAILED", "AI_RATE_LIMITED", "AI_PROVIDER_ERROR"
 DEADLINE = 600.0  # seconds

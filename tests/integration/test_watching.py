@@ -1,117 +1,17 @@
-"""Watchers and RunStream over a real PostgreSQL; the network's edge is a function that takes messages."""
+"""Watchers and RunStream over a real PostgreSQL: what a watcher of a run gets, and how its watch ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 from playbooks.runs.v1.run_pb2 import Run
-from playbooks.runs.v1.runs_service_pb2 import WatchRunResponse
 
-from runs_service.queries import RunQueries
-from runs_service.store import History, RunStore
-from runs_service.store.history import Followed
-from runs_service.store.version_cache import VersionCache
-from runs_service.watching.hub import POLL, Watchers
-from runs_service.watching.stream import RunStream
+from runs_service.watching.hub import POLL
 from runs_service.watching.subscription import BUFFER
-from servicekit.background.tasks import running
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
-from tests.support.runs import NOW, event, new_run
+from tests.support.run_watching import HEARTBEAT, SNAPSHOT, UPDATED, Hub, Watching, updates, watching
 from tests.support.waiting import eventually
-
-SNAPSHOT, UPDATED, HEARTBEAT = WatchRunResponse.SNAPSHOT, WatchRunResponse.UPDATED, WatchRunResponse.HEARTBEAT
-
-
-class Hub:
-    """One replica's watching, and the means to change runs."""
-
-    def __init__(self, database: Database, *, poll: float = POLL) -> None:
-        self.store = RunStore(database, reconcile_after=timedelta(hours=1))
-        self.watchers = Watchers(self.store.history, poll=poll)
-        self.queries = RunQueries(self.store)
-        self.numbers: dict[str, int] = {}
-
-    def stream(self, **options: float) -> RunStream:
-        return RunStream(self.queries, self.watchers, **options)
-
-    async def create(self) -> Run:
-        (stored,) = await self.store.runs.create([new_run(idempotency_key=str(len(self.numbers)))])
-        self.numbers[stored.run.id] = 0
-        return stored.run
-
-    async def change(
-        self, run: Run, status: Run.Status.ValueType = Run.RUNNING, *, times: int = 1, hint: bool = True
-    ) -> None:
-        events = []
-        for _ in range(times):
-            self.numbers[run.id] = number = self.numbers[run.id] + 1
-            events.append(event(run.id, number, status, completed=number))
-        await self.store.history.apply_events(events, NOW)
-        if hint:
-            self.watchers.wake(run.id)
-
-
-class Watching:
-    """A watcher, with every message it was sent. It takes none while `reading` is not set."""
-
-    def __init__(self, hub: Hub, run: Run, after: int | None = None, **options: float) -> None:
-        self.sent: list[WatchRunResponse] = []
-        self.reading = asyncio.Event()
-        self.reading.set()
-        self.task = asyncio.create_task(
-            hub.stream(**options).serve(run.project_id, run.id, after=after, write=self._write)
-        )
-
-    async def _write(self, message: WatchRunResponse) -> None:
-        await self.reading.wait()
-        self.sent.append(message)
-
-    @property
-    def seen(self) -> list[tuple[int, int]]:
-        return [(message.kind, message.run.sequence) for message in self.sent]
-
-    async def ends(self) -> None:
-        async with asyncio.timeout(15):
-            await self.task
-
-
-@pytest.fixture
-async def hub(runs_database: Database) -> AsyncIterator[Hub]:
-    async with running_hub(runs_database) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def hub_without_poll(runs_database: Database) -> AsyncIterator[Hub]:
-    """A hub whose watchers find by hints what they find."""
-    async with running_hub(runs_database, poll=3600.0) as hub:
-        yield hub
-
-
-@asynccontextmanager
-async def running_hub(database: Database, *, poll: float = POLL) -> AsyncIterator[Hub]:
-    hub = Hub(database, poll=poll)
-    async with running(hub.watchers):
-        yield hub
-    assert hub.watchers.count == 0
-    assert not hub.watchers._subscriptions
-
-
-@asynccontextmanager
-async def watching(*args: object, **kwargs: object) -> AsyncIterator[Watching]:
-    watcher = Watching(*args, **kwargs)  # type: ignore[arg-type]
-    try:
-        yield watcher
-    finally:
-        watcher.task.cancel()
-        await asyncio.wait([watcher.task])
-
-
-def updates(first: int, last: int) -> list[tuple[int, int]]:
-    return [(UPDATED, sequence) for sequence in range(first, last + 1)]
 
 
 async def test_a_watcher_gets_a_snapshot_at_once_then_every_change_then_the_end(hub: Hub) -> None:
@@ -192,101 +92,6 @@ async def test_a_watcher_that_resumes_far_behind_delays_no_other(hub_without_pol
             behind.reading.set()
             await eventually(lambda: behind.seen == updates(1, 3 * BUFFER + 2))
     assert current.seen[-1] == (UPDATED, 3 * BUFFER + 2)
-
-
-class SlowHistory(History):
-    """Returns from `after` only while `let` is set."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database, VersionCache(), reconcile_after=timedelta(hours=1))
-        self.asked = asyncio.Event()
-        self.asked_for: set[str] = set()
-        self.let = asyncio.Event()
-
-    async def after(self, positions: Mapping[str, int], *, limit: int) -> Followed:
-        found = await super().after(positions, limit=limit)
-        self.asked_for |= positions.keys()
-        self.asked.set()
-        await self.let.wait()
-        return found
-
-
-async def test_a_watcher_that_joins_during_a_read_for_others_misses_nothing(runs_database: Database) -> None:
-    hub = Hub(runs_database)
-    slow = SlowHistory(runs_database)
-    hub.watchers = Watchers(slow)
-    run = await hub.create()
-    await hub.change(run, times=4)
-    with hub.watchers.subscribe(run.id) as first, hub.watchers.subscribe(run.id) as second:
-        async with running(hub.watchers):
-            first.follow(5, newest=5)
-            await hub.change(run)
-            await slow.asked.wait()
-            second.follow(0, newest=6)  # the read under way began at 5
-            slow.let.set()
-            async with asyncio.timeout(10):
-                assert (await first.next()).sequence == 6
-                assert [(await second.next()).sequence for _ in range(6)] == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize("hints", ["{}:2", "{}:1 {}:2 {}:1", None], ids=["one", "several", "a gap"])
-async def test_a_change_between_the_read_and_the_following_is_read_without_the_poll(
-    hints: str | None, hub_without_poll: Hub
-) -> None:
-    hub = hub_without_poll
-    run = await hub.create()
-    with hub.watchers.subscribe(run.id) as subscription:
-        await hub.change(run, hint=False)
-        if hints:
-            hub.watchers.on_notification(hints.replace("{}", run.id))
-        else:
-            hub.watchers.wake_all()
-        subscription.follow(1, newest=1)
-        async with asyncio.timeout(10):
-            assert (await subscription.next()).sequence == 2
-
-
-async def test_nothing_is_read_for_a_watcher_that_has_the_sequence_in_the_hint(runs_database: Database) -> None:
-    hub = Hub(runs_database)
-    slow = SlowHistory(runs_database)
-    slow.let.set()
-    hub.watchers = Watchers(slow)
-    run, other = await hub.create(), await hub.create()
-    await hub.change(run)
-    async with running(hub.watchers):
-        with hub.watchers.subscribe(run.id) as current, hub.watchers.subscribe(other.id) as behind:
-            hub.watchers.on_notification(f"{run.id}:2")
-            current.follow(2, newest=2)
-            hub.watchers.on_notification(f"{run.id}:2")
-            behind.follow(0, newest=1)
-            async with asyncio.timeout(10):
-                assert (await behind.next()).sequence == 1
-    assert slow.asked_for == {other.id}
-
-
-async def test_a_watcher_that_makes_room_during_a_read_for_others_misses_nothing(runs_database: Database) -> None:
-    hub = Hub(runs_database)
-    slow = SlowHistory(runs_database)
-    slow.let.set()
-    hub.watchers = Watchers(slow)
-    run = await hub.create()
-    length = 2 * BUFFER
-    await hub.change(run, times=length - 1)
-    with hub.watchers.subscribe(run.id) as current, hub.watchers.subscribe(run.id) as full:
-        async with running(hub.watchers):
-            current.follow(length, newest=length)
-            full.follow(0, newest=length)
-            await eventually(lambda: full.position == BUFFER and not full.ready)
-            slow.let.clear()
-            slow.asked.clear()
-            await hub.change(run)
-            await slow.asked.wait()  # a read for `current` alone
-            got = [(await full.next()).sequence for _ in range(BUFFER)]
-            slow.let.set()
-            async with asyncio.timeout(10):
-                assert (await current.next()).sequence == length + 1
-                got += [(await full.next()).sequence for _ in range(length + 1 - BUFFER)]
-    assert got == list(range(1, length + 2))
 
 
 async def test_many_watchers_get_the_same_changes_in_whatever_order_they_came(hub: Hub) -> None:
