@@ -179,7 +179,9 @@ async def test_two_runs_that_got_the_same_suggestions_store_them_without_a_deadl
     runs = await Jobs(bench.database).enqueue_claimed([job(), job()], owner="one", lease_seconds=60)
 
     async def store(lease: Lease, arrived: Sequence[Suggestion]) -> None:
-        await Suggestions(bench.database).record(lease, "p", arrived, model="m", completed=1, total=1, report=False)
+        await Suggestions(bench.database).record(
+            lease, "p", arrived, model="m", usage=None, completed=1, total=1, report=False
+        )
 
     for attempt in range(100):  # one in ten met before they were stored in one order
         arrived = [Suggestion(sha256(f"{attempt} {n}".encode()).digest(), "text") for n in range(100)]

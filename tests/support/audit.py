@@ -29,7 +29,9 @@ PROMISES = {
         SELECT count(*) FROM (SELECT project_id, sum(used) AS used FROM executor.ai_usage GROUP BY 1) AS usage
         FULL JOIN (SELECT project_id, count(*) AS stored FROM executor.suggestions GROUP BY 1) AS kept
             USING (project_id)
-        WHERE coalesce(used, 0) <> coalesce(stored, 0)""",
+        WHERE coalesce(used, 0) <> coalesce(stored, 0)
+            -- A purged project keeps what it has used today.
+            AND project_id IN (SELECT project_id FROM executor.executions)""",
 }
 
 
