@@ -33,6 +33,7 @@ async def test_a_refusal_that_echoes_the_key_does_not_spread_it(
 async def test_a_fault_that_echoes_the_key_does_not_spread_it(
     server: OpenAIServer, provider: SuggestionProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "executor_service")  # repeats of a line are DEBUG
     server.behave(Behaviour(status=500, error_message=f"Bearer {server.api_key} is too much"))
     with pytest.raises(AIError, match=r"\(HTTP 500: Bearer \*\*\* is too much\)") as caught:
         await provider.suggest(titles("a"))
