@@ -8,16 +8,19 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from devstack.valkey import Valkey
 from executor_service.ai.factory import build_provider
 from executor_service.ai.provider import SuggestionProvider
 from executor_service.ai.retry import RetryPolicy
 from executor_service.models import metadata
 from servicekit.postgres.database import Database
+from tests.conftest import new_database
 from tests.support.broker import delete_queues
 from tests.support.certificates import Authority
 from tests.support.executor import Bench
 from tests.support.forking import Forks
 from tests.support.openai_server import OpenAIServer
+from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.project_watching import Replica, running_replica
 from tests.support.run_watching import Hub, running_hub
 from tests.support.stage import Stage
@@ -154,3 +157,10 @@ async def hub_without_poll(runs_database: Database) -> AsyncIterator[Hub]:
     """A hub whose watchers find by hints what they find."""
     async with running_hub(runs_database, poll=3600.0) as hub:
         yield hub
+
+
+@pytest.fixture(scope="session")
+def environment(postgres_server: Any, valkey_server: Valkey) -> Iterator[dict[str, str]]:
+    """What a runs-service process needs: a migrated database of its own, and a broker."""
+    for url in new_database(postgres_server, template=RUNS_TEMPLATE):
+        yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}

@@ -1,31 +1,18 @@
-"""Database, Listener, Notifier and migrations over a real PostgreSQL that is not always there."""
+"""Database over a real PostgreSQL that is not always there."""
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
-from alembic import command
 from psycopg import sql
 
 from devstack.postgres import Postgres
-from executor_service import app as executor_app
-from executor_service.models import metadata as executor_metadata
-from runs_service import app as runs_app
-from runs_service.models import metadata as runs_metadata
-from servicekit.background.tasks import running
 from servicekit.errors import Reason, ServiceError
-from servicekit.postgres import migrations, revisions
 from servicekit.postgres.database import Database
-from servicekit.postgres.notifications import Listener, Notifier
 from servicekit.postgres.pool import CONNECT_TIMEOUT
-from tests.support.forking import Forks
+from tests.support.database import frozen, kill_backends
 from tests.support.prepared import Prepared
 from tests.support.waiting import eventually
 
@@ -34,34 +21,10 @@ async def one(database: Database) -> int:
     return int((await database.fetch_one("SELECT 1"))[0])
 
 
-def kill_backends(url: str, like: str) -> int:
-    """Terminate the other connections with such an application_name; return how many there were."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name LIKE %s AND datname = current_database() AND pid <> pg_backend_pid()",
-            [like],
-        ).rowcount
-
-
 def is_asleep(url: str) -> bool:
     with psycopg.connect(url) as connection:
         query = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
         return connection.execute(query).rowcount > 0
-
-
-@contextmanager
-def frozen(server: Postgres) -> Iterator[None]:
-    """Let a server and all its backends stand still within the block."""
-    assert server.pid is not None
-    pids = [server.pid, *(child.pid for child in psutil.Process(server.pid).children())]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 async def refusal(database: Database) -> ServiceError:
@@ -238,190 +201,3 @@ async def test_what_customers_sent_is_in_no_error_message(runs_database: Databas
     with pytest.raises(Exception, match="invalid input syntax") as failure:
         await runs_database.execute("SELECT CAST(%(a)s AS int), CAST(%(b)s AS text)", {"a": "x", "b": "of a customer"})
     assert "of a customer" not in str(failure.value)
-
-
-# Hints
-
-
-class Recorder:
-    """A listener and the notifications that reached it."""
-
-    def __init__(self, url: str, channel: str = "changes", **options: float) -> None:
-        self.payloads: list[str] = []
-        self.gaps = 0
-        self.listener = Listener(url, channel, on_notification=self.payloads.append, on_gap=self._on_gap, **options)
-
-    def _on_gap(self) -> None:
-        self.gaps += 1
-
-
-@pytest.fixture
-async def recorder(runs_database_url: str) -> AsyncIterator[Recorder]:
-    recorder = Recorder(runs_database_url)
-    async with running(recorder.listener):
-        await eventually(lambda: recorder.gaps == 1)
-        yield recorder
-
-
-async def test_a_notification_arrives_on_its_channel_only(
-    recorder: Recorder, runs_database: Database, runs_database_url: str
-) -> None:
-    stranger = Recorder(runs_database_url, "other")
-    notifier = Notifier(runs_database, "changes")
-    async with running(stranger.listener, notifier):
-        await eventually(lambda: stranger.gaps)
-        notifier.notify(["a", "b", "a"])
-        await eventually(lambda: " ".join(recorder.payloads).split() == ["a", "b"])
-        many = [f"{n:036}" for n in range(1000)]
-        notifier.notify(many)
-        await eventually(lambda: " ".join(recorder.payloads).split() == ["a", "b", *many])
-    assert stranger.payloads == []
-    assert recorder.gaps == 1
-
-
-async def test_a_listener_whose_connection_is_killed_listens_again_and_reports_a_gap(
-    recorder: Recorder, runs_database: Database, runs_database_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG", "servicekit")
-    for time in range(1, 4):
-        assert kill_backends(runs_database_url, "listen-%") == 1
-        await eventually(lambda expected=time: recorder.gaps == expected + 1)
-    notifier = Notifier(runs_database, "changes")
-    async with running(notifier):
-        notifier.notify(["again"])
-        await eventually(lambda: recorder.payloads == ["again"])
-    lost = [record for record in caplog.records if record.message.startswith("Listener failed")]
-    assert len(lost) == 3
-    assert all(record.exc_info is None for record in lost)  # a line each, no trace
-
-
-async def test_a_listener_leaves_a_server_that_stands_still(
-    tmp_path: Path, prepared: Prepared, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It may never go on: behind the same address another one may have taken its place."""
-    with prepared.postgres(tmp_path) as server:
-        recorder = Recorder(server.url(), answer_timeout=0.3, idle_check=0.05)
-        async with running(recorder.listener):
-            await eventually(lambda: recorder.gaps == 1)
-            with frozen(server):
-                await eventually(lambda: any("Listener failed" in record.message for record in caplog.records))
-            await eventually(lambda: recorder.gaps == 2)
-
-
-async def test_a_hint_that_comes_between_two_waits_is_not_lost(runs_database: Database, runs_database_url: str) -> None:
-    recorder = Recorder(runs_database_url, idle_check=0.005)
-    notifier = Notifier(runs_database, "changes")
-    words = [str(n) for n in range(200)]
-    async with running(recorder.listener, notifier):
-        await eventually(lambda: recorder.gaps)
-        for word in words:
-            notifier.notify([word])
-            await asyncio.sleep(0.001)
-        await eventually(lambda: " ".join(recorder.payloads).split() == words)
-
-
-async def test_a_notifier_goes_on_after_its_database_failed(
-    recorder: Recorder, runs_database: Database, runs_database_url: str
-) -> None:
-    notifier = Notifier(runs_database, "changes")
-    async with running(notifier):
-        notifier.notify(["first"])
-        await eventually(lambda: recorder.payloads == ["first"])
-        kill_backends(runs_database_url, "test")
-        notifier.notify(["lost"])
-
-        def notified_again() -> bool:
-            notifier.notify(["later"])
-            return "later" in " ".join(recorder.payloads)
-
-        await eventually(notified_again)
-
-
-# Migrations
-
-SERVICES = pytest.mark.parametrize(
-    ("scripts", "schema"),
-    [(runs_app.MIGRATIONS, runs_metadata.schema), (executor_app.MIGRATIONS, executor_metadata.schema)],
-    ids=["runs", "executor"],
-)
-
-
-def tables(url: str, schema: str) -> set[str]:
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [schema]).fetchall()
-        return {name for (name,) in rows}
-
-
-@SERVICES
-def test_the_migrations_make_what_the_models_say(scripts: Path, schema: str, empty_database_url: str) -> None:
-    migrations.upgrade(empty_database_url, scripts)
-    command.check(migrations.config(empty_database_url, scripts))  # raises when they differ
-    expected = {
-        table.name for m in (runs_metadata, executor_metadata) if m.schema == schema for table in m.sorted_tables
-    }
-    assert tables(empty_database_url, schema) == {*expected, "alembic_version"}
-
-
-@SERVICES
-def test_down_and_up_again(scripts: Path, schema: str, empty_database_url: str) -> None:
-    config = migrations.config(empty_database_url, scripts)
-    migrations.upgrade(empty_database_url, scripts)
-    before = tables(empty_database_url, schema)
-    command.downgrade(config, "base")
-    assert tables(empty_database_url, schema) == {"alembic_version"}
-    migrations.upgrade(empty_database_url, scripts)
-    migrations.upgrade(empty_database_url, scripts)  # nothing to do
-    assert tables(empty_database_url, schema) == before
-
-
-def test_both_services_migrate_one_database_side_by_side(empty_database_url: str) -> None:
-    for scripts in (runs_app.MIGRATIONS, executor_app.MIGRATIONS):
-        migrations.upgrade(empty_database_url, scripts)
-    for scripts in (runs_app.MIGRATIONS, executor_app.MIGRATIONS):
-        command.check(migrations.config(empty_database_url, scripts))
-
-
-def test_many_processes_migrate_at_once(empty_database_url: str, runs_forks: Forks, tmp_path: Path) -> None:
-    env = {"RUNS_DATABASE_URL": empty_database_url}
-    migrators = [runs_forks.run(tmp_path / f"log-{number}", "migrate", env=env) for number in range(4)]
-    assert [migrator.wait(60) for migrator in migrators] == [0] * 4
-    assert "runs" in tables(empty_database_url, "runs")
-
-
-def test_a_database_that_cannot_be_reached_fails_soon(postgres_server: Postgres) -> None:
-    with pytest.raises(Exception, match="refused"):
-        migrations.upgrade("postgresql://u:p@127.0.0.1:1/d", runs_app.MIGRATIONS)
-
-
-@pytest.mark.parametrize("service", ["runs", "executor"])
-def test_migrate_says_in_one_line_that_there_is_no_database(
-    service: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    variable = f"{service.upper()}_DATABASE_URL"
-    settings = {
-        variable: "postgresql://u:hidden-password@127.0.0.1:1/d",
-        "AUTH_JWT_SECRET": "x" * 32,
-        "PATH": os.environ["PATH"],
-    }
-    forks: Forks = request.getfixturevalue(f"{service}_forks")
-    log = tmp_path / "log"
-    assert forks.run(log, "migrate", env=settings).wait(60) == 1
-    (line,) = log.read_text().splitlines()
-    assert line.startswith(f"{variable}: ")
-    assert "refused" in line
-    assert "hidden-password" not in line
-
-
-@SERVICES
-def test_whether_a_schema_is_current_is_found_without_alembic(
-    scripts: Path, schema: str, empty_database_url: str
-) -> None:
-    from alembic.script import ScriptDirectory
-
-    assert revisions.head(scripts) == ScriptDirectory.from_config(migrations.config("", scripts)).get_current_head()
-    assert not revisions.is_current(empty_database_url, scripts, schema)
-    migrations.upgrade(empty_database_url, scripts)
-    assert revisions.is_current(empty_database_url, scripts, schema)
-    with psycopg.connect(empty_database_url) as connection:
-        connection.execute(f"UPDATE {schema}.alembic_version SET version_num = '0001'")
-    assert not revisions.is_current(empty_database_url, scripts, schema)

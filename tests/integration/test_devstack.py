@@ -1,56 +1,26 @@
-"""The parts of the stack as real processes: they start, keep their data, stay apart, and never outlive their parent."""
+"""PostgreSQL and Valkey as real processes: they keep their data, stay apart, and never outlive their parent."""
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import jwt
 import psutil
 import psycopg
 import pytest
 import redis
-import typer
-from typer.testing import CliRunner, Result
 
-from devstack import commands
 from devstack.datadir import DataDir
 from devstack.errors import StackError
 from devstack.ports import HOST, free_ports
 from devstack.postgres import Postgres
 from devstack.provision import DATABASE, provision
-from devstack.services import Service, migrate
-from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
-from servicekit.auth.principals import Role as ServiceRole
-from servicekit.auth.tokens import Demands, TokenAuthenticator
+from tests.support.processes import is_gone, wait_until_gone
 
 PASSWORDS = {"runs_service": "runs'secret", "executor_service": "executor:secret"}
-DEADLINE = 20.0  # seconds
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once `condition` holds; fail after the deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE:.0f} s: {what}"
-        time.sleep(0.02)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # an init that does not reap is not our matter
-    except psutil.NoSuchProcess:
-        return True
-
-
-def wait_until_gone(pids: Sequence[int]) -> None:
-    """Return once none of the processes runs; fail after the deadline."""
-    wait_until(lambda: all(map(is_gone, pids)), f"the end of {pids}")
 
 
 def new_postgres(folder: Path) -> Postgres:
@@ -246,166 +216,3 @@ class TestKilledParent:
         data.occupy().release()
         with new_postgres(tmp_path) as server:
             assert server.alive
-
-
-class TestStack:
-    def test_a_taken_port_is_named_with_the_option_that_chooses_another(self, tmp_path: Path) -> None:
-        for kind in ("runs", "executor"):
-            with socket.create_server((HOST, 0)) as taken:
-                port = taken.getsockname()[1]
-                options = {f"{kind}_port": port}
-                with pytest.raises(StackError, match=rf"port {port} .* is taken .* --{kind}-port"):
-                    Stack(StackOptions(data_dir=tmp_path, **options)).start()
-        DataDir(tmp_path).occupy().release()  # the failed starts let go of the folder
-
-    def test_secrets_are_random_lasting_and_the_owners(self, tmp_path: Path) -> None:
-        made = DataDir(tmp_path / "one" / "new")
-        with pytest.raises(StackError, match="no stack"):
-            made.secrets()
-        made.occupy().release()
-        secrets = made.make_secrets()
-        assert made.make_secrets() == made.secrets() == secrets
-        assert (made.path / "secrets.json").stat().st_mode & 0o777 == 0o600
-        assert made.path.stat().st_mode & 0o777 == 0o700
-        other = DataDir(tmp_path / "other")
-        other.occupy().release()
-        assert other.make_secrets() != secrets
-        assert secrets.jwt_secret not in repr(secrets)
-
-    def test_logs_of_the_last_five_starts_are_kept(self, tmp_path: Path) -> None:
-        data = DataDir(tmp_path)
-        for start in range(1, 9):
-            data.occupy().release()
-            assert not data.log("postgres").exists()
-            data.log("postgres").write_text(f"start {start}")
-            if start % 2:
-                data.log("valkey").write_text(f"start {start}")
-        data.occupy().release()
-        data.occupy().release()  # a start that got nowhere puts nothing aside
-        kept = {
-            int(folder.name): {log.name: log.read_text() for log in folder.iterdir()}
-            for folder in data.earlier_logs(1).parent.iterdir()
-        }
-        both = {number: {"postgres.log": f"start {9 - number}"} for number in range(1, 6)}
-        for number in (2, 4):
-            both[number]["valkey.log"] = f"start {9 - number}"
-        assert kept == both
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    def test_only_the_executor_gets_the_ai_key(
-        self, stack_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-inherited-0123456789")
-        monkeypatch.setenv("AI_MODEL", "of-the-environment")
-        given = {"OPENAI_BASE_URL": "http://127.0.0.1:9/given"}
-        with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=given, runs_replicas=2)) as stack:
-            found = {
-                process.pid: Path(f"/proc/{process.pid}/environ").read_bytes()
-                for part in stack.processes
-                for process in [psutil.Process(part.pid), *psutil.Process(part.pid).children(recursive=True)]
-            }
-            executors = {executor.pid for executor in stack.executors}
-        for pid, environment in found.items():
-            for setting in (b"sk-inherited-0123456789", b"of-the-environment", b"/given", b"OPENAI_", b"AI_MODEL"):
-                assert (setting in environment) == (pid in executors)
-
-    def test_a_migration_gets_no_ai_key(self, tmp_path: Path) -> None:
-        class PrintsEnvironment(Service):
-            def command(self) -> list[str | Path]:
-                return [sys.executable, "-c", "import os; print(sorted(os.environ))"]
-
-        data = DataDir(tmp_path)
-        lock = data.occupy()
-        env = {"OPENAI_API_KEY": "sk-0", "AI_MODEL": "m", "EXECUTOR_DATABASE_URL": "postgresql://"}
-        executor = PrintsEnvironment("executor", port=1, env=env, data=data, keep_open=[])
-        migrate([executor])
-        lock.release()
-        assert "EXECUTOR_DATABASE_URL" in executor.log.read_text()
-        assert "AI_" not in executor.log.read_text()
-        assert executor.environment()["OPENAI_API_KEY"] == "sk-0"
-
-
-class TestTokenCommand:
-    def test_prints_a_token_that_the_stack_accepts(self, tmp_path: Path) -> None:
-        data = DataDir(tmp_path)
-        data.occupy().release()
-        secret = data.make_secrets().jwt_secret
-        arguments = ["--project", "shop-1", "--role", "EDITOR", "--user", "ada", "--data-dir", str(tmp_path)]
-        result = self.run(*arguments)
-        assert result.exit_code == 0
-        claims = jwt.decode(result.stdout.strip(), secret, algorithms=["HS256"])
-        assert (claims["sub"], claims["projects"]) == ("ada", {"shop-1": "EDITOR"})
-        assert abs(claims["exp"] - time.time() - 12 * 3600) < 60
-
-    def test_signs_for_services_with_other_secrets_and_demands(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        secrets = ("the first one signs: 32 or more of it", "the second one verifies: 32 or more")
-        arguments = ["--project", "p", "--role", "OWNER", "--audience", "playbooks", "--issuer", "us", "--hours", "720"]
-        monkeypatch.setenv("AUTH_JWT_SECRET", ",".join(secrets))
-        for secret in (",".join(secrets), "-"):
-            result = self.run(*arguments, "--secret", secret)
-            demands = Demands("playbooks", "us")
-            authenticator = TokenAuthenticator([secrets[0]], demands=demands)
-            assert authenticator.authenticate(f"Bearer {result.stdout.strip()}").user_id == "local-user"
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--hours", "721"], "between 0 and 720"),
-            (["--hours", "nan"], "between 0 and 720"),
-            (["--hours", "-1"], "between 0 and 720"),
-            (["--secret", "-"], "AUTH_JWT_SECRET"),
-            (["--secret", "x" * 32 + ",hidden"], "secret 2 of 2 is too short"),
-        ],
-        ids=str,
-    )
-    def test_refuses_what_the_services_would(
-        self, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("AUTH_JWT_SECRET", raising=False)
-        result = self.run("--project", "p", "--role", "OWNER", "--secret", "x" * 32, *arguments)
-        assert result.exit_code in (1, 2)
-        assert message in " ".join(result.stderr.split())
-        assert "hidden" not in result.stderr
-        assert result.stdout == ""
-
-    def test_may_make_tokens_as_long_as_the_services_accept(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AUTH_JWT_MAX_LIFETIME_SECONDS", str(3_600))
-        arguments = ["--project", "p", "--role", "OWNER", "--secret", "x" * 32, "--hours"]
-        assert self.run(*arguments, "1").exit_code == 0
-        assert self.run(*arguments, "1.1").exit_code == 2
-
-    def test_a_service_token_opens_what_only_services_may_call(self) -> None:
-        secret = "0123456789abcdef0123456789abcdef"
-        for project in ([], ["--project", "*"]):
-            result = self.run("--role", "SERVICE", "--secret", secret, *project)
-            assert result.exit_code == 0
-            principal = TokenAuthenticator([secret]).authenticate(f"Bearer {result.stdout.strip()}")
-            principal.require(ServiceRole.SERVICE, "*")
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--role", "SERVICE", "--project", "shop"], "a SERVICE is one for every project"),
-            (["--role", "OWNER"], "OWNER is a role in a project"),
-            (["--role", "OWNER", "--project", ""], "'--project': it is empty"),
-            (["--role", "OWNER", "--project", " "], "'--project': it is empty"),
-            (["--role", "OWNER", "--project", "p", "--user", ""], "'--user': it is empty"),
-        ],
-        ids=str,
-    )
-    def test_a_role_needs_its_project_and_a_name_is_not_empty(self, arguments: list[str], message: str) -> None:
-        result = self.run("--secret", "x" * 32, *arguments)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert message in " ".join(result.stderr.split())
-
-    def test_says_what_to_do_where_no_stack_ever_was(self, tmp_path: Path) -> None:
-        result = self.run("--project", "p", "--role", "OWNER", "--data-dir", str(tmp_path / "nothing"))
-        assert result.exit_code == 1
-        assert "playbook-runs up" in result.stderr
-        assert not (tmp_path / "nothing").exists()
-
-    @staticmethod
-    def run(*arguments: str) -> Result:
-        app = typer.Typer()
-        commands.register(app)
-        return CliRunner().invoke(app, ["token", *arguments])

@@ -2,20 +2,14 @@
 
 import asyncio
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import grpc
-import jwt
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -34,31 +28,18 @@ from playbooks.runs.v1.runs_service_pb2 import (
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST
-from devstack.valkey import Valkey
 from runs_client.client import RunsClient
 from runs_client.errors import ServiceCallError
-from runs_client.failures import explain
 from runs_service.delivery.event_applier import EVENTS_QUEUE
 from runs_service.watching import stream
 from servicekit.broker import MessageSigner, Publisher
 from servicekit.telemetry.metrics import Metrics
-from tests.conftest import new_database
-from tests.support.certificates import Authority
 from tests.support.forking import Forks
-from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.runs import event, request
-from tests.support.runs_process import Service, serving
+from tests.support.runs_process import UNKNOWN_RUN, Service, info_of, metadata, refused, serving
 from tests.support.shop import log_lines
 from tests.support.tokens import SECRET, hs256
 from tests.support.waiting import eventually
-
-UNKNOWN_RUN = "0198f0a0-0000-7000-8000-000000000000"
-
-
-@pytest.fixture(scope="session")
-def environment(postgres_server: Any, valkey_server: Valkey) -> Iterator[dict[str, str]]:
-    for url in new_database(postgres_server, template=RUNS_TEMPLATE):
-        yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}
 
 
 @pytest.fixture(scope="session")
@@ -76,38 +57,6 @@ async def service(
 async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(service.address) as channel:
         yield channel
-
-
-def new_publisher(environment: dict[str, str]) -> Publisher:
-    queue = f"playbook-runs.{EVENTS_QUEUE}"
-    return Publisher(environment["BROKER_URL"], queue, Metrics(), MessageSigner([SECRET]))
-
-
-def token(role: str = "OWNER") -> str:
-    claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
-    return jwt.encode(claims, SECRET, algorithm="HS256")
-
-
-def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token(role)}"), *more.items())
-
-
-def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
-    status = rpc_status.from_call(error)
-    assert status is not None, f"no details: {error}"
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    assert info.domain == "playbook-runs"
-    return info
-
-
-@asynccontextmanager
-async def refused(code: grpc.StatusCode, reason: str) -> AsyncIterator[list[grpc.aio.AioRpcError]]:
-    errors: list[grpc.aio.AioRpcError] = []
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        yield errors
-    errors.append(failure.value)
-    assert (failure.value.code(), info_of(failure.value).reason) == (code, reason)
 
 
 async def test_errors_say_what_why_and_where_under_the_callers_request_id(channel: grpc.aio.Channel) -> None:
@@ -326,74 +275,6 @@ async def test_a_taken_port_ends_the_start_with_a_line_that_names_it(
         assert "Traceback" not in text
     finally:
         second.stop()
-
-
-# TLS
-
-
-@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
-async def test_tls(runs_forks: Forks, mutual: bool, environment: dict[str, str], tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    certificate, key = authority.issue("server")
-    tls = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
-    if mutual:
-        tls["TLS_CLIENT_CA_FILE"] = str(authority.file)
-    service = Service(runs_forks, tmp_path / "log", environment | tls)
-    client_certificate, client_key = authority.issue("client")
-    root = authority.file.read_bytes()
-    with_certificate = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_certificate.read_bytes())
-    try:
-        async with grpc.aio.secure_channel(service.address, with_certificate) as channel:
-            await eventually(lambda: serving(channel), timeout=20)
-            async with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
-                await RunsServiceStub(channel).GetRun(
-                    GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), metadata=metadata(), timeout=5
-                )
-        without = grpc.ssl_channel_credentials(root)
-        async with grpc.aio.secure_channel(service.address, without) as channel:
-            assert await serving(channel) is not mutual
-        async with grpc.aio.insecure_channel(service.address) as channel:
-            assert not await serving(channel)
-
-        own = {"cert_file": client_certificate, "key_file": client_key}
-        assert "has no run" in await client_message(service, ca_file=authority.file, **own)
-        without_certificate = await client_message(service, ca_file=authority.file)
-        assert ("has no run" in without_certificate) is not mutual
-        assert ("--cert-file" in without_certificate) is mutual
-        assert "--ca-file" in await client_message(service)
-        stranger = await client_message(service, ca_file=Authority(tmp_path / "stranger").file, **own)
-        assert stranger.startswith(f"no TLS with {service.address}: check --ca-file")
-        assert "certificate" in stranger.rpartition("SSL_ERROR")[2]  # in gRPC's own words
-
-        options = ["--ca-file", authority.file, "--cert-file", client_certificate, "--key-file", client_key]
-        assert "has no run" in command_output(service, *options)
-        assert probe(service, *options) == ""
-        assert bool(probe(service, "--ca-file", authority.file)) is mutual
-        assert probe(service).startswith(f"no answer from {service.address}: UNAVAILABLE: ")
-    finally:
-        service.stop()
-
-
-async def client_message(service: Service, **tls: Path) -> str:
-    """Return what our client prints about a run that does not exist."""
-    async with RunsClient(service.address, token=token(), **tls) as client:
-        with pytest.raises(ServiceCallError) as refusal:
-            await client.get("p", UNKNOWN_RUN)
-    return explain(refusal.value)
-
-
-def command_output(service: Service, *options: object) -> str:
-    asking = ["get", UNKNOWN_RUN, "--project", "p", "--target", service.address, "--token", token(), *options]
-    command = [sys.executable, "-m", "runs_client", *map(str, asking)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
-
-
-def probe(service: Service, *options: object) -> str:
-    """Return why the probe says that the service does not serve; "" when it serves."""
-    command = [sys.executable, "-m", "servicekit.health_probe", service.address, *map(str, options)]
-    probed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (probed.returncode, bool(probed.stderr)) in ((0, False), (1, True)), probed
-    return probed.stderr
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_resumes_where_it_was(

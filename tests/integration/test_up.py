@@ -20,8 +20,7 @@ import pytest
 from devstack.datadir import DataDir
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
-
-from .test_devstack import wait_until, wait_until_gone
+from tests.support.processes import wait_until, wait_until_gone
 
 COMMAND = [sys.executable, "-m", "runs_client", "up"]
 OPENAI = {

@@ -1,16 +1,25 @@
-"""A runs-service process of its own, for tests of how it starts, serves and stops."""
+"""A runs-service process of its own, for tests of how it starts, serves and stops, and calls of it."""
 
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
+import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from devstack.ports import HOST, free_ports
 from tests.support.forking import Forks
 from tests.support.tokens import SECRET
+
+UNKNOWN_RUN = "0198f0a0-0000-7000-8000-000000000000"
 
 
 class Service:
@@ -43,3 +52,30 @@ async def serving(channel: grpc.aio.Channel) -> bool:
     except grpc.aio.AioRpcError:
         return False
     return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def token(role: str = "OWNER") -> str:
+    claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+def metadata(role: str = "OWNER", **more: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token(role)}"), *more.items())
+
+
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    status = rpc_status.from_call(error)
+    assert status is not None, f"no details: {error}"
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "playbook-runs"
+    return info
+
+
+@asynccontextmanager
+async def refused(code: grpc.StatusCode, reason: str) -> AsyncIterator[list[grpc.aio.AioRpcError]]:
+    errors: list[grpc.aio.AioRpcError] = []
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        yield errors
+    errors.append(failure.value)
+    assert (failure.value.code(), info_of(failure.value).reason) == (code, reason)
