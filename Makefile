@@ -31,10 +31,10 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## all tests but the fault suite (3 minutes on two cores)
+test: setup ## all tests but the fault suite (4 minutes on two cores)
 	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (8 minutes)
+test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (10 minutes)
 	$(BIN)/pytest -q tests/faults
 
 test-faults-full: setup ## the fault suite at full size (half an hour)

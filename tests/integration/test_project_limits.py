@@ -223,13 +223,16 @@ async def test_a_connection_that_is_too_old_ends_and_its_watchers_miss_nothing(
     async with RunsClient(service.target, token=token("old")) as client:
         run = (await client.create("old", "missing_seo_title", Run.PREVIEW_GENERATE)).run
         seen: list[int] = []
+        watches = asyncio.Event()
 
         async def watch() -> None:
             async for message in client.watch("old", run.id):
                 if not seen or message.run.sequence != seen[-1]:
                     seen.append(message.run.sequence)
+                watches.set()
 
         watching = asyncio.create_task(watch())
+        await asyncio.wait_for(watches.wait(), DEADLINE)
         async with grpc.aio.insecure_channel(service.target) as channel:
             raw = RunsServiceStub(channel).WatchRun(
                 WatchRunRequest(project_id="old", run_id=run.id), metadata=metadata("old", user="raw"), timeout=DEADLINE
