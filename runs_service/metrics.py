@@ -21,7 +21,7 @@ OTHER = "OTHER"
 
 
 class Counted(Protocol):
-    """Whoever has watchers."""
+    """Something that counts its watchers."""
 
     @property
     def count(self) -> int:

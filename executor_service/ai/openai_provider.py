@@ -216,7 +216,7 @@ class OpenAIProvider:
                     "/chat/completions", cast_to=Response, body=body, options={"timeout": tier.timeout_seconds}
                 )
             answer = read_body(response.content)
-            if isinstance(answer, dict):  # whatever else is in it: it is paid for
+            if isinstance(answer, dict):  # an answer is paid for, even one that is not usable
                 tokens = tokens_of(answer)
                 self._metrics.used(self.model, tokens, economy=request.economy)
                 span.set({"gen_ai.usage.input_tokens": tokens.input, "gen_ai.usage.output_tokens": tokens.output})

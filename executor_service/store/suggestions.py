@@ -177,7 +177,7 @@ class Suggestions:
     ) -> State:
         """Store suggestions the moment they arrive, and turn that much of the run's reservation into use.
 
-        With them what the run has asked for so far: it is paid for, whatever becomes of this attempt.
+        Also stores the run's AI usage so far: it is paid for, even if this attempt fails.
 
         With `report` this is a change of the run that is published. Raises LeaseLost, and stores nothing then.
         """

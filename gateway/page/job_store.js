@@ -2,7 +2,7 @@
 
 const RUNS = 20; // of the newest runs
 
-// Reads and keeps what a Job needs. `changed()` is called after each change. The draft is read by whoever shows it.
+// Reads and keeps what a Job needs. `changed()` is called after each change. The views read the draft themselves.
 export class JobStore {
   #context;
   #changed;

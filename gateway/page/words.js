@@ -36,7 +36,7 @@ export const ADVICE = {
   PROJECT_NOT_FOUND: "Import a catalog into this project first, then retry the run.",
   PLAN_NOT_ELIGIBLE: "Move the project to a plan with AI suggestions, then retry the run.",
   AI_DAILY_LIMIT_REACHED: "Wait for the allowance to reset, or preview fewer products. Then retry the run.",
-  AI_AUTHENTICATION_FAILED: "Whoever operates the service has to set a valid API key; then retry the run.",
+  AI_AUTHENTICATION_FAILED: "The operator of the service has to set a valid API key; then retry the run.",
   AI_RATE_LIMITED: LATER,
   AI_TIMEOUT: LATER,
   AI_PROVIDER_ERROR: LATER,

@@ -27,8 +27,8 @@ def purge(
 ) -> None:
     """Delete all of a project in both services, for good, and say what that was.
 
-    Runs that have not ended are cancelled first. Whatever interrupts it, the same command goes on. The plan, the limit
-    and today's AI usage go only with a token that is OWNER of "*".
+    Runs that have not ended are cancelled first. If it is interrupted, run the same command again: it goes on. The
+    plan, the limit and today's AI usage go only with a token that is OWNER of "*".
 
     Example: playbook-runs purge --project shop-1
     """

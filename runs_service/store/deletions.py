@@ -96,7 +96,7 @@ class Deletions:
     ON CONFLICT (project_id) DO UPDATE SET xid = excluded.xid"""
 
     async def expire_positions(self, project_id: str) -> None:
-        """Have every position in a project that was given out before expire, whatever its watcher has seen."""
+        """Expire every position in a project that was sent before now."""
         await self._database.execute(self._EXPIRE, {"project": project_id})
 
     # Increments first: those that are being folded meanwhile are in their days then.

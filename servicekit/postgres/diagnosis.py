@@ -99,6 +99,6 @@ async def _notifications(check: str, database: Database, url: str) -> Finding:
         return failed(check, first_line(error, password(url)), "correct RUNS_LISTEN_DATABASE_URL")
     return failed(
         check,
-        "a pooler in between passes none on: watchers are told of changes by a poll each second",
+        "a pooler in between does not forward them: watchers get changes by a poll each second",
         "set RUNS_LISTEN_DATABASE_URL to a URL past the pooler, or to a pool of sessions",
     )

@@ -23,7 +23,7 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "TraceContext | None":
-        """Read a `traceparent`. Whatever is none counts as absent, as the standard wants it."""
+        """Parse a `traceparent`. An invalid one counts as absent, as the standard says."""
         if not text or len(text) > LONGEST:
             return None
         found = _FORMAT.fullmatch(text)

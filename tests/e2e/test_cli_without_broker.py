@@ -51,7 +51,7 @@ class TestCLI_001_WithoutBroker:
         assert rest.splitlines()[-1] == "CANCELLED  nothing was changed"
         assert (watching.returncode, complaints) == (1, "")
 
-    def test_a_script_and_a_command_that_does_not_watch_hear_of_the_run_before_it_ends(
+    def test_a_script_and_a_command_that_does_not_watch_get_the_run_before_it_ends(
         self, inline: Stack, openai: OpenAIServer, new_cli: NewCli, tmp_path: Path
     ) -> None:
         cli = new_cli(tmp_path, "--data-dir", str(inline.data_dir.path), "--project", "shop-3")

@@ -1,4 +1,4 @@
-"""PUR-001: all of a project goes, from both services, by command and over HTTP; watchers and late calls are told."""
+"""PUR-001: all of a project goes, from both services, by command and over HTTP; watchers and late calls fail."""
 
 import asyncio
 import re

@@ -22,7 +22,7 @@ ATTACKS = {
     "trickle": (SECONDS, 300),
     "bombs": (CREATE, 200, 15_000_000),
 }
-HELD = {"bombs"}  # they last until they are told to end
+HELD = {"bombs"}  # they last until `ended` is called
 QUIET = 150  # calls between attacks
 GROWTH = 150_000_000  # bytes
 SLOWER, MARGIN = 3, 0.05  # times the quiet p99, and seconds

@@ -1,4 +1,4 @@
-"""What waits, as the metrics measure it: right, cheap whatever the history, and never an old value."""
+"""What waits, as the metrics measure it: correct, cheap with a history of any size, and never an old value."""
 
 import math
 from collections.abc import AsyncIterator

@@ -197,7 +197,7 @@ async def test_when_the_client_leaves_the_call_ends_within_100_ms(
     assert min(taken) < 0.1, taken
 
 
-async def test_a_stream_is_cancelled_by_whoever_leaves_it_and_not_by_chance(
+async def test_a_stream_that_is_left_cancels_its_call_and_not_by_chance(
     front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = await front.create()

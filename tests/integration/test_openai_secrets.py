@@ -1,4 +1,4 @@
-"""The AI provider's key is in no error and in no log, whoever echoes it."""
+"""The AI provider's key is in no error and in no log, even if the provider echoes it."""
 
 import logging
 import traceback

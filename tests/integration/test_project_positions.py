@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 
 
 async def test_any_message_can_be_resumed_after(replica: Replica) -> None:
-    """Also those in the middle of the list, whatever changed since, and those in the middle of a page."""
+    """Also those in the middle of the list, after further changes, and those in the middle of a page."""
     runs = [await replica.create() for _ in range(5)]
     async with watching(replica) as whole:
         await eventually(lambda: len(whole.sent) == 6)

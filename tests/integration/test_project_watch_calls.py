@@ -159,7 +159,7 @@ async def test_the_client_goes_on_with_the_next_token_and_misses_nothing(server:
     assert seen == [(SNAPSHOT, 1), *((UPDATED, sequence) for sequence in range(2, len(seen) + 1))]
 
 
-async def test_a_client_whose_token_stays_the_same_is_told_that_it_has_expired(server: Server) -> None:
+async def test_a_client_whose_token_stays_the_same_gets_token_expired(server: Server) -> None:
     token = server.token(1.0)
     async with RunsClient(server.target, token=token) as client, asyncio.timeout(TIMEOUT):
         with pytest.raises(ServiceCallError) as ended:

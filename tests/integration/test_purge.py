@@ -204,7 +204,7 @@ async def test_an_event_that_arrives_later_changes_nothing_and_creates_nothing(
         assert (desk.announced, await count(runs_database, "run_events")) == ([], 0)
 
 
-async def test_watchers_of_the_project_begin_anew_whatever_they_have_seen(
+async def test_watchers_of_the_project_begin_anew(
     runs_database: Database,
     executor: str,  # noqa: F811
 ) -> None:

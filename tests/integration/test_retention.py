@@ -1,4 +1,4 @@
-"""What is older than it is to be kept is deleted, a batch at a time, and nothing else; watchers of it are told."""
+"""Retention deletes what is too old, a batch at a time, and nothing else; its watchers get an error."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -183,7 +183,7 @@ async def watchers(keeper: Keeper) -> AsyncIterator[Watchers]:
 
 
 async def test_a_watcher_of_a_deleted_run_gets_not_found(keeper: Keeper, watchers: Watchers) -> None:
-    """Also one whose run ended and went before this process heard of its end."""
+    """Also one whose run ended and was deleted before this process received its end."""
     run, sent = await keeper.create(Run.RUNNING), []
 
     async def write(message: Any) -> None:

@@ -1,4 +1,4 @@
-"""The real runs-service process with TLS: who gets an answer, and what the others are told."""
+"""The real runs-service process with TLS: who gets an answer, and which error the others get."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""One trace of a run through real processes: who is whose child, as a collector hears it."""
+"""One trace of a run through real processes: the parent of each span, as a collector receives it."""
 
 import json
 import secrets

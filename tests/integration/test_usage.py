@@ -1,4 +1,4 @@
-"""What a project's runs were and cost, by day: exact at any moment, whoever ends runs and folds meanwhile."""
+"""What a project's runs were and cost, by day: exact at any moment, also while several processes end runs and fold."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -105,7 +105,7 @@ async def test_runs_count_on_the_day_they_ended_by_type_however_they_did(store: 
     )
 
 
-async def test_a_run_counts_once_whoever_reports_its_end_and_how_often(store: RunStore, other: RunStore) -> None:
+async def test_a_run_counts_once_when_two_replicas_report_its_end_repeatedly(store: RunStore, other: RunStore) -> None:
     (run_id,) = await made(store)
     await apply(other, event(run_id, 1, Run.RUNNING))
     await asyncio.gather(apply(store, end(run_id)), apply(other, end(run_id)))

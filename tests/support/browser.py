@@ -1,4 +1,4 @@
-"""A real Chromium, driven by playwright. Whatever a browser complains about while a test uses it, the test fails."""
+"""A real Chromium, driven by playwright. Each complaint of the browser fails the test that uses it."""
 
 import os
 import shutil

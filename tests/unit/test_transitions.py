@@ -169,7 +169,7 @@ def test_any_loss_duplication_and_reordering_gives_a_legal_history(
 
 
 def test_what_a_run_cost_comes_with_its_events_and_never_goes_again() -> None:
-    def told(number: int, status: Run.Status.ValueType, requests: int | None, *, completed: int = 0) -> RunEvent:
+    def reported(number: int, status: Run.Status.ValueType, requests: int | None, *, completed: int = 0) -> RunEvent:
         message = event("r", number, status, completed=completed)
         if requests is not None:
             message.ai_usage.CopyFrom(AiUsage(requests=requests, model="m"))
@@ -178,10 +178,10 @@ def test_what_a_run_cost_comes_with_its_events_and_never_goes_again() -> None:
     run = run_in(Run.QUEUED)
     costs = []
     for step in (
-        told(1, Run.RUNNING, None),
-        told(2, Run.RUNNING, 3, completed=1),
-        told(3, Run.RUNNING, None, completed=2),
-        told(4, Run.FAILED, 5),
+        reported(1, Run.RUNNING, None),
+        reported(2, Run.RUNNING, 3, completed=1),
+        reported(3, Run.RUNNING, None, completed=2),
+        reported(4, Run.FAILED, 5),
     ):
         (run,) = transitions.changes(run, step, NOW)
         costs.append(run.ai_usage.requests if run.HasField("ai_usage") else None)

@@ -1,4 +1,4 @@
-"""The trace that a run belongs to, for whoever dispatches it again. The release before goes on without it."""
+"""The trace that a run belongs to, for the sweeper that dispatches it again. The previous release works without it."""
 
 import sqlalchemy as sa
 from alembic import op

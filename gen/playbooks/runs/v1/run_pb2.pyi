@@ -312,7 +312,7 @@ class RunMeta(_message.Message):
     """Suggestions at about half the price, and late: OpenAI's flex processing. While the provider has no room for such
     requests, the run waits for it until shortly before its deadline. A model that has no flex processing makes the run
     FAILED, AI_PROVIDER_ERROR: it never costs the full price instead. Part of the request's identity, not of its rules:
-    suggestions that are there already are taken, whatever they cost. The offline writer and an APPLY ignore it.
+    stored suggestions are reused at any price. The offline writer and an APPLY ignore it.
     """
     @_builtins.property
     def rules(self) -> Global___PlaybookRules:
