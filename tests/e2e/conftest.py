@@ -12,7 +12,7 @@ from devstack.stack import Stack, StackOptions
 from tests.support.cli import Cli, NewCli
 from tests.support.forking import Forks
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import Channels, Shop
+from tests.support.shop import Channels, Shop, open_shop
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +24,7 @@ def openai() -> Iterator[OpenAIServer]:
 @pytest.fixture(scope="session")
 def stack_env(openai: OpenAIServer) -> dict[str, str]:
     return {
-        "AI_PROVIDER": "openai",
-        "OPENAI_API_KEY": openai.api_key,
-        "OPENAI_BASE_URL": openai.base_url,
-        "AI_MODEL": "test-model",
+        **openai.environment,
         "AI_TIMEOUT_SECONDS": "2",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "DEBUG",  # with an access log
@@ -77,11 +74,8 @@ def lonely_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) ->
 @pytest.fixture
 async def lonely(lonely_stack: Stack) -> AsyncIterator[Shop]:
     """A shop on a stack whose only executor may be killed; the test starts it again."""
-    channels = Channels.to(lonely_stack)
-    shop = Shop(lonely_stack, channels)
-    await shop.open()
-    yield shop
-    await channels.close()
+    async with open_shop(lonely_stack) as shop:
+        yield shop
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from playbooks.runs.v1.run_pb2 import Run, RunMeta
 from devstack.stack import Stack, StackOptions
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import TITLES, Channels, Shop, logged, refusal, scope_of
+from tests.support.shop import TITLES, Shop, logged, open_shop, refusal, scope_of
 
 
 @pytest.fixture(scope="module", params=["no broker", "queue processors off"])
@@ -24,11 +24,8 @@ async def inline_shop(
     env = stack_env | ({"ENABLE_QUEUE_PROCESSORS": "false"} if has_broker else {})
     options = StackOptions(data_dir=stack_folder(), broker=has_broker, http=True, durable=False, env=env)
     with Stack(options) as stack:
-        channels = Channels.to(stack)
-        shop = Shop(stack, channels)
-        await shop.open()
-        yield shop
-        await channels.close()
+        async with open_shop(stack) as shop:
+            yield shop
 
 
 async def test_EC_001_without_a_queue_create_answers_with_the_final_status(inline_shop: Shop) -> None:

@@ -26,7 +26,7 @@ from tests.support.audit import audit
 from tests.support.broker import delete_queues
 from tests.support.load import Load, preview_requests
 from tests.support.proxy import Proxy
-from tests.support.shop import Channels, Shop
+from tests.support.shop import Shop, open_shop
 from tests.support.waiting import eventually
 
 RUNS = size(1_000, 160)
@@ -179,13 +179,10 @@ async def with_fallback(
 
 @contextlib.asynccontextmanager
 async def a_shop(stack: Stack) -> AsyncIterator[Shop]:
-    channels = Channels.to(stack)
-    shop = Shop(stack, channels)
-    await shop.open()
-    await shop.stock(3)
-    await shop.preview()  # the suggestions are there: what follows is about runs, not about AI
-    yield shop
-    await channels.close()
+    async with open_shop(stack) as shop:
+        await shop.stock(3)
+        await shop.preview()  # the suggestions are there: what follows is about runs, not about AI
+        yield shop
 
 
 # Without FAULTS=full: a broker that says nothing and one that forgets, which are the hardest to notice.

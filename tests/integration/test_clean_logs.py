@@ -17,7 +17,7 @@ from devstack.ports import HOST, free_ports
 from devstack.stack import Stack, StackOptions
 from tests.support.forking import Forks
 from tests.support.openai_server import Behaviour, OpenAIServer
-from tests.support.shop import TITLES, Channels, Shop
+from tests.support.shop import TITLES, Shop, open_shop
 from tests.support.tokens import hs256
 from tests.support.waiting import eventually
 
@@ -34,10 +34,7 @@ def openai() -> Iterator[OpenAIServer]:
 @pytest.fixture(scope="module")
 def stack(stack_folder: Callable[[], Path], openai: OpenAIServer) -> Iterator[Stack]:
     env = {
-        "AI_PROVIDER": "openai",
-        "OPENAI_API_KEY": openai.api_key,
-        "OPENAI_BASE_URL": openai.base_url,
-        "AI_MODEL": "test-model",
+        **openai.environment,
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "DEBUG",
         "RUNS_RECONCILE_SECONDS": "0.5",
@@ -48,11 +45,8 @@ def stack(stack_folder: Callable[[], Path], openai: OpenAIServer) -> Iterator[St
 
 @pytest.fixture
 async def shop(stack: Stack) -> AsyncIterator[Shop]:
-    channels = Channels.to(stack)
-    shop = Shop(stack, channels)
-    await shop.open()
-    yield shop
-    await channels.close()
+    async with open_shop(stack) as shop:
+        yield shop
 
 
 def written(stack: Stack) -> str:

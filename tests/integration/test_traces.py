@@ -19,7 +19,7 @@ from tests.support.forking import Forks
 from tests.support.http import watching
 from tests.support.openai_server import Behaviour, OpenAIServer
 from tests.support.service import ServiceProcess
-from tests.support.shop import TITLES, Channels, Shop
+from tests.support.shop import TITLES, Shop, open_shop
 from tests.support.waiting import eventually
 
 CREATE, WATCH, EXECUTE = (
@@ -58,10 +58,7 @@ def openai() -> Iterator[OpenAIServer]:
 @pytest.fixture(scope="module")
 def stack(stack_folder: Callable[[], Path], openai: OpenAIServer, collector: Collector) -> Iterator[Stack]:
     env = {
-        "AI_PROVIDER": "openai",
-        "OPENAI_API_KEY": openai.api_key,
-        "OPENAI_BASE_URL": openai.base_url,
-        "AI_MODEL": "test-model",
+        **openai.environment,
         "LOG_FORMAT": "json",
         "RUNS_RECONCILE_SECONDS": "0.5",
         "EXECUTOR_LEASE_SECONDS": "0.5",
@@ -76,12 +73,9 @@ def stack(stack_folder: Callable[[], Path], openai: OpenAIServer, collector: Col
 
 @pytest.fixture
 async def shop(stack: Stack) -> AsyncIterator[Shop]:
-    channels = Channels.to(stack)
-    shop = Shop(stack, channels)
-    await shop.open()
-    await shop.stock(2)
-    yield shop
-    await channels.close()
+    async with open_shop(stack) as shop:
+        await shop.stock(2)
+        yield shop
 
 
 async def created(shop: Shop, caller: Caller, stub: RunsServiceStub | None = None) -> Run:

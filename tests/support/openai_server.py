@@ -74,6 +74,16 @@ class OpenAIServer:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._port}/v1"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which an executor asks this server."""
+        return {
+            "AI_PROVIDER": "openai",
+            "OPENAI_API_KEY": self.api_key,
+            "OPENAI_BASE_URL": self.base_url,
+            "AI_MODEL": "test-model",
+        }
+
     def __enter__(self) -> Self:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(_listen(self._state, self._port), self._loop).result()

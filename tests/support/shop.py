@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,18 @@ class Shop:
         request = executor.ListRunItemsRequest(project_id=self.project, run_id=run.id, limit=1000)
         page = await self.executor.ListRunItems(request, **self.auth())
         return {item.product_id: item for item in page.items}
+
+
+@asynccontextmanager
+async def open_shop(stack: Stack) -> AsyncIterator[Shop]:
+    """Enter a new project on the BUSINESS plan, without products, with channels of its own."""
+    channels = Channels.to(stack)
+    try:
+        shop = Shop(stack, channels)
+        await shop.open()
+        yield shop
+    finally:
+        await channels.close()
 
 
 def scope_of(project: str, playbook_id: str, product_ids: Iterable[str]) -> str:
