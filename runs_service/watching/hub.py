@@ -41,7 +41,7 @@ class Watchers(Worker):
         self._woken: set[str] = set()
         self._arrived = asyncio.Event()
         self._ended: ServiceError | None = None
-        self.count = 0  # of subscriptions
+        self.count = 0  # of subscriptions; the thread of the metrics reads it, and must not iterate over our sets
 
     @contextlib.contextmanager
     def subscribe(self, run_id: str) -> Iterator[Subscription]:
