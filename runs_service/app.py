@@ -175,7 +175,7 @@ async def serving(settings: RunsSettings, clock: Clock | None = None) -> AsyncIt
         )
 
         # Started in this order, stopped in the reverse one.
-        await stack.enter_async_context(running(*workers, runs.creations, *maintenance, *samplers))
+        await stack.enter_async_context(running(*workers, runs.creations, runs.repeats, *maintenance, *samplers))
         await server.start()
         stack.push_async_callback(_end_calls, server, watchers, project_watchers, dispatcher)
         yield server

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from runs_service.store import RunStore
@@ -30,27 +31,38 @@ class Intake:
         self._rates = Rates(per_second=per_second, burst=BURST, now=time.monotonic)
         self._capacity = Capacity(queued, store.runs.queued, now=time.monotonic)
 
-    async def admit(self, project_id: str) -> None:
-        """Return when a project may create a run. Raises ServiceError (CREATE_RATE_EXCEEDED, QUEUE_FULL)."""
-        if not self._rates.take(project_id):
-            await self._refuse(
-                RATE,
-                Reason.CREATE_RATE_EXCEEDED,
-                f"project {project_id!r} creates more than {self._per_second:g} runs a second; wait a moment, and "
-                "create them more slowly",
-                project_id,
-            )
-        if not await self._capacity.take(project_id):
-            await self._refuse(
-                QUEUED,
-                Reason.QUEUE_FULL,
-                f"project {project_id!r} has about {self._queued:,} runs that wait for an executor; create more when "
-                "some of them have begun, or cancel some",
-                project_id,
-            )
+    async def admit(self, project_id: str, is_repeat: Callable[[], Awaitable[bool]]) -> None:
+        """Return when a project may create a run, or when the run is there already, which `is_repeat` is asked before
+        a refusal: nobody else pays for that question.
 
-    async def _refuse(self, limit: str, reason: Reason, message: str, project_id: str) -> None:
+        Raises ServiceError (CREATE_RATE_EXCEEDED, QUEUE_FULL).
+        """
+        limit = await self._limit_reached(project_id)
+        if limit is None or await is_repeat():
+            return
         self._limits_reached.labels(limit).inc()
         # Not all after the same time, or their callers would come back all at once.
         await asyncio.sleep(REFUSAL_DELAY * random.uniform(0.5, 1.5))  # noqa: S311
-        raise ServiceError(reason, message, metadata={"project_id": project_id}, retry_after=RETRY_AFTER)
+        raise self._refusal(limit, project_id)
+
+    async def _limit_reached(self, project_id: str) -> str | None:
+        if not self._rates.take(project_id):
+            return RATE
+        if not await self._capacity.take(project_id):
+            return QUEUED
+        return None
+
+    def _refusal(self, limit: str, project_id: str) -> ServiceError:
+        if limit == RATE:
+            reason = Reason.CREATE_RATE_EXCEEDED
+            message = (
+                f"project {project_id!r} creates more than {self._per_second:g} runs a second; wait a moment, and "
+                "create them more slowly"
+            )
+        else:
+            reason = Reason.QUEUE_FULL
+            message = (
+                f"project {project_id!r} has about {self._queued:,} runs that wait for an executor; create more when "
+                "some of them have begun, or cancel some"
+            )
+        return ServiceError(reason, message, metadata={"project_id": project_id}, retry_after=RETRY_AFTER)

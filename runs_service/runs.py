@@ -63,7 +63,7 @@ class RunWanted(NamedTuple):
 
 
 class Runs:
-    """Changes runs as their owners ask, and announces those it creates. Needs `creations` to run."""
+    """Changes runs as their owners ask, and announces those it creates. Needs `creations` and `repeats` to run."""
 
     def __init__(
         self,
@@ -86,6 +86,8 @@ class Runs:
         self.creations: Batcher[RunWanted, Admitted] = Batcher(
             self._create_many, limit=CREATE_BATCH, max_linger=MAX_LINGER
         )
+        # Whether what is wanted is there already. In batches: a project beyond its limits may ask thousands of times.
+        self.repeats: Batcher[RunWanted, bool] = Batcher(self._are_repeats, limit=CREATE_BATCH)
 
     async def create(self, request: CreateRunRequest, *, user_id: str, request_id: str) -> Admitted:
         """Return the run that `request` asks for, and whether it is new; a repeated `request_id` gets the first answer.
@@ -93,8 +95,8 @@ class Runs:
         Raises ServiceError: IDEMPOTENCY_KEY_REUSED when its key, or its request_id, stands for a different request;
         CREATE_RATE_EXCEEDED, QUEUE_FULL.
         """
-        await self._intake.admit(request.project_id)
-        return await self._admit(RunWanted(request, user_id, request_id, traceparent=current_traceparent()))
+        wanted = RunWanted(request, user_id, request_id, traceparent=current_traceparent())
+        return await self._admit(request.project_id, wanted)
 
     async def retry(self, project_id: str, run_id: str, *, key: str | None, user_id: str, request_id: str) -> Admitted:
         """Return the run that asks for the same as an ended one did, and whether it is new: there is one at most.
@@ -102,7 +104,6 @@ class Runs:
         Raises ServiceError (RUN_NOT_FOUND, RUN_NOT_RETRYABLE, IDEMPOTENCY_KEY_REUSED, CREATE_RATE_EXCEEDED,
         QUEUE_FULL).
         """
-        await self._intake.admit(project_id)
         found = await self._store.runs.original(project_id, run_id)
         if found is None:
             raise run_not_found(project_id, run_id)
@@ -114,7 +115,7 @@ class Runs:
                 f"run {run_id} is {status}; only runs that FAILED, are STALE or were CANCELLED can be retried",
                 metadata={"run_id": run_id, "status": status},
             )
-        return await self._admit(RunWanted(original, user_id, request_id, key, current_traceparent()))
+        return await self._admit(project_id, RunWanted(original, user_id, request_id, key, current_traceparent()))
 
     async def cancel(self, project_id: str, run_id: str, *, request_id: str) -> Run:
         """Cancel a run and return it as it is then. Raises ServiceError (RUN_NOT_FOUND)."""
@@ -124,13 +125,21 @@ class Runs:
         await self._canceller.cancel(Dispatchable(run, request_id, current_traceparent()))
         return await self._queries.get(project_id, run_id)
 
-    async def _admit(self, wanted: RunWanted) -> Admitted:
+    async def _admit(self, project_id: str, wanted: RunWanted) -> Admitted:
+        await self._intake.admit(project_id, lambda: self.repeats.submit(wanted))
         run, created = await self.creations.submit(wanted)
         if created and self._dispatcher.waits_for_end:
             await self._dispatcher.handed_over(run.id)
             # Inline, the run has moved on meanwhile; the reply says how it stands now.
             run = await self._queries.get(run.project_id, run.id)
         return run, created
+
+    async def _are_repeats(self, wanted: Sequence[RunWanted]) -> list[bool]:
+        now = self._clock.now()
+        made = [_made(one, now) for one in wanted]
+        there = await self._store.are_there([new for new in made if isinstance(new, NewRun)])
+        # What cannot be made goes on, to the error that its creation raises.
+        return [new.run.id in there if isinstance(new, NewRun) else True for new in made]
 
     async def _create_many(self, wanted: Sequence[RunWanted]) -> list[Admitted | Exception]:
         now = self._clock.now()

@@ -57,7 +57,7 @@ class Calls:
 
         Leaves out those whose first attempt was refused or met a key that was just being freed: they are tried anew.
         """
-        found = await self._recorded(wanted)
+        found = await self.recorded(wanted)
         if rest := [new for new in wanted if new.run.id not in found]:
             held = await self._runs.holding_key(self._database, rest)
             found |= {run_id: stored for run_id, stored in held.items() if not stored.same_request}
@@ -118,7 +118,7 @@ class Calls:
          AS wanted (project_id, name, id)
     JOIN runs.calls USING (project_id, name) JOIN runs.runs ON runs.id = calls.run_id"""
 
-    async def _recorded(self, repeats: Sequence[NewRun]) -> dict[str, Stored]:
+    async def recorded(self, repeats: Sequence[NewRun]) -> dict[str, Stored]:
         """Return what the first attempts at the calls of `repeats` led to, by the ids of these."""
         parameters = _names(repeats) | {"ids": [new.run.id for new in repeats]}
         rows = {str(row.wanted_id): row for row in await self._database.fetch_all(self._RECORDED, parameters)}

@@ -53,6 +53,14 @@ class RunStore:
         outcomes_of_calls = iter(await self.calls.create(named))
         return [next(outcomes_of_calls if new.call else outcomes) for new in wanted]
 
+    async def are_there(self, wanted: Sequence[NewRun]) -> set[str]:
+        """Return the ids of those of `wanted` whose call, or whose key, has led to a run already."""
+        named = [new for new in wanted if new.call]
+        there = set(await self.calls.recorded(named)) if named else set()
+        if rest := [new for new in wanted if new.run.id not in there]:
+            there.update(await self.runs.holding_key(self._database, rest))
+        return there
+
     _ONE_VIEW = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
     _SNAPSHOT = "SELECT CAST(pg_current_snapshot() AS text) AS snapshot"
 

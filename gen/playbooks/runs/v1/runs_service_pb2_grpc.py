@@ -157,7 +157,7 @@ class RunsServiceServicer:
         belongs to a different request; metadata run_id is that one's run.
         RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
         second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
-        PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
+        PreviewPlaybook and ApplyPlaybook count as creates too. Repeated calls count, and are never refused: they get their run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,7 @@ class RunsServiceStub:
     belongs to a different request; metadata run_id is that one's run.
     RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
     second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
-    PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
+    PreviewPlaybook and ApplyPlaybook count as creates too. Repeated calls count, and are never refused: they get their run.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]
     """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
@@ -189,7 +189,7 @@ class RunsServiceAsyncStub(RunsServiceStub):
     belongs to a different request; metadata run_id is that one's run.
     RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
     second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
-    PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
+    PreviewPlaybook and ApplyPlaybook count as creates too. Repeated calls count, and are never refused: they get their run.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_service_pb2.GetRunRequest, _runs_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """One run. While it is QUEUED and the broker keeps its job from the executor, the trailing metadata
@@ -311,7 +311,7 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         belongs to a different request; metadata run_id is that one's run.
         RESOURCE_EXHAUSTED with RetryInfo, and nothing was created: CREATE_RATE_EXCEEDED, the project creates more runs a
         second than RUNS_MAX_CREATES_PER_SECOND; QUEUE_FULL, about RUNS_MAX_QUEUED of its runs wait for an executor. RetryRun,
-        PreviewPlaybook and ApplyPlaybook count as creates too, and so do repeated calls.
+        PreviewPlaybook and ApplyPlaybook count as creates too. Repeated calls count, and are never refused: they get their run.
         """
 
     @_abc_1.abstractmethod
