@@ -9,7 +9,8 @@ from executor_service.ai.errors import AIErrorCode
 from executor_service.ai.openai_usage import Tokens
 from executor_service.ai.prices import Price
 
-BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)  # seconds
+# Seconds, up to the longest time limit of an economy request.
+BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 NO_ROOM = "NO_ROOM"  # the outcome of an economy request that is sent again later, as is to be expected
 ECONOMY_PRICE = 0.5  # of the full one, as OpenAI charges for flex processing
 
