@@ -9,6 +9,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from runs_service.store import Filters, RunStore
 from servicekit.errors import Reason, ServiceError
 from servicekit.rpc import page_tokens
+from servicekit.telemetry.trace_context import TraceContext
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -26,6 +27,10 @@ class RunQueries:
         if run is None:
             raise run_not_found(project_id, run_id)
         return run
+
+    async def trace(self, run_id: str) -> TraceContext | None:
+        """Return the place in a trace of the call that created a run, or None."""
+        return TraceContext.parse((await self._store.outbox.traceparents([run_id])).get(run_id, ""))
 
     async def page(self, filters: Filters, *, limit: int, offset: int, page_token: str) -> tuple[list[Run], str]:
         """Return a page of runs, newest first, and the token of the next one ("" on the last).

@@ -11,6 +11,8 @@ from runs_service import transitions
 from runs_service.queries import RunQueries
 from runs_service.watching.hub import Watchers
 from servicekit.errors import Reason, ServiceError
+from servicekit.telemetry.trace_context import current_trace
+from servicekit.telemetry.tracing import current_span, is_recording
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class RunStream:
         # Subscribed before the read, so that no change falls between the two.
         with self._watchers.subscribe(run_id) as subscription:
             run = await self._queries.get(project_id, run_id)
+            if is_recording():
+                await self._link(run)
             sent: Run | None = run  # what the watcher has; None: something older than what was read
             if after is None:
                 await self._send(write, WatchRunResponse.SNAPSHOT, run)
@@ -82,6 +86,14 @@ class RunStream:
                         raise
                     raise _left_early(run, error) from error
         return run
+
+    async def _link(self, run: Run) -> None:
+        """Let the span of a watch name the run's trace, unless it is in it."""
+        here = current_trace()
+        if run.trace_id and (here is None or here.trace_id != run.trace_id):
+            trace = await self._queries.trace(run.id)
+            if trace is not None:
+                current_span().link(trace)
 
     async def _send(self, write: Write, kind: WatchRunResponse.Kind.ValueType, run: Run) -> None:
         try:

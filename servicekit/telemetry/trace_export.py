@@ -86,6 +86,9 @@ class _Recorded(Span):
     def set(self, attributes: Attributes) -> None:
         self._span.set_attributes(attributes)
 
+    def link(self, context: TraceContext) -> None:
+        self._span.add_link(_remote(context))
+
     def rename(self, name: str) -> None:
         self._span.update_name(name)
 

@@ -36,6 +36,9 @@ class Span:
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
 
+    def link(self, context: TraceContext) -> None:
+        """Name a span of another trace that this one has to do with."""
+
     def rename(self, name: str) -> None:
         """Give it another name: one of few, without values."""
 

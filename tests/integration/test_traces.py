@@ -124,7 +124,7 @@ async def test_a_run_is_one_trace_from_its_caller_to_its_watcher(shop: Shop, col
     assert_one_trace(caller, spans)
     assert spans["send job"].parent_id == spans[CREATE].span_id
     assert spans["send event"].parent_id == spans["apply event"].parent_id == spans[ATTEMPT].span_id
-    assert spans[WATCH].parent_id == caller.span_id
+    assert (spans[WATCH].parent_id, spans[WATCH].links) == (caller.span_id, ())
     chat = spans[CHAT]
     assert chat.kind == "CLIENT"
     assert chat.attributes["gen_ai.request.model"] == "test-model"
@@ -168,6 +168,36 @@ async def test_an_inline_run_is_one_trace(shop: Shop, stack: Stack, collector: C
     assert_one_trace(caller, spans)
     assert spans[EXECUTE].parent_id == spans[CREATE].span_id
     assert "send job" not in spans
+
+
+async def test_a_watch_in_another_trace_links_to_the_run(
+    shop: Shop, stack: Stack, collector: Collector, tmp_path: Path
+) -> None:
+    caller, watcher = Caller(), Caller()
+    run = await ended(shop, await created(shop, caller))
+    request = pb.WatchRunRequest(project_id=shop.project, run_id=run.id)
+    create = (await collector.named(run.id, CREATE))[CREATE]
+    to_the_run = ((caller.trace_id, create.span_id),)
+
+    async def watch(stub: RunsServiceStub, auth: dict[str, Any]) -> None:
+        async for message in stub.WatchRun(request, **auth):
+            assert message.run.trace_id == caller.trace_id
+
+    await watch(shop.runs(), watcher.auth(shop))
+    span = (await collector.named(run.id, WATCH, trace_id=watcher.trace_id))[WATCH]
+    assert (span.parent_id, span.links) == (watcher.span_id, to_the_run)
+
+    def unasked() -> list[Span]:
+        known = (caller.trace_id, watcher.trace_id)
+        return [span for span in collector.of_run(run.id) if span.name == WATCH and span.trace_id not in known]
+
+    recording = {**stack.runs[0].env, "OTEL_TRACES_SAMPLER": "parentbased_always_on", "OTEL_TRACES_SAMPLER_ARG": "1"}
+    del recording["RUNS_LISTEN"]
+    with Forks("runs-service") as forks, ServiceProcess(forks, "runs", tmp_path / "log", recording) as service:
+        async with grpc.aio.insecure_channel(service.target) as channel:
+            await watch(RunsServiceStub(channel), shop.auth())  # by a caller without a trace
+            await eventually(unasked)
+    assert [(span.parent_id, span.links) for span in unasked()] == [("", to_the_run)]
 
 
 async def test_a_run_that_a_sweep_sends_keeps_its_trace(shop: Shop, stack: Stack, collector: Collector) -> None:
