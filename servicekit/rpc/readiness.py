@@ -58,8 +58,10 @@ class Refusal(CallInterceptor):
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
 
-    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+    def intercept(
+        self, proceed: Behaviour, method: str, request: Message, context: Context
+    ) -> Awaitable[Message | None]:
         """Serve the call, unless all are refused."""
         if refusal := self._readiness.refusal:
             raise ServiceError(refusal.reason, refusal.message, retry_after=refusal.retry_after)
-        return await proceed(request, context)
+        return proceed(request, context)

@@ -1,6 +1,6 @@
 """Checks whether the caller's role allows this call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -23,7 +23,9 @@ class Authorization(CallInterceptor):
     def __init__(self, permissions: Permissions) -> None:
         self._permissions = permissions
 
-    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+    def intercept(
+        self, proceed: Behaviour, method: str, request: Message, context: Context
+    ) -> Awaitable[Message | None]:
         """Serve the call if the caller's role allows it."""
         needed = self._permissions.get(method)
         if needed is None:
@@ -33,4 +35,4 @@ class Authorization(CallInterceptor):
         if not project_id:
             raise ServiceError(Reason.VALIDATION_FAILED, "must name the project", field="project_id")
         current_principal().require(role, project_id)
-        return await proceed(request, context)
+        return proceed(request, context)

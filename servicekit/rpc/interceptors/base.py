@@ -9,8 +9,8 @@ import grpc
 from google.protobuf.message import Message
 
 Context = grpc.aio.ServicerContext[Any, Any]
-# What serves a call, as gRPC names it: a coroutine function that takes the request and the context. A unary one returns
-# the response; a streaming one writes its responses to the context and returns None.
+# What serves a call, as gRPC names it: takes the request and the context, and returns a coroutine. That of a unary call
+# returns the response; that of a streaming one writes its responses to the context and returns None.
 Behaviour = Callable[[Any, Context], Awaitable[Message | None]]
 
 
@@ -25,20 +25,22 @@ class Interceptor(ABC):
 class CallInterceptor(Interceptor):
     """An interceptor that runs around every call.
 
-    All our behaviours are coroutine functions, so one `intercept` serves unary and streaming methods. A cancelled
-    coroutine also cleans up at once; a generator would wait for the garbage collector.
+    All our behaviours return coroutines, so one `intercept` serves unary and streaming methods. A cancelled coroutine
+    also cleans up at once; a generator would wait for the garbage collector.
     """
 
     @abstractmethod
-    async def intercept(self, proceed: Behaviour, method: str, request: Any, context: Context) -> Message | None:
-        """Await `proceed(request, context)` and return its result.
+    def intercept(self, proceed: Behaviour, method: str, request: Any, context: Context) -> Awaitable[Message | None]:
+        """Return `proceed(request, context)`; its result is the call's.
+
+        A coroutine function may await it and do something afterwards. One that only looks at a call before it is served
+        is a plain function: each coroutine in the chain costs time at every step of a call.
 
         Outside Decoding the request is still bytes, and None when the call is refused before its request is read.
         """
 
     def wrap(self, handler: Any, method: str) -> Any:
         """Return a handler that runs `intercept` around each call."""
-        # A partial and no coroutine function: each coroutine in the chain costs time at every step of a call.
         intercepted = partial(self.intercept, unwrap(handler), method)
         return rewrap(handler, intercepted, handler.request_deserializer)
 

@@ -1,6 +1,6 @@
 """Decodes every request. For invalid bytes gRPC itself would answer without ErrorInfo and log a traceback."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -46,17 +46,15 @@ class Decoding(Interceptor):
                 async for body in bodies:
                     yield parse(body)
 
-            async def decode_all(bodies: AsyncIterator[bytes], context: Context) -> Message | None:
-                return await serve(parse_each(bodies), context)
+            def decode_all(bodies: AsyncIterator[bytes], context: Context) -> Awaitable[Message | None]:
+                return serve(parse_each(bodies), context)
 
             return rewrap(handler, decode_all, None)
 
         limits = _max_items(deserialize(b"").DESCRIPTOR)
 
-        async def decode_one(body: bytes, context: Context) -> Message | None:
-            if limits:
-                body = _truncated(body, limits)
-            return await serve(parse(body), context)
+        def decode_one(body: bytes, context: Context) -> Awaitable[Message | None]:
+            return serve(parse(_truncated(body, limits) if limits else body), context)
 
         return rewrap(handler, decode_one, None)
 

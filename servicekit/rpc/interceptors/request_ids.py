@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from google.protobuf.message import Message
 
@@ -18,10 +18,12 @@ _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 class RequestIds(CallInterceptor):
     """Sends the request's id back in the trailing metadata."""
 
-    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+    def intercept(
+        self, proceed: Behaviour, method: str, request: Message, context: Context
+    ) -> Awaitable[Message | None]:
         """Serve the call and send its id."""
         context.set_trailing_metadata(((HEADER, current_request_id()),))
-        return await proceed(request, context)
+        return proceed(request, context)
 
 
 def send_trailing(context: Context, name: str, value: str) -> None:

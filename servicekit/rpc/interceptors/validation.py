@@ -1,6 +1,6 @@
 """Checks every request against the rules in its proto before its handler runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -19,11 +19,13 @@ class Validation(CallInterceptor):
     def __init__(self, rules: RequestRules) -> None:
         self._rules = rules
 
-    async def intercept(self, proceed: Behaviour, method: str, request: Message, context: Context) -> Message | None:
+    def intercept(
+        self, proceed: Behaviour, method: str, request: Message, context: Context
+    ) -> Awaitable[Message | None]:
         """Serve the call if its request is valid."""
         violations = violations_of(request)
         if rule := self._rules.get(method):
             violations += rule(request)
         if violations:
             raise validation_error(violations)
-        return await proceed(request, context)
+        return proceed(request, context)
