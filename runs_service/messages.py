@@ -75,7 +75,8 @@ def new_run(
     request: CreateRunRequest, *, run_id: str, user_id: str, request_id: str, now: datetime, traceparent: str = ""
 ) -> NewRun:
     """Return the QUEUED run that `request` asks for."""
-    fingerprint = hashlib.sha256(canonical(request).SerializeToString(deterministic=True)).digest()
+    meaning = canonical(request)
+    fingerprint = hashlib.sha256(meaning.SerializeToString(deterministic=True)).digest()
     own_key = request.HasField("idempotency_key")
     dedup_key = f"key:{request.idempotency_key}" if own_key else f"derived:{fingerprint.hex()}"
     call = None
@@ -99,7 +100,7 @@ def new_run(
     )
     if request.run_type == Run.PREVIEW_GENERATE and not run.meta.HasField("sample_size"):
         run.meta.sample_size = DEFAULT_SAMPLE_SIZE
-    run.meta.deadline_seconds = _deadline_seconds(request)
+    run.meta.deadline_seconds = meaning.meta.deadline_seconds
     return NewRun(
         run=run,
         request_id=request_id,
@@ -164,7 +165,9 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
     plain.CopyFrom(request)
     plain.ClearField("idempotency_key")
     plain.ClearField("request_id")
-    meta = RunMeta(deadline_seconds=_deadline_seconds(request), economy=_is_economy(request))
+    economy = request.meta.economy and request.run_type != Run.APPLY
+    default = ECONOMY_DEADLINE if economy else DEFAULT_DEADLINE
+    meta = RunMeta(deadline_seconds=request.meta.deadline_seconds or default, economy=economy)
     is_preview = request.run_type == Run.PREVIEW_GENERATE
     if is_preview:
         meta.sample_size = request.meta.sample_size or DEFAULT_SAMPLE_SIZE
@@ -176,15 +179,6 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
             meta.rules.ClearField("find_replace")
     plain.meta.CopyFrom(meta)
     return plain
-
-
-def _is_economy(request: CreateRunRequest) -> bool:
-    return request.meta.economy and request.run_type != Run.APPLY
-
-
-def _deadline_seconds(request: CreateRunRequest) -> int:
-    default = ECONOMY_DEADLINE if _is_economy(request) else DEFAULT_DEADLINE
-    return request.meta.deadline_seconds or default
 
 
 def weight(run: Run) -> int:
