@@ -37,20 +37,18 @@ class Intake:
 
         Raises ServiceError (CREATE_RATE_EXCEEDED, QUEUE_FULL).
         """
-        limit = await self._limit_reached(project_id)
-        if limit is None or await is_repeat():
+        if not self._rates.take(project_id):
+            limit = RATE
+        elif not await self._capacity.take(project_id):
+            limit = QUEUED
+        else:
+            return
+        if await is_repeat():
             return
         self._limits_reached.labels(limit).inc()
         # Not all after the same time, or their callers would come back all at once.
         await asyncio.sleep(REFUSAL_DELAY * random.uniform(0.5, 1.5))  # noqa: S311
         raise self._refusal(limit, project_id)
-
-    async def _limit_reached(self, project_id: str) -> str | None:
-        if not self._rates.take(project_id):
-            return RATE
-        if not await self._capacity.take(project_id):
-            return QUEUED
-        return None
 
     def _refusal(self, limit: str, project_id: str) -> ServiceError:
         if limit == RATE:

@@ -147,10 +147,11 @@ class Runs:
         new_runs = [new for new in made if isinstance(new, NewRun)]
         results = list(zip(new_runs, await self._store.create(new_runs), strict=True))
         reached(FailPoint.RUNS_AFTER_COMMIT)
-        self._dispatcher.dispatch(
-            [Dispatchable(stored.run, new.request_id, new.traceparent) for new, stored in results if stored.is_new]
-        )
-        self._announce([stored.run for _, stored in results if stored.is_new])
+        created = [
+            Dispatchable(stored.run, new.request_id, new.traceparent) for new, stored in results if stored.is_new
+        ]
+        self._dispatcher.dispatch(created)
+        self._announce([item.run for item in created])
         with logs.joined():
             outcomes = iter([_outcome(new, stored) for new, stored in results])
         return [next(outcomes) if isinstance(new, NewRun) else new for new in made]

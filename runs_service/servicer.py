@@ -1,6 +1,6 @@
 """RunsService: unpack, one call, pack."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -153,8 +153,8 @@ class RunsServicer(RunsServiceServicer):
         """Delete a project, or as much of it as a call can."""
         return await self._purge.project(request.project_id, keep_plan=not current_principal().is_platform)
 
-    async def _create(self, request: pb.CreateRunRequest) -> tuple[Run, bool]:
-        return await self._runs.create(request, user_id=current_principal().user_id, request_id=current_request_id())
+    def _create(self, request: pb.CreateRunRequest) -> Awaitable[tuple[Run, bool]]:
+        return self._runs.create(request, user_id=current_principal().user_id, request_id=current_request_id())
 
     async def _require_role_for(self, project_id: str, run_id: str) -> None:
         run = await self._queries.get(project_id, run_id)

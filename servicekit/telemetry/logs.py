@@ -33,7 +33,7 @@ class _Formatter(logging.Formatter):
             "logger": record.name,
             "service": self._service,
             **_bound.get(),
-            **{name: getattr(record, name) for name in sorted(vars(record).keys() - _STANDARD)},
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
 
     def exception(self, record: logging.LogRecord) -> str:
