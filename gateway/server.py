@@ -13,6 +13,7 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
+from gateway.certificates import RenewableContext
 from gateway.connection import Connection, ConnectionLimits
 from gateway.settings import GatewaySettings
 from servicekit.background.tasks import freeze_gc
@@ -26,9 +27,8 @@ BACKLOG = 2_048
 
 
 class _Embedded(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, files: TlsFiles) -> None:
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._files = files
         self.serves = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -41,19 +41,11 @@ class _Embedded(uvicorn.Server):
         """Keep the date header right and the certificates new until the stop: once a second, for uvicorn's own ten
         times keep an idle machine busy."""
         while not await self.on_tick(0):
-            self._renew_certificates()
+            if isinstance(self.config.ssl, RenewableContext):
+                self.config.ssl.renew()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._stopping.wait()
-
-    def _renew_certificates(self) -> None:
-        """Have new connections use what the files have now. An authority that is no longer in them stays trusted until
-        the next start: SSLContext forgets none."""
-        context, config = self.config.ssl, self.config
-        if context and config.ssl_certfile and self._files.read_again():
-            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
-            if config.ssl_ca_certs:
-                context.load_verify_locations(config.ssl_ca_certs)
 
     def end(self) -> None:
         """Let `serve` return, once the answers under way have ended."""
@@ -93,8 +85,11 @@ class HttpServer:
             ssl_keyfile=settings.tls_key_file,
             ssl_ca_certs=str(settings.tls_client_ca_file) if settings.tls_client_ca_file else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca_file else ssl.CERT_NONE,
+            ssl_context_factory=(lambda _, make: RenewableContext(TlsFiles(settings), make))
+            if settings.tls_cert_file
+            else None,
         )
-        self._server = _Embedded(config, TlsFiles(settings))
+        self._server = _Embedded(config)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -207,6 +207,40 @@ async def test_a_certificate_that_is_replaced_is_served_without_a_restart(tmp_pa
         assert not await is_trusted_by(first)
 
 
+async def test_an_authority_of_clients_that_is_replaced_is_trusted_no_more(tmp_path: Path) -> None:
+    server, first, second = (Authority(tmp_path / name) for name in ("server", "first", "second"))
+    certificate, key = server.issue("gateway")
+    clients = {authority: ssl.create_default_context(cafile=server.file) for authority in (first, second)}
+    for authority, context in clients.items():
+        context.load_cert_chain(*authority.issue("client"))
+
+    async with gateway(tls_cert_file=certificate, tls_key_file=key, tls_client_ca_file=first.file) as url:
+        address = url.removeprefix("https://").rpartition(":")
+
+        def answers(authority: Authority, session: ssl.SSLSession | None = None) -> tuple[bool, ssl.SSLSession | None]:
+            """Return whether a client gets an answer, and the session that it may resume."""
+            with socket.create_connection((address[0], int(address[2])), timeout=10) as plain:
+                try:
+                    with clients[authority].wrap_socket(plain, server_hostname=HOST, session=session) as secure:
+                        secure.sendall(b"GET /healthz HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n")
+                        return secure.recv(12) == b"HTTP/1.1 200", secure.session
+                except OSError:
+                    return False, None
+
+        is_answered, session = await asyncio.to_thread(answers, first)
+        assert is_answered
+        assert session
+        assert not (await asyncio.to_thread(answers, second))[0]
+        first.file.write_bytes(second.file.read_bytes())
+
+        async def is_replaced() -> bool:
+            return (await asyncio.to_thread(answers, second))[0]
+
+        await eventually(is_replaced)
+        assert not (await asyncio.to_thread(answers, first))[0]
+        assert not (await asyncio.to_thread(answers, first, session))[0]  # nor by a session of before
+
+
 async def test_routes_may_be_at_the_root_too() -> None:
     async with gateway(gateway_routes_at_root=True) as url, client(url, TOKEN) as http:
         assert (await http.get(RUNS.removeprefix("/api"))).status_code == HTTPStatus.SERVICE_UNAVAILABLE
