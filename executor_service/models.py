@@ -94,6 +94,9 @@ executions = sa.Table(
     sa.CheckConstraint("ai_reserved >= 0", name="executions_ai_reserved"),
     sa.Index("executions_queued", "project_id", "created_at", "run_id", postgresql_where=sa.text("status = 'QUEUED'")),
     sa.Index("executions_running", "project_id", "lease_until", postgresql_where=sa.text("status = 'RUNNING'")),
+    sa.Index(
+        "executions_ended", "project_id", "run_id", postgresql_where=sa.text("status NOT IN ('QUEUED', 'RUNNING')")
+    ),
     sa.Index("executions_overdue", "deadline_at", postgresql_where=sa.text("status = 'QUEUED'")),
     sa.Index("executions_unpublished", "updated_at", postgresql_where=sa.text(UNPUBLISHED)),
 )

@@ -1,5 +1,6 @@
 # ruff: noqa: S608 - statements are put together from constants only
-"""Deleting what runs left behind. Rows that are locked are in use, and are left for the next time."""
+"""Deleting what runs left behind: what is too old, but for rows that are locked, which are left for the next time; and
+all of a project."""
 
 from datetime import date, datetime
 from typing import ClassVar, NamedTuple
@@ -92,12 +93,14 @@ class Deletions:
 
     # Of a project
 
+    # One SELECT for each of the partial indexes.
     _ACTIVE = """
-    SELECT run_id FROM executor.executions
-    WHERE project_id = %(project_id)s AND status IN ('QUEUED', 'RUNNING') LIMIT %(limit)s"""
+    (SELECT run_id FROM executor.executions WHERE project_id = %(project_id)s AND status = 'QUEUED' LIMIT %(limit)s)
+    UNION ALL
+    (SELECT run_id FROM executor.executions WHERE project_id = %(project_id)s AND status = 'RUNNING' LIMIT %(limit)s)"""
 
     async def active(self, project_id: str, *, limit: int = BATCH) -> list[UUID]:
-        """Return up to `limit` runs of a project that have not ended."""
+        """Return runs of a project that have not ended: up to `limit` that wait, and as many that are at work."""
         rows = await self._querier.fetch_all(self._ACTIVE, {"project_id": project_id, "limit": limit})
         return [row.run_id for row in rows]
 
@@ -106,7 +109,7 @@ class Deletions:
         "executions": """
     WITH due AS MATERIALIZED (
       SELECT run_id FROM executor.executions WHERE project_id = %(project_id)s AND status NOT IN ('QUEUED', 'RUNNING')
-      LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+      ORDER BY run_id LIMIT %(limit)s FOR UPDATE
     ), items AS (
       DELETE FROM executor.run_item_blocks WHERE run_id IN (SELECT run_id FROM due)
     )

@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from playbooks.runs.v1.run_pb2 import Run
@@ -19,6 +18,7 @@ from servicekit.background.sampling import Sampler
 from servicekit.errors import ServiceError
 from servicekit.postgres.database import Database
 from servicekit.postgres.metrics import PoolMetrics
+from tests.support.database import plan_of
 from tests.support.executor import Bench, job
 from tests.support.runs import NOW, event, new_run
 
@@ -39,18 +39,6 @@ async def ended(store: RunStore, count: int) -> None:
         for number, status in ((1, Run.RUNNING), (2, Run.SUCCEEDED))
     ]
     await store.history.apply_events(events, NOW)
-
-
-async def plan_of(database: Database, statement: str) -> list[dict[str, Any]]:
-    """Run a statement, and return the nodes of its plan."""
-    ((document,),) = await database.fetch_all(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")
-    nodes: list[dict[str, Any]] = []
-    rest = [document[0]["Plan"]]
-    while rest:
-        node = rest.pop()
-        nodes.append(node)
-        rest += node.get("Plans", [])
-    return nodes
 
 
 async def test_runs_are_counted_by_what_they_wait_for(store: RunStore) -> None:

@@ -21,7 +21,7 @@ from servicekit.background.tasks import running
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
 from tests.integration.test_stops import Desk, desk_at, executor, executor_settings, unused_address  # noqa: F401
-from tests.support.database import rows
+from tests.support.database import plan_of, rows
 from tests.support.executor import DESCRIPTIONS, Bench, job
 from tests.support.runs import NOW, event, new_run
 from tests.support.waiting import eventually
@@ -104,6 +104,43 @@ async def test_runs_at_work_are_cancelled_first_and_write_nothing_more(bench: Be
     assert states[-1].status is Status.CANCELLED
     assert await counts(bench) == NOTHING
     assert await bench.value("SELECT count(*) FROM executor.ai_usage") == 0
+
+
+async def test_what_others_have_is_not_read_for_it(bench: Bench) -> None:
+    await bench.database.execute(
+        """INSERT INTO executor.executions (run_id, project_id, run_type, job, status, event_number, published_number)
+        SELECT gen_random_uuid(), CASE WHEN n <= 3 THEN 'p' ELSE 'other' END, 'APPLY', '',
+               CASE n WHEN 1 THEN 'QUEUED' WHEN 2 THEN 'RUNNING' ELSE 'SUCCEEDED' END, 2, 2
+        FROM generate_series(1, 500) AS n"""
+    )
+    for statement, found in ((Deletions._ACTIVE, 2), (Deletions._OF_PROJECT["executions"], 1)):
+        nodes = await plan_of(bench.database, statement, {"project_id": "p", "limit": 10})
+        scans = [node for node in nodes if node.get("Relation Name") == "executions" and "Scan" in node["Node Type"]]
+        assert {scan["Node Type"] for scan in scans} <= {"Index Scan", "Index Only Scan"}
+        assert sum(scan.get("Rows Removed by Filter", 0) for scan in scans) == 0
+        assert max(scan["Actual Rows"] * scan["Actual Loops"] for scan in scans) <= found
+
+
+async def test_an_execution_that_another_statement_has_locked_is_waited_for(bench: Bench) -> None:
+    await bench.stock(3)
+    async with bench.working():
+        await bench.preview()
+    async with bench.database.transaction() as connection:
+        await connection.fetch_all("SELECT FROM executor.executions FOR UPDATE", {})
+        purging = asyncio.create_task(purge(bench).project("p", keep_plan=False))
+        await eventually(lambda: is_locked_out(bench))
+        assert not purging.done()
+    purged = await purging
+    assert (purged.complete, purged.counts["executions"], await counts(bench)) == (True, 1, NOTHING)
+
+
+async def is_locked_out(bench: Bench) -> bool:
+    """Say whether a statement waits for a lock."""
+    return bool(
+        await bench.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+    )
 
 
 async def test_a_job_that_arrives_later_ends_without_a_project(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,18 @@ from servicekit.postgres.database import Database
 async def rows(database: Database, statement: str, **values: Any) -> Sequence[Any]:
     """Return what a statement finds, with `values` for its `%(names)s`."""
     return await database.fetch_all(statement, values)
+
+
+async def plan_of(database: Database, statement: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Run a statement, and return the nodes of its plan."""
+    ((document,),) = await database.fetch_all(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values)
+    nodes: list[dict[str, Any]] = []
+    rest = [document[0]["Plan"]]
+    while rest:
+        node = rest.pop()
+        nodes.append(node)
+        rest += node.get("Plans", [])
+    return nodes
 
 
 def kill_backends(url: str, like: str) -> int:
