@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from playbooks.executor.v1.job_pb2 import RunJob
-from playbooks.runs.v1.run_pb2 import Run, RunMeta
+from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
 from servicekit.telemetry.trace_context import TraceContext
@@ -167,7 +167,10 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
     plain.ClearField("request_id")
     economy = request.meta.economy and request.run_type != Run.APPLY
     default = ECONOMY_DEADLINE if economy else DEFAULT_DEADLINE
-    meta = RunMeta(deadline_seconds=request.meta.deadline_seconds or default, economy=economy)
+    plain.ClearField("meta")
+    meta = plain.meta
+    meta.deadline_seconds = request.meta.deadline_seconds or default
+    meta.economy = economy
     is_preview = request.run_type == Run.PREVIEW_GENERATE
     if is_preview:
         meta.sample_size = request.meta.sample_size or DEFAULT_SAMPLE_SIZE
@@ -177,7 +180,6 @@ def canonical(request: CreateRunRequest) -> CreateRunRequest:
         meta.rules.mode = meta.rules.mode or DEFAULT_MODE
         if not meta.rules.find_replace.find:
             meta.rules.ClearField("find_replace")
-    plain.meta.CopyFrom(meta)
     return plain
 
 
