@@ -68,7 +68,7 @@ class Runs:
     ), history AS (
         INSERT INTO runs.run_events (run_id, sequence, run, project_id) SELECT id, 1, run, project_id FROM inserted
     )
-    SELECT id FROM inserted"""
+    SELECT CAST(id AS text) AS id FROM inserted"""
 
     async def insert(self, querier: Querier, wanted: Sequence[NewRun]) -> set[str]:
         """Insert those of `wanted`, sorted by project and key, whose key is free; return their ids."""
@@ -88,7 +88,7 @@ class Runs:
             "deadlines": [w.deadline for w in wanted],
             "reconcile_after": self._reconcile_after,
         }
-        return {str(row.id) for row in await querier.fetch_all(self._INSERT, parameters)}
+        return {row.id for row in await querier.fetch_all(self._INSERT, parameters)}
 
     def remember(self, committed: Iterable[NewRun]) -> None:
         """Cache runs that were inserted: their first change need not read them."""
