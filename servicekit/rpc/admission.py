@@ -65,6 +65,7 @@ class Admission:
         # Read at every call.
         self._max_request_bytes = limits.request_bytes
         self._max_total_bytes = limits.total_request_bytes
+        self._max_calls_of_caller = min(limits.calls_per_caller, limits.calls // 2)
         self._callers: dict[str, _Caller] = {}  # by user id
         # Sets that keep their order, the oldest first.
         self._calls: dict[_Call, None] = {}
@@ -81,14 +82,14 @@ class Admission:
         """
         principal = self._authenticator.authenticate(_authorization(metadata))
         set_principal(principal)
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None, "gRPC serves each call in a task"
         caller = self._callers.get(principal.user_id) or _Caller(principal.user_id)
-        if self._is_over_limit(caller, is_watch) and not _is_service(principal):
+        if (self._full(caller, is_watch) or self._has_too_many_bytes(caller)) and not _is_service(principal):
             self._release_cancelled()
             self._require_capacity(caller, is_watch)
         self._callers[principal.user_id] = caller
-        loop = asyncio.get_running_loop()
         call = _Call(task, caller, is_watch, self._max_request_bytes, loop.time())
         _current.set(call)
         self._calls[call] = self._receiving[call] = None
@@ -135,9 +136,6 @@ class Admission:
         call.task.add_done_callback(lambda _: self._release(call))
         call.task.cancel()
 
-    def _is_over_limit(self, caller: _Caller, is_watch: bool) -> bool:
-        return self._full(caller, is_watch) is not None or self._has_too_many_bytes(caller)
-
     def _require_capacity(self, caller: _Caller, is_watch: bool) -> None:
         """Raise ServiceError (TOO_MANY_CALLS) when there is no capacity for another call of `caller`."""
         if limit := self._full(caller, is_watch):
@@ -151,11 +149,13 @@ class Admission:
         limits = self._limits
         if len(self._calls) >= limits.calls:
             return "calls"
-        if caller.calls >= min(limits.calls_per_caller, limits.calls // 2):
+        if caller.calls >= self._max_calls_of_caller:
             return "calls_per_caller"
-        if is_watch and self._watches >= limits.watches:
+        if not is_watch:
+            return None
+        if self._watches >= limits.watches:
             return "watches"
-        if is_watch and caller.watches >= min(limits.watches_per_caller, limits.watches // 2):
+        if caller.watches >= min(limits.watches_per_caller, limits.watches // 2):
             return "watches_per_caller"
         return None
 
