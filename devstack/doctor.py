@@ -1,5 +1,6 @@
 """`playbook-runs doctor`: whether all that a stack depends on is as it should be, and what to do where it is not."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -113,18 +114,11 @@ def _gateway(environment: Mapping[str, str]) -> Finding:
     check, named = "gateway", environment.get("GATEWAY_LISTEN")
     host, _, port = (named or GATEWAY).rpartition(":")
     host = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host.strip("[]")  # noqa: S104
-    trusted = environment.get("TLS_CA_FILE") or environment.get("TLS_CERT_FILE")
     try:
-        connection = (
-            http.client.HTTPSConnection(
-                host, int(port), timeout=GATEWAY_TIMEOUT, context=ssl.create_default_context(cafile=trusted)
-            )
-            if trusted
-            else http.client.HTTPConnection(host, int(port), timeout=GATEWAY_TIMEOUT)
-        )
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        said = json.loads(answer.read(10_000))
+        with contextlib.closing(_connection(host, int(port), environment)) as connection:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            said = json.loads(answer.read(10_000))
     except (OSError, http.client.HTTPException, ValueError) as error:
         if named is None and isinstance(error, ConnectionRefusedError):
             return skipped(check, f"GATEWAY_LISTEN is not set here, and nothing listens at {GATEWAY}")
@@ -133,6 +127,17 @@ def _gateway(environment: Mapping[str, str]) -> Finding:
         return ok(check, f"{host}:{port} serves, and reaches both services")
     detail = said.get("detail") or said.get("message") or f"HTTP {answer.status}"
     return failed(check, f"{host}:{port}: {detail}", "start that service, or correct RUNS_TARGET and EXECUTOR_TARGET")
+
+
+def _connection(host: str, port: int, environment: Mapping[str, str]) -> http.client.HTTPConnection:
+    certificate, key, clients, trusted = (
+        environment.get(f"TLS_{name}_FILE") for name in ("CERT", "KEY", "CLIENT_CA", "CA")
+    )
+    if not certificate:
+        return http.client.HTTPConnection(host, port, timeout=GATEWAY_TIMEOUT)
+    context = ssl.create_default_context(cafile=trusted or clients or certificate)
+    context.load_cert_chain(certificate, key)  # sent only when the gateway asks for it
+    return http.client.HTTPSConnection(host, port, timeout=GATEWAY_TIMEOUT, context=context)
 
 
 def _line(finding: Finding) -> str:

@@ -1,5 +1,6 @@
 """What the services' checks say of each thing that may be wrong, over real databases, brokers and services."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from servicekit.broker.diagnosis import broker_finding
 from servicekit.diagnosis import Finding, Status
 from servicekit.postgres.diagnosis import clock_finding, database_findings
 from tests.integration.test_poolers import parts, through
+from tests.support.certificates import Authority
+from tests.support.gateway import gateway
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.pooler import Pooler
@@ -170,3 +173,19 @@ def test_a_bad_variable_a_gateway_that_is_away_and_a_service_that_is_elsewhere(t
     says(found["runs settings"], FAILED, "AUTH_JWT_SECRET")
     says(found["executor service"], SKIPPED, "EXECUTOR_DATABASE_URL")
     says(found["gateway"], FAILED, NOBODY, "runs-gateway")
+
+
+@pytest.mark.parametrize("names", [{"ca": True}, {"cert": True, "ca": True}, {"cert": True, "clients": True}])
+async def test_a_gateway_is_asked_as_its_certificates_demand(tmp_path: Path, names: Mapping[str, bool]) -> None:
+    """It reaches no service here, and says so over HTTP, HTTPS or mutual TLS."""
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("gateway")
+    files = {
+        **({"TLS_CERT_FILE": certificate, "TLS_KEY_FILE": key} if "cert" in names else {}),
+        **({"TLS_CA_FILE": authority.file} if "ca" in names else {}),
+        **({"TLS_CLIENT_CA_FILE": authority.file} if "clients" in names else {}),
+    }
+    async with gateway(**{name.lower(): file for name, file in files.items()}) as url:
+        environment = {"GATEWAY_LISTEN": url.partition("//")[2]} | {name: str(file) for name, file in files.items()}
+        found = await asyncio.to_thread(lambda: {each.check: each for each in findings(environment, with_ai=False)})
+    says(found["gateway"], FAILED, "runs-service is UNREACHABLE", "RUNS_TARGET")
