@@ -38,7 +38,7 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
     """Products of a project, about."""
 
     executor_concurrency: int = Field(default=16, ge=1, le=1000)
-    """Runs at once in a process."""
+    """Runs at once in a process, and one more for every 16, of projects that have none at work."""
     executor_lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
     """How long a claim of a run is valid without renewal: a run of an executor that died starts again after it."""
     executor_grace_seconds: float = Field(default=5.0, ge=0, le=600)

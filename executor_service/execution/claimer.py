@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BUSY_POLL = 1.0  # seconds between claims after a claim that got something
 IDLE_POLL = 5.0  # seconds between claims otherwise; work that arrives in this process is claimed at once
+SPARE_POLL = 0.2  # seconds between claims while only spare slots are free: most claims would get nothing
 RACE_POLL = 0.05  # seconds between claims while other processes claim too
 BACK_OFF = 1.5  # factor from one fruitless claim to the next
 
@@ -54,6 +55,7 @@ class Claimer(Worker):
         self._grace_seconds = grace_seconds
         self._startup_delay = startup_delay
         self._woken = asyncio.Event()
+        self._next_for_spare = 0.0  # when a claim for spare slots is due, by the loop's time
 
     def wake(self) -> None:
         """Look for work now."""
@@ -80,17 +82,26 @@ class Claimer(Worker):
             pause = RACE_POLL if outrun else poll * random.uniform(0.8, 1.0)  # noqa: S311
             if since > BEGINNING:
                 pause = min(pause, self._startup_delay)
+            if self._has_only_spare:
+                pause = min(pause, SPARE_POLL)
             await self._sleep(pause)
 
+    @property
+    def _has_only_spare(self) -> bool:
+        return self._slots.free > 0 and not self._slots.shared
+
     async def _claim(self, since: datetime) -> Claimed:
-        room = self._slots.free
-        if room <= 0:
+        room, shared = self._slots.free, self._slots.shared
+        now = asyncio.get_running_loop().time()
+        if room <= 0 or (self._has_only_spare and now < self._next_for_spare):
             self._slots.backlog = True
             return Claimed((), seen=0)
+        self._next_for_spare = now + SPARE_POLL
         with self._slots.reserve(room):  # jobs that come in meanwhile must not take the same slots
             claimed = await self._claims.claim(
                 owner=self._leases.owner,
                 limit=room,
+                shared=shared,
                 lease_seconds=self._leases.seconds,
                 since=since,
                 doubtful=0 if any(map(_is_suspect, self._leases.executions)) else 1,
@@ -98,7 +109,7 @@ class Claimer(Worker):
             for execution in claimed.executions:
                 self._start(execution)
         # While older runs are left alone, jobs that come in must not overtake them.
-        self._slots.backlog = claimed.seen >= room or since > BEGINNING
+        self._slots.backlog = claimed.seen >= room or claimed.held_back > 0 or since > BEGINNING
         return claimed
 
     async def _sleep(self, seconds: float) -> None:

@@ -5,17 +5,22 @@ from collections.abc import Iterator
 
 from executor_service.execution.leases import Leases
 
+# Beside so many slots there is one more, for projects that have no run at work: others' runs may last for hours.
+SLOTS_TO_A_SPARE_ONE = 16
+
 
 class Slots:
     """Counts the slots of this process: each execution under way takes one, each claim under way reserves some.
 
+    There are `count` for all, and some to spare for projects that have no run at work.
     `backlog`: there may be more to claim than there is room for, so jobs that come in must not overtake it.
     """
 
     def __init__(self, leases: Leases, *, count: int) -> None:
         self.backlog = True
         self._leases = leases
-        self._count = count
+        self._spare = count // SLOTS_TO_A_SPARE_ONE
+        self._count = count + self._spare
         self._reserved = 0
         self._claims_in_doubt = True
 
@@ -23,6 +28,11 @@ class Slots:
     def free(self) -> int:
         """How many more executions may be claimed now."""
         return self._count - len(self._leases) - self._reserved
+
+    @property
+    def shared(self) -> int:
+        """How many of these may be of projects that have runs at work already."""
+        return max(0, self.free - self._spare)
 
     @contextlib.contextmanager
     def reserve(self, count: int) -> Iterator[None]:
@@ -40,7 +50,7 @@ class Slots:
     def reserve_for_new(self, count: int) -> Iterator[bool]:
         """Reserve slots for `count` jobs that come in; enter False, and reserve none, when they would overtake others
         or find no room."""
-        if self.backlog or self.free < count:
+        if self.backlog or self.shared < count:
             yield False
             return
         with self.reserve(count):

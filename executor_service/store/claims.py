@@ -24,6 +24,7 @@ class Claimed:
 
     executions: Sequence[Execution]
     seen: int  # how many there were to be had, up to the limit; others may have taken some of them
+    held_back: int = 0  # how many more there would have been room for, had their projects none at work
 
 
 class Claims:
@@ -52,11 +53,11 @@ class Claims:
     ), candidates AS (
       (SELECT run_id, CAST(0 AS bigint) AS turn, created_at FROM executor.executions
        WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= %(since)s AND NOT {_DOUBTFUL}
-       ORDER BY lease_until LIMIT %(limit)s)
+       ORDER BY lease_until LIMIT %(shared)s)
       UNION ALL
       (SELECT run_id, CAST(0 AS bigint), created_at FROM executor.executions
        WHERE status = 'RUNNING' AND lease_until < now() AND created_at >= %(since)s AND {_DOUBTFUL}
-       ORDER BY lease_until LIMIT %(doubtful)s)
+       ORDER BY lease_until LIMIT least(%(doubtful)s, %(shared)s))
       UNION ALL
       (SELECT q.run_id, coalesce(r.runs, 0) + q.place, q.created_at
        FROM waiting w LEFT JOIN running r USING (project_id)
@@ -67,9 +68,12 @@ class Claims:
                ORDER BY e.created_at, e.run_id LIMIT %(limit)s) first) q
        WHERE w.project_id IS NOT NULL)
       ORDER BY turn, created_at LIMIT %(limit)s
+    ), choice AS MATERIALIZED (
+      SELECT run_id, turn = 1 OR row_number() OVER (ORDER BY turn, created_at) <= %(shared)s AS is_chosen
+      FROM candidates
     ), free AS (
       SELECT run_id FROM executor.executions
-      WHERE run_id IN (SELECT run_id FROM candidates)
+      WHERE run_id IN (SELECT run_id FROM choice WHERE is_chosen)
         AND (status = 'QUEUED' OR status = 'RUNNING' AND lease_until < now())
       FOR UPDATE SKIP LOCKED
     ), claimed AS (
@@ -82,25 +86,37 @@ class Claims:
       WHERE e.run_id IN (SELECT run_id FROM free)
       RETURNING job, crashes, lease_owner, {of("e", STATE)}
     )
-    SELECT n.candidates, claimed.* FROM (SELECT count(*) AS candidates FROM candidates) n LEFT JOIN claimed ON true"""
+    SELECT n.*, claimed.*
+    FROM (SELECT count(*) FILTER (WHERE is_chosen) AS seen, count(*) FILTER (WHERE NOT is_chosen) AS held_back
+          FROM choice) n
+    LEFT JOIN claimed ON true"""
 
     async def claim(
-        self, *, owner: str, limit: int, lease_seconds: float, since: datetime = BEGINNING, doubtful: int = 1
+        self,
+        *,
+        owner: str,
+        limit: int,
+        lease_seconds: float,
+        shared: int | None = None,
+        since: datetime = BEGINNING,
+        doubtful: int = 1,
     ) -> Claimed:
         """Take up to `limit` executions under a lease, of runs that were created at `since` or later.
 
-        Up to `doubtful` of them may have had executors that died DOUBTFUL_CRASHES times.
+        Beyond `shared` only the first runs of projects that have none at work. Up to `doubtful` may have had executors
+        that died DOUBTFUL_CRASHES times.
         """
         parameters = {
             "owner": owner,
             "limit": limit,
+            "shared": limit if shared is None else shared,
             "lease_seconds": lease_seconds,
             "since": since,
             "doubtful": doubtful,
         }
         rows = await self._querier.fetch_all(self._CLAIM, parameters)
         executions = [execution_of(row) for row in rows if row.run_id is not None]
-        return Claimed(executions, seen=rows[0].candidates)
+        return Claimed(executions, rows[0].seen, rows[0].held_back)
 
     # A locked row is being written by its owner or claimed by another process. To wait for it could let the other
     # leases expire.

@@ -8,6 +8,7 @@ import pytest
 
 from executor_service.domain.execution import Job
 from executor_service.execution.claimer import BUSY_POLL, IDLE_POLL
+from executor_service.execution.slots import SLOTS_TO_A_SPARE_ONE
 from executor_service.store.claims import DOUBTFUL_CRASHES, Claims
 from executor_service.store.jobs import Jobs
 from servicekit.background.tasks import running
@@ -63,6 +64,24 @@ async def test_while_more_waits_than_there_is_room_for_each_end_begins_the_next(
         await Jobs(stage.database).enqueue([job() for _ in range(runs)])
         async with stage.working(), asyncio.timeout((runs - 1) * BUSY_POLL * 0.5):  # a poll each takes at least 0.8
             await eventually(stage.all_succeeded)
+
+
+async def test_a_project_whose_runs_last_for_hours_leaves_a_slot_to_the_others(executor_database: str) -> None:
+    count = SLOTS_TO_A_SPARE_ONE
+    async with Stage(executor_database, concurrency=count) as stage, stage.working():
+        await eventually(lambda: not stage.slots.backlog)
+        for _ in range(count + 3):
+            await stage.inbox.accept([job(project="busy")])
+        await eventually(lambda: len(stage.staged.begun) == count)
+        first, second = job(project="other"), job(project="third")
+        for late in first, second:
+            await stage.inbox.accept([late])
+            await eventually(lambda: len(stage.staged.begun) > count)
+            assert stage.staged.begun.pop().run_id == late.run_id
+            stage.leases.revoke(late.run_id)  # its slot is free
+            await eventually(lambda: len(stage.leases) == count)
+        stage.staged.open.set()
+        await eventually(lambda: len(stage.staged.begun) == count + 3)
 
 
 # Old runs

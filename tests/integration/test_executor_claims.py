@@ -8,8 +8,9 @@ from playbooks.executor.v1.job_pb2 import RunJob, RunJobBatch
 from playbooks.runs.v1.run_pb2 import Run
 
 from executor_service.domain.execution import Execution, Job, Outcome, Status
+from executor_service.store.claims import Claims
 from executor_service.store.outcomes import Outcomes
-from tests.support.claims import claim
+from tests.support.claims import claim, expire_leases
 from tests.support.executor import Bench, job
 
 
@@ -91,6 +92,20 @@ async def test_running_executions_count_against_their_project(bench: Bench) -> N
     started = await claim(bench, limit=3)
 
     assert await projects_of(bench, started) == ["late"] * 3
+
+
+async def test_beyond_the_shared_slots_only_projects_without_a_run_at_work_begin_one(bench: Bench) -> None:
+    await bench.inbox.accept([job(project="busy") for _ in range(5)])
+    dead = await claim(bench, limit=1)
+    await expire_leases(bench)
+    claims = Claims(bench.database)
+    found = await claims.claim(owner="one", limit=3, shared=0, lease_seconds=15)
+    assert (found.executions, found.seen, found.held_back) == ([], 0, 3)
+    await bench.inbox.accept([job(project="late") for _ in range(3)])
+    found = await claims.claim(owner="one", limit=3, shared=0, lease_seconds=15)
+    assert await projects_of(bench, found.executions) == ["late"]
+    found = await claims.claim(owner="one", limit=3, shared=1, lease_seconds=15)
+    assert [execution.lease.run_id for execution in found.executions] == [dead[0].lease.run_id]
 
 
 async def test_within_a_project_the_oldest_run_is_first(bench: Bench) -> None:
