@@ -4,9 +4,7 @@ nothing that it still does has any effect."""
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +12,6 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import PreviewPlaybookRequest
 
 from devstack.services import Service
-from devstack.stack import Stack, StackOptions
 from runs_service.executor_client import CANCEL_TIMEOUT, READ_TIMEOUTS
 from servicekit.failpoints import VARIABLE, FailPoint
 from servicekit.postgres.server_settings import IDLE_TIMEOUT
@@ -25,7 +22,7 @@ from tests.support.audit import audit
 from tests.support.executions import traces
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import TITLES, Channels, Shop, log_lines
+from tests.support.shop import TITLES, NewShop, Shop, log_lines
 from tests.support.waiting import eventually
 
 LEASE = 1.0  # seconds
@@ -66,28 +63,22 @@ FREEZES = [
 ]
 
 
-@pytest.fixture(scope="module")
-async def shared_stack(
-    stack_folder: Callable[[], Path], stack_env: dict[str, str]
-) -> AsyncIterator[tuple[Stack, Channels]]:
-    settings = {
+STACK = {
+    "executor_replicas": 2,
+    "env": {
         "EXECUTOR_LEASE_SECONDS": str(LEASE),
         "RUNS_RECONCILE_SECONDS": "1",
         "AI_BATCH_SIZE": str(BATCH),
         "AI_CONCURRENCY": str(AT_ONCE),
-    }
-    options = StackOptions(data_dir=stack_folder(), executor_replicas=2, durable=False, env=stack_env | settings)
-    with Stack(options) as stack:
-        channels = Channels.to(stack)
-        yield stack, channels
-        await channels.close()
+    },
+}
 
 
 @pytest.mark.parametrize("freeze", FREEZES, ids=str)
 async def test_a_run_is_finished_by_another_executor_while_one_stands_still(
-    freeze: Freeze, shared_stack: tuple[Stack, Channels], openai: OpenAIServer
+    freeze: Freeze, new_shop: NewShop, openai: OpenAIServer
 ) -> None:
-    shop = Shop(*shared_stack)
+    shop = new_shop()
     frozen, other = shop.stack.executors
     other.stop()  # nobody else may take the run
     await eventually(lambda: answers(shop), timeout=30)
@@ -130,10 +121,10 @@ async def test_a_run_is_finished_by_another_executor_while_one_stands_still(
 
 
 async def test_a_cancel_takes_effect_while_another_executor_stands_still(
-    shared_stack: tuple[Stack, Channels], openai: OpenAIServer
+    new_shop: NewShop, openai: OpenAIServer
 ) -> None:
     """runs_service asks both in turn: the one that does not answer delays it, by one time limit."""
-    shop = await both_started(shared_stack)
+    shop = await both_started(new_shop)
     await shop.stock(1)
     openai.behave(Behaviour(delay_seconds=60))
     frozen = None
@@ -156,10 +147,10 @@ async def test_a_cancel_takes_effect_while_another_executor_stands_still(
 
 
 async def test_previews_are_answered_while_another_executor_stands_still(
-    shared_stack: tuple[Stack, Channels],
+    new_shop: NewShop,
 ) -> None:
     """It may take one message with it; a question is asked again; and found out, it is not asked any more."""
-    shop = await both_started(shared_stack)
+    shop = await both_started(new_shop)
     _, frozen = shop.stack.executors  # the shop itself asks the first
     started = len(frozen.log.read_text())
     await shop.stock(PRODUCTS)
@@ -190,9 +181,9 @@ async def test_previews_are_answered_while_another_executor_stands_still(
     await audit(shop.stack, unacknowledged=len(FREEZES))
 
 
-async def both_started(shared_stack: tuple[Stack, Channels]) -> Shop:
+async def both_started(new_shop: NewShop) -> Shop:
     """Start both executors anew; return a shop with nothing in it."""
-    shop = Shop(*shared_stack)
+    shop = new_shop()
     for executor in shop.stack.executors:
         await asyncio.to_thread(restart, executor)
     await eventually(lambda: answers(shop), timeout=30)

@@ -2,9 +2,7 @@
 happens twice."""
 
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import psycopg
@@ -13,13 +11,12 @@ from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
 from devstack.services import Service
-from devstack.stack import Stack, StackOptions
 from servicekit.failpoints import VARIABLE, FailPoint
 from tests.faults.sizes import FULL, overbooked
 from tests.support.audit import audit
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import Channels, Shop
+from tests.support.shop import NewShop, Shop
 from tests.support.waiting import eventually
 
 LEASE = 2.0  # seconds
@@ -70,26 +67,19 @@ BOUNDED = {
 }
 
 
-@pytest.fixture(scope="module")
-async def shared_stack(
-    stack_folder: Callable[[], Path], stack_env: dict[str, str]
-) -> AsyncIterator[tuple[Stack, Channels]]:
-    settings = {
+STACK = {
+    "env": {
         "EXECUTOR_LEASE_SECONDS": str(LEASE),
         "RUNS_RECONCILE_SECONDS": "1",
         "AI_BATCH_SIZE": str(BATCH),
         "AI_CONCURRENCY": str(AT_ONCE),
     }
-    options = StackOptions(data_dir=stack_folder(), durable=False, env=stack_env | settings)
-    with Stack(options) as stack:
-        channels = Channels.to(stack)
-        yield stack, channels
-        await channels.close()
+}
 
 
 @pytest.fixture
-async def shop(shared_stack: tuple[Stack, Channels]) -> Shop:
-    shop = Shop(*shared_stack)
+async def shop(new_shop: NewShop) -> Shop:
+    shop = new_shop()
     await eventually(lambda: answers(shop))
     await shop.stock(PRODUCTS)
     return shop

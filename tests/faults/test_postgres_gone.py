@@ -3,16 +3,15 @@ and with a time to come back, no acknowledged run is lost, and everything is as 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from runs_client.errors import ServiceCallError
 from tests.faults.sizes import overbooked, size
 from tests.support import breaking
@@ -20,7 +19,7 @@ from tests.support.audit import audit
 from tests.support.load import Load, preview_requests
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-from tests.support.shop import Channels, Shop, refusal
+from tests.support.shop import NewShop, Shop, refusal
 from tests.support.waiting import eventually
 
 RATE = 20  # runs a second
@@ -38,21 +37,12 @@ SOON_ENOUGH = 0.75  # the same on a machine that is overbooked: without hints it
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module")
-async def shared_stack(
-    stack_folder: Callable[[], Path], stack_env: dict[str, str]
-) -> AsyncIterator[tuple[Stack, Channels]]:
-    env = stack_env | {"AI_TIMEOUT_SECONDS": "30"}
-    options = StackOptions(data_dir=stack_folder(), runs_replicas=2, executor_replicas=2, durable=False, env=env)
-    with Stack(options) as stack:
-        channels = Channels.to(stack)
-        yield stack, channels
-        await channels.close()
+STACK = {"runs_replicas": 2, "executor_replicas": 2, "env": {"AI_TIMEOUT_SECONDS": "30"}}
 
 
 @pytest.fixture
-async def shop(shared_stack: tuple[Stack, Channels]) -> Shop:
-    shop = Shop(*shared_stack)
+async def shop(new_shop: NewShop) -> Shop:
+    shop = new_shop()
     await shop.open()
     await shop.stock(3)
     return shop

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +195,9 @@ class Shop:
         return {item.product_id: item for item in page.items}
 
 
+NewShop = Callable[[], Shop]
+
+
 @asynccontextmanager
 async def open_shop(stack: Stack) -> AsyncIterator[Shop]:
     """Enter a new project on the BUSINESS plan, without products, with channels of its own."""
@@ -258,7 +261,7 @@ def log_lines(log: Path, *words: str) -> list[dict[str, Any]]:
     return found
 
 
-def logged(stack: Stack, *words: str, timeout: float = 5.0) -> list[dict[str, Any]]:
+def logged(stack: Stack, *words: str, timeout: float = 30.0) -> list[dict[str, Any]]:
     """Return the lines with all `words` in any replica's log, waiting until there is one."""
     until = time.monotonic() + timeout
     while True:
