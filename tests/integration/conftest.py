@@ -23,6 +23,7 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.project_watching import Replica, running_replica
 from tests.support.run_watching import Hub, running_hub
+from tests.support.service import ServiceProcess
 from tests.support.stage import Stage
 from tests.support.suggesting import Build, Waits
 
@@ -164,3 +165,24 @@ def environment(postgres_server: Any, valkey_server: Valkey) -> Iterator[dict[st
     """What a runs-service process needs: a migrated database of its own, and a broker."""
     for url in new_database(postgres_server, template=RUNS_TEMPLATE):
         yield {"RUNS_DATABASE_URL": url, "BROKER_URL": valkey_server.url}
+
+
+@pytest.fixture(scope="module")
+def runs_process(
+    runs_forks: Forks, postgres_server: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    for url in new_database(postgres_server, template=RUNS_TEMPLATE):
+        log = tmp_path_factory.mktemp("runs") / "log"
+        with ServiceProcess(runs_forks, "runs", log, {"RUNS_DATABASE_URL": url}) as service:
+            yield service
+
+
+@pytest.fixture(scope="module")
+def executor_process(
+    executor_forks: Forks, executor_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    environment = {"EXECUTOR_DATABASE_URL": executor_database_url, "MAX_RECEIVE_SECONDS": "10"}
+    with ServiceProcess(
+        executor_forks, "executor", tmp_path_factory.mktemp("executor") / "log", environment
+    ) as service:
+        yield service

@@ -20,11 +20,11 @@ from tests.support.project_watching import (
     UPDATED,
     Replica,
     Seen,
+    Watching,
     bookmarked,
     ordered,
     running_replica,
     updates,
-    watching,
 )
 from tests.support.runs import NOW, event
 from tests.support.waiting import eventually
@@ -33,7 +33,7 @@ from tests.support.waiting import eventually
 async def test_any_message_can_be_resumed_after(replica: Replica) -> None:
     """Also those in the middle of the list, after further changes, and those in the middle of a page."""
     runs = [await replica.create() for _ in range(5)]
-    async with watching(replica) as whole:
+    async with Watching(replica) as whole:
         await eventually(lambda: len(whole.sent) == 6)
         # One page: nothing is read between these changes.
         events = [event(run.id, n, Run.RUNNING, completed=n, project_id=run.project_id) for run in runs for n in (1, 2)]
@@ -43,7 +43,7 @@ async def test_any_message_can_be_resumed_after(replica: Replica) -> None:
     assert ordered(whole.seen[6:])
     further: list[Seen] = []
     for number, message in enumerate(whole.sent):
-        async with watching(replica, message.position) as resumed:
+        async with Watching(replica, message.position) as resumed:
             expected = Counter(whole.seen[number + 1 :] + further)
             await eventually(lambda: len(resumed.sent) >= expected.total())  # noqa: B023
             await replica.change(late)
@@ -75,12 +75,12 @@ async def test_200_runs_of_eight_writers_and_a_watcher_that_is_cut_20_times(runs
         writers = [asyncio.create_task(write(number)) for number in range(8)]
         got: list[Seen] = []
         for cut in range(21):
-            take = choose.randrange(1, 40) if cut < 20 else None
-            async with watching(replicas[cut % 2], position, take=take) as watcher:
-                if take is None:
+            limit = choose.randrange(1, 40) if cut < 20 else None
+            async with Watching(replicas[cut % 2], position, limit=limit) as watcher:
+                if limit is None:
                     await asyncio.gather(*writers)
                     total = len(await replicas[0].history()) - len(before)
-                    await eventually(lambda: len(got) + len(watcher.sent) >= total, timeout=30)  # noqa: B023
+                    await eventually(lambda: len(got) + len(watcher.sent) >= total)  # noqa: B023
                 else:
                     with suppress(ConnectionError):
                         await watcher.task
@@ -92,10 +92,10 @@ async def test_200_runs_of_eight_writers_and_a_watcher_that_is_cut_20_times(runs
 
 async def test_a_position_of_other_filters_or_altered_is_refused(replica: Replica) -> None:
     position = await bookmarked(replica)
-    async with watching(replica, position, playbook_id="missing_seo_title") as watcher:
+    async with Watching(replica, position, playbook_id="missing_seo_title") as watcher:
         await watcher.fails(Reason.VALIDATION_FAILED)
     for altered in (position[:-1], position + "A", "x", position[::-1], "A" * 20_000):
-        async with watching(replica, altered) as watcher:
+        async with Watching(replica, altered) as watcher:
             await watcher.fails(Reason.VALIDATION_FAILED)
 
 
@@ -106,28 +106,28 @@ async def test_a_position_expires_with_the_changes_after_it(replica: Replica) ->
     new = await bookmarked(replica)
     await replica.change(kept)
     await replica.database.execute("DELETE FROM runs.runs WHERE id = CAST(%(id)s AS uuid)", {"id": run.id})
-    async with watching(replica, old) as watcher:
+    async with Watching(replica, old) as watcher:
         await watcher.fails(Reason.POSITION_EXPIRED)
         assert watcher.sent == []
-    async with watching(replica, new) as watcher:
+    async with Watching(replica, new) as watcher:
         await eventually(lambda: watcher.seen == updates(kept, 2, 2))
 
 
 async def test_a_position_of_another_database_expires(replica: Replica) -> None:
     future = Position(Snapshot(2**60, 2**60)).encode(Filters(replica.project))
-    async with watching(replica, future) as watcher:
+    async with Watching(replica, future) as watcher:
         await watcher.fails(Reason.POSITION_EXPIRED)
 
 
 async def test_a_quiet_stream_gets_bookmarks_that_move_on(replica: Replica) -> None:
     run = await replica.create(playbook_id="missing_seo_description")
-    async with watching(replica, playbook_id="missing_seo_title", bookmark_after=0.05) as watcher:
+    async with Watching(replica, playbook_id="missing_seo_title", bookmark_after=0.05) as watcher:
         await eventually(lambda: len(watcher.sent) > 2)
         await replica.change(run, times=3)
         first = watcher.sent[0].position
         await eventually(lambda: watcher.position != first)
         assert {kind for kind, _, _ in watcher.seen} == {BOOKMARK}
-    async with watching(replica, watcher.position, playbook_id="missing_seo_title") as resumed:
+    async with Watching(replica, watcher.position, playbook_id="missing_seo_title") as resumed:
         ours = await replica.create()
         await eventually(lambda: resumed.seen == updates(ours, 1, 1))
 
@@ -136,7 +136,7 @@ async def test_bookmarks_move_on_while_nothing_happens_in_the_project(runs_datab
     """So that a position of a quiet project does not expire, nor look back on all that others did."""
     async with (
         running_replica(runs_database, poll=0.02) as replica,
-        watching(replica, bookmark_after=0.05) as watcher,
+        Watching(replica, bookmark_after=0.05) as watcher,
     ):
         await eventually(lambda: watcher.sent)
         await replica.create(project_id=f"q-{uuid4()}")
@@ -150,6 +150,6 @@ async def test_a_long_absence_is_made_good_in_pages(runs_database: Database) -> 
         runs = [await replica.create() for _ in range(30)]
         for run in runs:
             await replica.change(run, Run.SUCCEEDED)
-        async with watching(replica, position) as watcher:
+        async with Watching(replica, position) as watcher:
             await eventually(lambda: len(watcher.sent) == 90)
             assert Counter(watcher.seen) == Counter(itertools.chain(*(updates(run, 1, 3) for run in runs)))

@@ -1,4 +1,4 @@
-"""One replica's watching of a project, and its watchers; the network's edge is a function that takes messages."""
+"""One replica's watching of a project, and its watchers."""
 
 import asyncio
 from collections import Counter
@@ -20,6 +20,7 @@ from servicekit.postgres.database import Database
 from servicekit.postgres.snapshots import Snapshot
 from tests.support.runs import NOW, event, new_run
 from tests.support.waiting import eventually
+from tests.support.watcher import Watcher
 
 SNAPSHOT, UPDATED, BOOKMARK = WatchRunsResponse.SNAPSHOT, WatchRunsResponse.UPDATED, WatchRunsResponse.BOOKMARK
 Seen = tuple[int, str, int]  # kind, run, sequence
@@ -74,25 +75,22 @@ class Replica:
         return [(UPDATED, run.id, run.sequence) for run in runs]
 
 
-class Watching:
-    """A watcher, with every message it was sent. It takes none while `reading` is not set."""
+class Watching(Watcher[WatchRunsResponse]):
+    """A watcher of a project; it leaves after `limit` messages."""
 
-    def __init__(self, replica: Replica, after: str = "", *, take: int | None = None, **options: object) -> None:
+    def __init__(self, replica: Replica, after: str = "", *, limit: int | None = None, **options: object) -> None:
+        super().__init__()
         filters = Filters(
             replica.project, **{k: str(options.pop(k)) for k in ("playbook_id", "run_type") if k in options}
         )
-        self.sent: list[WatchRunsResponse] = []
-        self.take = take  # messages; it leaves then
-        self.reading = asyncio.Event()
-        self.reading.set()
-        serving = replica.stream(**options).serve(filters, after=after, write=self._write)  # type: ignore[arg-type]
-        self.task = asyncio.create_task(serving)
+        self._limit = limit
+        self.begin(replica.stream(**options).serve(filters, after=after, write=self.take))  # type: ignore[arg-type]
 
-    async def _write(self, message: WatchRunsResponse) -> None:
+    async def take(self, message: WatchRunsResponse) -> None:
         await self.reading.wait()
-        if self.take is not None and len(self.sent) >= self.take:
+        if self._limit is not None and len(self.sent) >= self._limit:
             raise ConnectionError
-        self.sent.append(message)
+        await super().take(message)
 
     @property
     def seen(self) -> list[Seen]:
@@ -126,16 +124,6 @@ def ordered(messages: list[Seen]) -> bool:
 
 
 @asynccontextmanager
-async def watching(*args: object, **kwargs: object) -> AsyncIterator[Watching]:
-    watcher = Watching(*args, **kwargs)  # type: ignore[arg-type]
-    try:
-        yield watcher
-    finally:
-        watcher.task.cancel()
-        await asyncio.wait([watcher.task])
-
-
-@asynccontextmanager
 async def running_replica(database: Database, project: str | None = None, **options: float) -> AsyncIterator[Replica]:
     replica = Replica(database, project or f"p-{uuid4()}", **options)  # type: ignore[arg-type]
     async with running(replica.watchers):
@@ -147,6 +135,6 @@ async def running_replica(database: Database, project: str | None = None, **opti
 
 async def bookmarked(replica: Replica) -> str:
     """Return the position of now."""
-    async with watching(replica) as watcher:
+    async with Watching(replica) as watcher:
         await eventually(lambda: watcher.sent and watcher.sent[-1].kind == BOOKMARK)
         return watcher.position

@@ -1,4 +1,4 @@
-"""One replica's watching of runs, and its watchers; the network's edge is a function that takes messages."""
+"""One replica's watching of runs, and its watchers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,6 +15,7 @@ from runs_service.watching.stream import RunStream
 from servicekit.background.tasks import running
 from servicekit.postgres.database import Database
 from tests.support.runs import NOW, event, new_run
+from tests.support.watcher import Watcher
 
 SNAPSHOT, UPDATED, HEARTBEAT = WatchRunResponse.SNAPSHOT, WatchRunResponse.UPDATED, WatchRunResponse.HEARTBEAT
 
@@ -48,20 +49,12 @@ class Hub:
             self.watchers.wake(run.id)
 
 
-class Watching:
-    """A watcher, with every message it was sent. It takes none while `reading` is not set."""
+class Watching(Watcher[WatchRunResponse]):
+    """A watcher of a run."""
 
     def __init__(self, hub: Hub, run: Run, after: int | None = None, **options: float) -> None:
-        self.sent: list[WatchRunResponse] = []
-        self.reading = asyncio.Event()
-        self.reading.set()
-        self.task = asyncio.create_task(
-            hub.stream(**options).serve(run.project_id, run.id, after=after, write=self._write)
-        )
-
-    async def _write(self, message: WatchRunResponse) -> None:
-        await self.reading.wait()
-        self.sent.append(message)
+        super().__init__()
+        self.begin(hub.stream(**options).serve(run.project_id, run.id, after=after, write=self.take))
 
     @property
     def seen(self) -> list[tuple[int, int]]:
@@ -79,16 +72,6 @@ async def running_hub(database: Database, *, poll: float = POLL) -> AsyncIterato
         yield hub
     assert hub.watchers.count == 0
     assert not hub.watchers._subscriptions
-
-
-@asynccontextmanager
-async def watching(*args: object, **kwargs: object) -> AsyncIterator[Watching]:
-    watcher = Watching(*args, **kwargs)  # type: ignore[arg-type]
-    try:
-        yield watcher
-    finally:
-        watcher.task.cancel()
-        await asyncio.wait([watcher.task])
 
 
 def updates(first: int, last: int) -> list[tuple[int, int]]:
