@@ -40,7 +40,7 @@ async def dead_letters(url: str, queue: str, count: int) -> list[bytes]:
         found.extend(body for body, _ in await asyncio.to_thread(take_all, url, f"{queue}.dead"))
         return len(found) >= count
 
-    await eventually(there, timeout=20)
+    await eventually(there)
     return found
 
 

@@ -30,7 +30,7 @@ async def ended(http: httpx2.AsyncClient, run: Any) -> Any:
         run.update((await http.get(f"runs/{run['id']}")).json())
         return run["status"] in TERMINAL
 
-    await eventually(has_ended, timeout=30)
+    await eventually(has_ended)
     return run
 
 

@@ -112,7 +112,7 @@ async def test_a_gauge_has_no_value_while_the_database_is_away(store: RunStore) 
 @pytest.fixture
 async def narrow(runs_database_url: str) -> AsyncIterator[Database]:
     """A database of one connection, for which nobody waits long."""
-    database = Database(runs_database_url, pool_size=1, application_name="narrow", answer_timeout=0.2)
+    database = Database(runs_database_url, pool_size=1, application_name="narrow", answer_timeout=1.0)
     yield database
     await database.close()
 

@@ -36,7 +36,7 @@ async def all_but_the_good_are_put_aside(url: str, queue: str, metrics: Metrics 
     publisher = Publisher(url, queue, metrics, SIGNER)
     await publisher.publish(b"good")
     async with running(Consumer(url, queue, inbox.handle, metrics, SIGNER)):
-        await eventually(lambda: b"good" in inbox.bodies, timeout=30)
+        await eventually(lambda: b"good" in inbox.bodies)
     await publisher.close()
     assert inbox.bodies == [b"good"]
     assert take_all(url, queue) == []

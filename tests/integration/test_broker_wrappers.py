@@ -38,7 +38,7 @@ async def consumed(url: str, queue: str, caplog: pytest.LogCaptureFixture) -> li
     await publisher.publish(b"last")
     await publisher.close()
     async with running(Consumer(url, queue, inbox.handle, Metrics(), SIGNER)):
-        await eventually(lambda: b"last" in inbox.bodies, timeout=30)
+        await eventually(lambda: b"last" in inbox.bodies)
     assert f"consuming {queue} failed" not in caplog.text
     return inbox.bodies
 
@@ -172,7 +172,7 @@ async def test_one_unacknowledged_entry_that_cannot_be_read_stops_no_consumer(
             client.hset(f"{queue}.unacked", tag, "no JSON")
             client.zadd(f"{queue}.unacked_index", {tag: 0})
         async with running(Consumer(valkey_server.url, queue, inbox.handle, Metrics(), SIGNER)):
-            await eventually(lambda: client.zcard(f"{queue}.unacked_index") == 0, timeout=30)
+            await eventually(lambda: client.zcard(f"{queue}.unacked_index") == 0)
             await publisher.publish(b"after")
             await eventually(lambda: inbox.bodies == [b"after"])
         assert client.hlen(f"{queue}.unacked") == 0

@@ -58,7 +58,7 @@ async def test_jobs_that_come_in_during_a_claim_do_not_take_its_slots(stage: Sta
 
 
 async def test_while_more_waits_than_there_is_room_for_each_end_begins_the_next(executor_database: str) -> None:
-    runs = 8
+    runs = 20
     async with Stage(executor_database, concurrency=1) as stage:
         stage.staged.open.set()
         await Jobs(stage.database).enqueue([job() for _ in range(runs)])

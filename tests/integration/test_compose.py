@@ -156,12 +156,12 @@ async def test_a_service_is_a_good_process_1(workers: str, runs_database_url: st
     with (tmp_path / "log").open("wb") as log:
         running = await asyncio.create_subprocess_exec(*command, env=env, cwd="/", stdout=log, stderr=log)
     try:
-        await eventually(lambda: is_serving(f"{HOST}:{port}"), timeout=30)
+        await eventually(lambda: is_serving(f"{HOST}:{port}"))
         (first,) = psutil.Process(running.pid).children()
         assert number_inside(first) == 1
         assert len(first.children()) == (0 if workers == "1" else int(workers))
         first.terminate()
-        assert await asyncio.wait_for(running.wait(), 20) == 0
+        assert await asyncio.wait_for(running.wait(), 60) == 0
     finally:
         if running.returncode is None:
             running.kill()

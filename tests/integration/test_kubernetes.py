@@ -246,7 +246,7 @@ async def test_the_probes_tell_a_service_that_serves_one_without_its_schema_and_
     for url, expected in ((empty_database_url, (1, 0)), (runs_database_url, (0, 0))):
         env = {**given, "RUNS_DATABASE_URL": url, "RUNS_LISTEN": f"{HOST}:{port}", "AUTH_JWT_SECRET": SECRET}
         running = runs_forks.run(tmp_path / "log", env=env)
-        await eventually(lambda: "serving at" in (tmp_path / "log").read_text(), timeout=30)
+        await eventually(lambda: "serving at" in (tmp_path / "log").read_text())
         assert probed() == expected
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) == 0

@@ -1,7 +1,6 @@
 """Projects of 200,000 products: however large one is, the event loop has time for the others."""
 
 import asyncio
-import gc
 import math
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -12,6 +11,7 @@ from executor_service.playbooks.quota import Plan
 from executor_service.playbooks.rules import Rules
 from tests.support.crowd import insert_products, longest_hold
 from tests.support.executor import Bench
+from tests.support.processor import without_collections
 from tests.support.shop import TITLES, scope_of
 
 LARGE = 200_000
@@ -23,11 +23,8 @@ RUN_HOLD = 0.05
 
 @pytest.fixture(autouse=True)
 def _no_collections() -> Iterator[None]:
-    """The garbage of a whole test session is not ours; services keep what they are made of out of collections."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+    with without_collections():
+        yield
 
 
 async def shortest(attempts: int, do: Callable[[], Awaitable[object]], *, enough: float) -> float:

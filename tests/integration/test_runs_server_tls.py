@@ -31,10 +31,10 @@ async def test_tls(runs_forks: Forks, mutual: bool, environment: dict[str, str],
     with_certificate = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_certificate.read_bytes())
     try:
         async with grpc.aio.secure_channel(service.address, with_certificate) as channel:
-            await eventually(lambda: serving(channel), timeout=20)
+            await eventually(lambda: serving(channel))
             async with refused(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"):
                 await RunsServiceStub(channel).GetRun(
-                    GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), metadata=metadata(), timeout=5
+                    GetRunRequest(project_id="p", run_id=UNKNOWN_RUN), metadata=metadata(), timeout=20
                 )
         without = grpc.ssl_channel_credentials(root)
         async with grpc.aio.secure_channel(service.address, without) as channel:

@@ -58,7 +58,7 @@ class Desk:
         for run in runs:
             job = messages.job(run, "r")
             job.ClearField("deadline")
-            async for _ in ExecutorServiceStub(self.channel).ExecuteRun(ExecuteRunRequest(job=job), timeout=20):
+            async for _ in ExecutorServiceStub(self.channel).ExecuteRun(ExecuteRunRequest(job=job), timeout=60):
                 pass
 
     async def now(self, runs: Sequence[Run]) -> list[Run]:

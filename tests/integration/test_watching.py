@@ -6,17 +6,16 @@ from datetime import timedelta
 import pytest
 from playbooks.runs.v1.run_pb2 import Run
 
-from runs_service.watching.hub import POLL
 from runs_service.watching.subscription import BUFFER
 from servicekit.errors import Reason, ServiceError
 from servicekit.postgres.database import Database
-from tests.support.run_watching import HEARTBEAT, SNAPSHOT, UPDATED, Hub, Watching, updates, watching
+from tests.support.run_watching import HEARTBEAT, SNAPSHOT, UPDATED, Hub, Watching, updates
 from tests.support.waiting import eventually
 
 
 async def test_a_watcher_gets_a_snapshot_at_once_then_every_change_then_the_end(hub: Hub) -> None:
     run = await hub.create()
-    async with watching(hub, run) as watcher:
+    async with Watching(hub, run) as watcher:
         await eventually(lambda: watcher.seen == [(SNAPSHOT, 1)])
         for _ in range(5):
             await hub.change(run)
@@ -28,15 +27,15 @@ async def test_a_watcher_gets_a_snapshot_at_once_then_every_change_then_the_end(
 
 async def test_a_change_without_a_hint_is_found_by_the_poll(hub: Hub) -> None:
     run = await hub.create()
-    async with watching(hub, run) as watcher:
+    async with Watching(hub, run) as watcher:
         await eventually(lambda: watcher.seen)
         await hub.change(run, hint=False)
-        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * POLL)
+        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)])
 
 
 async def test_hints_about_other_runs_do_not_put_off_the_poll(hub: Hub) -> None:
     quiet, busy = await hub.create(), await hub.create()
-    async with watching(hub, quiet) as watcher, watching(hub, busy):
+    async with Watching(hub, quiet) as watcher, Watching(hub, busy):
         await eventually(lambda: watcher.seen)
         await hub.change(quiet, hint=False)
 
@@ -44,14 +43,14 @@ async def test_hints_about_other_runs_do_not_put_off_the_poll(hub: Hub) -> None:
             hub.watchers.wake(busy.id)
             return len(watcher.seen) == 2
 
-        await eventually(found, timeout=3 * POLL)
+        await eventually(found)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
 async def test_a_resumed_watcher_gets_what_it_missed_and_no_snapshot(after: int, hub: Hub) -> None:
     run = await hub.create()
     await hub.change(run, times=4)
-    async with watching(hub, run, after) as watcher:
+    async with Watching(hub, run, after) as watcher:
         await eventually(lambda: watcher.seen == updates(after + 1, 5))
         await hub.change(run, Run.FAILED)
         await watcher.ends()
@@ -64,7 +63,7 @@ async def test_watching_a_finished_run_sends_what_is_missing_and_ends(
 ) -> None:
     run = await hub.create()
     await hub.change(run, Run.SUCCEEDED)
-    async with watching(hub, run, after) as watcher:
+    async with Watching(hub, run, after) as watcher:
         await watcher.ends()
     assert watcher.seen == expected
 
@@ -74,7 +73,7 @@ async def test_a_history_longer_than_the_buffer_arrives_whole(hub: Hub) -> None:
     length = 5 * BUFFER + 7
     await hub.change(run, times=length)
     await hub.change(run, Run.SUCCEEDED)
-    async with watching(hub, run, 0) as watcher:
+    async with Watching(hub, run, 0) as watcher:
         await watcher.ends()
     assert watcher.seen == updates(1, length + 2)
 
@@ -83,9 +82,9 @@ async def test_a_watcher_that_resumes_far_behind_delays_no_other(hub_without_pol
     hub = hub_without_poll
     run = await hub.create()
     await hub.change(run, times=3 * BUFFER)
-    async with watching(hub, run) as current:
+    async with Watching(hub, run) as current:
         await eventually(lambda: current.seen)
-        async with watching(hub, run, 0) as behind:
+        async with Watching(hub, run, 0) as behind:
             behind.reading.clear()
             await hub.change(run)
             await eventually(lambda: len(current.seen) == 2)
@@ -110,7 +109,7 @@ async def test_many_watchers_get_the_same_changes_in_whatever_order_they_came(hu
 
 async def test_a_quiet_stream_gets_heartbeats_with_the_run_as_sent_last(hub: Hub) -> None:
     run = await hub.create()
-    async with watching(hub, run, heartbeat_after=0.05) as watcher:
+    async with Watching(hub, run, heartbeat_after=0.05) as watcher:
         await eventually(lambda: watcher.seen[:3] == [(SNAPSHOT, 1), (HEARTBEAT, 1), (HEARTBEAT, 1)])
         await hub.change(run)
         await eventually(lambda: watcher.seen[-2:] == [(UPDATED, 2), (HEARTBEAT, 2)])
@@ -121,7 +120,7 @@ async def test_no_heartbeat_names_a_sequence_that_was_not_sent(runs_database: Da
     hub = Hub(runs_database)  # its watchers do not run: no change is delivered
     run = await hub.create()
     await hub.change(run, times=3)
-    async with watching(hub, run, 1, heartbeat_after=0.01) as behind, watching(hub, run, 4, heartbeat_after=0.01) as up:
+    async with Watching(hub, run, 1, heartbeat_after=0.01) as behind, Watching(hub, run, 4, heartbeat_after=0.01) as up:
         await eventually(lambda: len(up.seen) > 3)
         assert set(up.seen) == {(HEARTBEAT, 4)}
         assert behind.seen == []
@@ -129,7 +128,7 @@ async def test_no_heartbeat_names_a_sequence_that_was_not_sent(runs_database: Da
 
 async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(hub: Hub) -> None:
     run = await hub.create()
-    async with watching(hub, run, write_timeout=0.3) as slow, watching(hub, run) as quick:
+    async with Watching(hub, run, write_timeout=1.0) as slow, Watching(hub, run) as quick:
         await eventually(lambda: slow.seen and quick.seen)
         slow.reading.clear()
         await hub.change(run, times=3 * BUFFER)
@@ -138,7 +137,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_slows_nobody(hub: Hub
             await slow.ends()
         assert failure.value.reason is Reason.WATCHER_TOO_SLOW
         position = slow.seen[-1][1]
-    async with watching(hub, run, position) as resumed:
+    async with Watching(hub, run, position) as resumed:
         await hub.change(run, Run.SUCCEEDED)
         await resumed.ends()
     assert [sequence for _, sequence in slow.seen + resumed.seen] == list(range(1, 3 * BUFFER + 3))
@@ -155,7 +154,7 @@ async def test_a_watch_that_cannot_begin_says_why(after: int | None, foreign: bo
     run = await hub.create()
     if foreign:
         run.project_id = "q"
-    async with watching(hub, run, after) as watcher:
+    async with Watching(hub, run, after) as watcher:
         with pytest.raises(ServiceError) as failure:
             await watcher.ends()
     assert failure.value.reason is reason
@@ -166,12 +165,12 @@ async def test_a_sequence_that_is_not_kept_expires_and_the_oldest_is_named(hub: 
     run = await hub.create()
     await hub.change(run, times=4)
     await runs_database.execute("DELETE FROM runs.run_events WHERE sequence < 3")
-    async with watching(hub, run, 1) as watcher:
+    async with Watching(hub, run, 1) as watcher:
         with pytest.raises(ServiceError) as failure:
             await watcher.ends()
     assert failure.value.reason is Reason.SEQUENCE_EXPIRED
     assert failure.value.metadata == {"oldest_sequence": "3"}
-    async with watching(hub, run, 2) as watcher:
+    async with Watching(hub, run, 2) as watcher:
         await eventually(lambda: watcher.seen == updates(3, 5))
 
 
@@ -179,7 +178,7 @@ async def test_a_run_whose_whole_history_is_gone_has_expired(hub: Hub, runs_data
     run = await hub.create()
     await hub.change(run, Run.SUCCEEDED)
     await runs_database.execute("DELETE FROM runs.run_events")
-    async with watching(hub, run, 1) as watcher:
+    async with Watching(hub, run, 1) as watcher:
         with pytest.raises(ServiceError) as failure:
             await watcher.ends()
     assert failure.value.reason is Reason.SEQUENCE_EXPIRED
@@ -188,10 +187,10 @@ async def test_a_run_whose_whole_history_is_gone_has_expired(hub: Hub, runs_data
 async def test_stopping_ends_all_watchers_and_those_to_come(hub: Hub) -> None:
     run = await hub.create()
     stopping = ServiceError(Reason.SHUTTING_DOWN, "bye")
-    async with watching(hub, run) as early:
+    async with Watching(hub, run) as early:
         await eventually(lambda: early.seen)
         hub.watchers.end(stopping)
-        async with watching(hub, run) as late:
+        async with Watching(hub, run) as late:
             for watcher in (early, late):
                 with pytest.raises(ServiceError) as failure:
                     await watcher.ends()
@@ -202,7 +201,7 @@ async def test_watchers_outlive_a_database_that_fails(
     hub: Hub, runs_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await hub.create()
-    async with watching(hub, run) as watcher:
+    async with Watching(hub, run) as watcher:
         await eventually(lambda: watcher.seen)
         failed = asyncio.Event()
 
@@ -214,7 +213,7 @@ async def test_watchers_outlive_a_database_that_fails(
             patched.setattr(hub.store.history, "after", fail)
             await hub.change(run)
             await failed.wait()
-        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)], timeout=3 * POLL)
+        await eventually(lambda: watcher.seen == [(SNAPSHOT, 1), (UPDATED, 2)])
 
 
 async def test_waiting_for_the_end_of_a_run(hub: Hub) -> None:

@@ -86,23 +86,23 @@ def serving(environment: dict[str, str], process: Forked) -> bool:
         any(connection.status == psutil.CONN_LISTEN for connection in worker.net_connections("tcp"))
         for worker in workers(process)
     )
-    return listening == 2 and is_serving(environment["EXECUTOR_LISTEN"], 1)
+    return listening == 2 and is_serving(environment["EXECUTOR_LISTEN"], DEADLINE)
 
 
 async def test_all_processes_serve_a_dead_one_is_replaced_and_all_stop_together(
     started: Started, log: Path, environment: dict[str, str]
 ) -> None:
     with started(environment) as process:
-        await eventually(lambda: serving(environment, process), timeout=DEADLINE)
+        await eventually(lambda: serving(environment, process))
         victim, other = workers(process)
         old_enough = victim.create_time() + 5  # what dies within 3 s of its start is not replaced
         await eventually(lambda: time.time() > old_enough)
         victim.kill()
-        await eventually(lambda: victim not in workers(process) and serving(environment, process), timeout=DEADLINE)
+        await eventually(lambda: victim not in workers(process) and serving(environment, process))
         assert other in workers(process)
         before = await probes(environment)  # also of the one that took the dead one's place, and its port
         for _ in range(6):
-            assert is_serving(environment["EXECUTOR_LISTEN"], 1)
+            assert is_serving(environment["EXECUTOR_LISTEN"], DEADLINE)
         after = await probes(environment)
         assert sum(after) - sum(before) == 6
         family = [*workers(process), other]
@@ -117,7 +117,7 @@ async def test_a_signal_changes_the_level_of_all_processes_and_back(
 ) -> None:
     writers = 1 if count == 1 else 1 + count  # with the first process, which starts others in the place of dead ones
     with started(environment | {"EXECUTOR_WORKERS": str(count)}) as process:
-        await eventually(lambda: log.read_text().count("serving at") == count, timeout=DEADLINE)
+        await eventually(lambda: log.read_text().count("serving at") == count)
         for level in ("DEBUG", "INFO", "DEBUG"):
             before = size(log)
             process.send_signal(signal.SIGUSR1)
@@ -126,7 +126,7 @@ async def test_a_signal_changes_the_level_of_all_processes_and_back(
                 return log.read_text()[before:].count(words) == writers
 
             await eventually(is_changed)
-        assert is_serving(environment["EXECUTOR_LISTEN"], 1)
+        assert is_serving(environment["EXECUTOR_LISTEN"], DEADLINE)
         await eventually(lambda: "Health/Check OK" in log.read_text()[before:])
 
 
@@ -134,7 +134,7 @@ async def test_no_worker_outlives_a_parent_that_is_killed(
     started: Started, log: Path, environment: dict[str, str]
 ) -> None:
     with started(environment) as process:
-        await eventually(lambda: serving(environment, process), timeout=DEADLINE)
+        await eventually(lambda: serving(environment, process))
         family = workers(process)
         process.kill()
         await eventually(lambda: not any(member.is_running() for member in family))

@@ -71,7 +71,7 @@ def take_all(url: str, queue: str) -> list[tuple[bytes, dict[str, object]]]:
     while True:
         tries += 1
         try:
-            with kombu.Connection(url, connect_timeout=2) as connection:
+            with kombu.Connection(url, connect_timeout=20) as connection:
                 _take_into(found, connection, queue)
                 return found
         except InternalError as error:
@@ -93,7 +93,7 @@ def _take_into(found: list[tuple[bytes, dict[str, object]]], connection: kombu.C
 
 def delete_queues(url: str, *names: str) -> None:
     """Delete queues, as many of them as there are."""
-    with kombu.Connection(url, connect_timeout=2) as connection:
+    with kombu.Connection(url, connect_timeout=20) as connection:
         channel = connection.channel()
         for name in names:
             channel.queue_delete(name)

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog
 
 MISSING = "no Chromium: apt-get install --no-install-recommends chromium, or name one in CHROMIUM"
 SIZE = {"width": 1280, "height": 800}
-TIMEOUT = 10_000  # milliseconds for a click, or for what must be seen; far beyond what any takes
+TIMEOUT = 30_000  # milliseconds for a click, or for what must be seen; far beyond what any takes
 AXE = "(only) => axe.run(document, {resultTypes: ['violations'], runOnly: only})"
 STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 

@@ -34,7 +34,7 @@ async def scrape(port: int) -> Scrape:
     """Return what the process at this port of 127.0.0.1 serves."""
 
     def read() -> str:
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
             return str(answer.read().decode())
 
     return Scrape(await asyncio.to_thread(read))

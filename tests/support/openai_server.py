@@ -91,7 +91,7 @@ class OpenAIServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call(self._close)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -99,7 +99,7 @@ class OpenAIServer:
     @contextlib.contextmanager
     def refusing_connections(self) -> Iterator[None]:
         """Within the block nothing listens at the server's port."""
-        self._call(self._close)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         try:
             yield
         finally:
@@ -116,7 +116,7 @@ class OpenAIServer:
     def stats(self) -> Stats:
         return self._call(self._state.snapshot)
 
-    async def wait_for(self, condition: Callable[[Stats], bool], timeout_seconds: float = 5.0) -> None:
+    async def wait_for(self, condition: Callable[[Stats], bool], timeout_seconds: float = 30.0) -> None:
         """Return as soon as the counts fulfil the condition."""
         waiting = asyncio.run_coroutine_threadsafe(self._state.wait_for(condition), self._loop)
         async with asyncio.timeout(timeout_seconds):
@@ -128,8 +128,10 @@ class OpenAIServer:
 
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         self._server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # a connection that has just been accepted is one of the server's a turn or two later
         self._state.close_connections()
 
 

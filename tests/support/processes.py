@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-DEADLINE = 20.0  # seconds
+DEADLINE = 30.0  # seconds
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

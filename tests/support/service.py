@@ -46,7 +46,7 @@ class ServiceProcess:
     def __enter__(self) -> "ServiceProcess":
         self._process = self._forks.run(self.log, env=self._environment)
         until = time.monotonic() + START_TIMEOUT
-        while not is_serving(self.target, 1.0):
+        while not is_serving(self.target, 5.0):
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < until, "it does not serve"
         return self

@@ -7,6 +7,7 @@ from executor_service.ai.offline import OfflineProvider, write_title
 from executor_service.ai.prompts import PROMPT
 from executor_service.ai.provider import ProductBrief, SuggestionRequest
 from executor_service.ai.text import cut_at_sentence, cut_at_word, one_line, text_blocks
+from tests.support.processor import least_seconds
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,8 @@ def test_markup_becomes_lines_of_visible_text(html: str, blocks: list[str]) -> N
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("<", "<")], ids=["plain", "in a tag"])
 def test_no_description_takes_long_to_read(before: str, part: str, after: str) -> None:
     description = before + (part * 20_000)[:19_998] + after
-    started = time.process_time()
-    write_title(ProductBrief("p", "Thing", description))
-    assert time.process_time() - started < 1  # html.parser needs up to seven seconds
+    product = ProductBrief("p", "Thing", description)
+    assert least_seconds(lambda: write_title(product)) < 1  # html.parser needs up to seven seconds
 
 
 @pytest.mark.parametrize("kind", ["img", "script", "style", "svg", "markdown"])

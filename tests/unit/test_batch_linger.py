@@ -41,7 +41,7 @@ def crowd(batcher: Batcher[int, int], size: int = CROWD) -> asyncio.Future[list[
 async def test_a_crowd_that_comes_back_one_by_one_is_one_batch() -> None:
     sizes = Sizes()
     batcher: Batcher[int, int] = Batcher(sizes.handle, limit=100, max_linger=FOR_EVER)
-    async with running(batcher), busy_thread(), asyncio.timeout(10):
+    async with running(batcher), busy_thread(), asyncio.timeout(50):
         # A neighbour of this machine can make the thread look idle, but not each time.
         while sizes.sizes[-2:] != [CROWD, CROWD]:
             await crowd(batcher)
@@ -55,20 +55,20 @@ async def test_a_crowd_that_comes_back_one_by_one_is_one_batch() -> None:
 
 async def test_a_batch_does_not_linger_for_absent_callers_while_the_thread_is_idle() -> None:
     batcher: Batcher[int, int] = Batcher(Sizes().handle, limit=100, max_linger=FOR_EVER)
-    async with running(batcher), asyncio.timeout(5):
+    async with running(batcher), asyncio.timeout(50):
         await crowd(batcher)
         await batcher.submit(1)
 
 
 async def test_a_crowd_that_stays_away_is_waited_for_no_longer_than_told() -> None:
     batcher: Batcher[int, int] = Batcher(Sizes().handle, limit=100, max_linger=0.01)
-    async with running(batcher), busy_thread(), asyncio.timeout(5):
+    async with running(batcher), busy_thread(), asyncio.timeout(50):
         await crowd(batcher)
         await batcher.submit(1)
 
 
 async def test_after_a_small_batch_nobody_waits() -> None:
     batcher: Batcher[int, int] = Batcher(Sizes().handle, limit=100, max_linger=FOR_EVER)
-    async with running(batcher), busy_thread(), asyncio.timeout(5):
+    async with running(batcher), busy_thread(), asyncio.timeout(50):
         await crowd(batcher, CROWD - 1)
         await batcher.submit(1)

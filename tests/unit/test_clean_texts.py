@@ -1,7 +1,6 @@
 """What is left of a provider's text: what a person sees, and nothing that a browser or a terminal would act on."""
 
 import re
-import time
 import unicodedata
 from html import unescape
 
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor_service.ai.text import clean_line, suggestion_line, without_controls
+from tests.support.processor import least_seconds
 
 TAG = re.compile(r"<[a-z/!?]", re.IGNORECASE)  # where a browser begins a tag
 pieces = st.sampled_from(
@@ -132,9 +132,7 @@ def test_plain_words_stay_as_they_are(text: str) -> None:
 
 @pytest.mark.parametrize("part", ["<", "<a ", "&amp;", "&", "<!--", "<script>", "a<b", "\u200d", "<a b='", "é"])
 def test_no_text_takes_long_to_clean(part: str) -> None:
-    started = time.process_time()
-    clean_line(part * 1_000)
-    assert time.process_time() - started < 0.5
+    assert least_seconds(lambda: clean_line(part * 1_000)) < 0.5
 
 
 def test_words_of_ones_own_keep_their_markup_and_blanks() -> None:

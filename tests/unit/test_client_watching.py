@@ -186,7 +186,7 @@ class TestWatch:
 
         async with serving(Script(one, run=Run(id="unreachable"))) as target, RunsClient(target) as runs:
             with pytest.raises(ServiceCallError, match="nothing came for" if silent else "the stream ended") as refusal:
-                async for _ in runs.watch("p", "r", idle_timeout=0.2, give_up_after=0):
+                async for _ in runs.watch("p", "r", idle_timeout=1.0, give_up_after=0):
                     pass
         assert refusal.value.target == target
 
@@ -210,5 +210,5 @@ class TestWatch:
             await asyncio.Event().wait()
 
         script = Script(dead, sending(change(UPDATED, 2, SUCCEEDED)))
-        assert await watched(script, idle_timeout=0.2) == [("SNAPSHOT", 1), ("UPDATED", 2)]
+        assert await watched(script, idle_timeout=1.0) == [("SNAPSHOT", 1), ("UPDATED", 2)]
         assert script.asked == [None, 1]
