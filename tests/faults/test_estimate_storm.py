@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from playbooks.executor.v1.catalog_service_pb2 import Project
 from playbooks.executor.v1.executor_service_pb2 import EstimatePlaybookRequest, EstimatePlaybookResponse
 from playbooks.runs.v1.run_pb2 import Run
@@ -26,6 +27,7 @@ SELECT count(*) FROM pg_stat_activity
 WHERE usename = 'executor_service' AND state = 'active' AND query LIKE '%%FROM executor.products%%'"""
 
 
+@pytest.mark.alone
 async def test_many_estimates_of_a_large_project_do_not_delay_runs_of_other_projects(
     start_stack: Callable[..., Any],
 ) -> None:

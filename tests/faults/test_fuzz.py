@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import psutil
+import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from playbooks.executor.v1 import catalog_service_pb2 as catalog
 from playbooks.executor.v1 import executor_service_pb2 as executor
@@ -90,6 +91,7 @@ def memory(stack: Stack) -> int:
     return sum(psutil.Process(one.pid).memory_info().rss for one in (stack.runs[0], stack.executors[0]))
 
 
+@pytest.mark.alone
 async def test_no_request_gets_an_undocumented_answer_or_harms_others(start_stack: Callable[..., Any]) -> None:
     env = {"AI_PROVIDER": "offline", "RUNS_MAX_CREATES_PER_SECOND": "100000", "RUNS_MAX_QUEUED": "1000000"}
     shop: Shop = await start_stack(env=env)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+import pytest
 from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest
 
 from tests.faults.sizes import overbooked, size
@@ -28,6 +29,7 @@ GROWTH = 150_000_000  # bytes
 SLOWER, MARGIN = 3, 0.05  # times the quiet p99, and seconds
 
 
+@pytest.mark.alone
 async def test_attacks_on_the_connection_cost_good_callers_little(start_stack: Callable[..., Any]) -> None:
     shop: Shop = await start_stack(env={"AI_PROVIDER": "offline"})
     server = psutil.Process(shop.stack.runs[0].pid)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import CreateRunRequest
 
@@ -30,6 +31,7 @@ def p99(seconds: list[float]) -> float:
     return sorted(seconds)[-1 - len(seconds) // 100]
 
 
+@pytest.mark.alone
 async def test_a_project_that_creates_as_fast_as_it_can_slows_no_other(start_stack: Callable[..., Any]) -> None:
     shop: Shop = await start_stack(env=LIMITS)
     noisy = Shop(shop.stack, shop.channels)

@@ -142,6 +142,7 @@ async def cut_off(stack: Stack, times: int) -> None:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.alone
 async def test_one_that_never_reads_slows_nobody(start_stack: Callable[..., Any], openai: OpenAIServer) -> None:
     shop: Shop = await start_stack(
         runs_env={"RUNS_RECONCILE_SECONDS": "3600"}, executor_env={"AI_TIMEOUT_SECONDS": "600"}

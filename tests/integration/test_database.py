@@ -168,7 +168,7 @@ async def test_a_statement_longer_than_the_bound_is_given_up(postgres_server: Po
     database = Database(postgres_server.url(), pool_size=1, application_name="test", answer_timeout=1.0)
     with pytest.raises(ServiceError) as failure:
         async with database.transaction() as connection:
-            await connection.execute("SELECT pg_sleep(60)")
+            await connection.execute("SELECT pg_sleep(20)")
     assert failure.value.reason is Reason.DATABASE_UNAVAILABLE
     assert await one(database) == 1
     await database.close()
@@ -186,7 +186,8 @@ async def test_a_cancelled_caller_gives_its_connection_back(runs_database: Datab
 
     async def asleep() -> bool:
         with psycopg.connect(runs_database_url) as connection:
-            query = "SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+            query = """SELECT FROM pg_stat_activity
+                WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND datname = current_database()"""
             return connection.execute(query).rowcount == 5
 
     await eventually(asleep)

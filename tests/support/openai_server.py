@@ -131,7 +131,9 @@ class OpenAIServer:
     async def _close(self) -> None:
         self._server.close()
         for _ in range(3):
-            await asyncio.sleep(0)  # a connection that has just been accepted is one of the server's a turn or two later
+            await asyncio.sleep(
+                0
+            )  # a connection that has just been accepted is one of the server's a turn or two later
         self._state.close_connections()
 
 
