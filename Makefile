@@ -34,8 +34,9 @@ demo: setup ## the main job, start to end: import, preview, draft, apply, improv
 test: setup ## all tests but the fault suite (4 minutes on two cores)
 	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (10 minutes)
-	$(BIN)/pytest -q tests/faults
+test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (7 minutes)
+	$(BIN)/pytest -q tests/faults -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q tests/faults -m alone
 
 test-faults-full: setup ## the fault suite at full size (half an hour)
 	FAULTS=full $(BIN)/pytest -q tests/faults
