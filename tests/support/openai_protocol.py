@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Template
@@ -81,6 +82,22 @@ def name_of(product: Mapping[str, str]) -> str:
     """Return what tests know a product by: executors send short ids of their own."""
     article = _ARTICLE.search(product["description"])
     return article[1] if article else product["title"]
+
+
+@dataclass
+class Stats:
+    """What happened since the start or the last reset."""
+
+    requests: int = 0  # completions asked for, refused ones included
+    in_flight: int = 0
+    max_in_flight: int = 0
+    aborted: int = 0  # the client went away before its answer
+    statuses: dict[str, int] = field(default_factory=Counter)
+    rejected: list[str] = field(default_factory=list)  # why requests were no proper ones
+    batches: list[list[str]] = field(default_factory=list)  # the products of each request, in order of arrival
+    asked: dict[str, int] = field(default_factory=Counter)  # by product
+    answered: dict[str, int] = field(default_factory=Counter)  # by product: texts given
+    tiers: dict[str, int] = field(default_factory=Counter)  # requests by service tier; "": none was named
 
 
 class Rejected(Exception):

@@ -22,7 +22,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
@@ -33,6 +33,7 @@ from tests.support.openai_protocol import (
     Asked,
     Behaviour,
     Rejected,
+    Stats,
     completion_of,
     error_body,
     error_message,
@@ -42,22 +43,6 @@ from tests.support.openai_protocol import (
 COMPLETIONS = "/v1/chat/completions"
 
 T = TypeVar("T")
-
-
-@dataclass
-class Stats:
-    """What happened since the start or the last reset."""
-
-    requests: int = 0  # completions asked for, refused ones included
-    in_flight: int = 0
-    max_in_flight: int = 0
-    aborted: int = 0  # the client went away before its answer
-    statuses: dict[str, int] = field(default_factory=Counter)
-    rejected: list[str] = field(default_factory=list)  # why requests were no proper ones
-    batches: list[list[str]] = field(default_factory=list)  # the products of each request, in order of arrival
-    asked: dict[str, int] = field(default_factory=Counter)  # by product
-    answered: dict[str, int] = field(default_factory=Counter)  # by product: texts given
-    tiers: dict[str, int] = field(default_factory=Counter)  # requests by service tier; "": none was named
 
 
 class OpenAIServer:
@@ -131,9 +116,7 @@ class OpenAIServer:
     async def _close(self) -> None:
         self._server.close()
         for _ in range(3):
-            await asyncio.sleep(
-                0
-            )  # a connection that has just been accepted is one of the server's a turn or two later
+            await asyncio.sleep(0)  # until those that were just being accepted are among the connections
         self._state.close_connections()
 
 
