@@ -5,6 +5,7 @@ from playbooks.executor.v1.catalog_service_pb2 import GetProjectRequest
 from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 
 from executor_service.ai.errors import AIError
+from executor_service.ai.offline import OfflineProvider
 from executor_service.ai.provider import ProductBrief, SuggestionProvider, SuggestionRequest
 from executor_service.app import MIGRATIONS, NAME, make_provider
 from executor_service.settings import ExecutorSettings
@@ -53,7 +54,7 @@ async def _ai(settings: ExecutorSettings, with_ai: bool) -> Finding:
     except SystemExit as error:
         return failed(AI_CHECK, str(error), "correct the variables that it names")
     try:
-        if not settings.uses_model:
+        if isinstance(provider, OfflineProvider):
             return ok(AI_CHECK, "suggestions are written offline, without AI; OPENAI_API_KEY has a model write them")
         if not with_ai:
             return skipped(AI_CHECK, f"{provider.model} was not asked: --ai makes one request, of a fraction of a cent")

@@ -83,12 +83,6 @@ class ExecutorSettings(ServiceSettings, ExecutorDatabaseSettings):
         return timedelta(days=self.executor_retention_days) if self.executor_retention_days else None
 
     @property
-    def uses_model(self) -> bool:
-        """Whether a model writes suggestions, and not the offline provider."""
-        key = self.openai_api_key.get_secret_value().strip() if self.openai_api_key else ""
-        return self.ai_provider == "openai" or (self.ai_provider is None and bool(key))
-
-    @property
     def caller_connections(self) -> int:
         """How many connections serve calls."""
         return max(2, self.executor_database_pool_size // 2)
