@@ -45,7 +45,7 @@ class Purge:
                 return Purged(counts, complete=False)
             await asyncio.sleep(PAUSE)  # those that are being written end by themselves
         for kind in Deletions.KINDS:
-            while deleted := await self._deletions.of_project(kind, project_id):
+            while deleted := await self._batch(kind, project_id):
                 counts[kind] += deleted
                 if clock() > until:
                     return Purged(counts, complete=False)
@@ -53,3 +53,7 @@ class Purge:
             today = self._clock.now().date()
             counts["projects"] = await Deletions(connection).project(project_id, keep_plan=keep_plan, today=today)
         return Purged(counts, complete=True)
+
+    async def _batch(self, kind: str, project_id: str) -> int:
+        async with self._database.transaction() as connection:
+            return await Deletions(connection).of_project(kind, project_id)

@@ -104,7 +104,6 @@ class Deletions:
         rows = await self._querier.fetch_all(self._ACTIVE, {"project_id": project_id, "limit": limit})
         return [row.run_id for row in rows]
 
-    # In the order in which of_project is to delete them.
     _OF_PROJECT: ClassVar = {
         "executions": """
     WITH due AS MATERIALIZED (
@@ -114,13 +113,6 @@ class Deletions:
       DELETE FROM executor.run_item_blocks WHERE run_id IN (SELECT run_id FROM due)
     )
     DELETE FROM executor.executions WHERE run_id IN (SELECT run_id FROM due)""",
-        "drafts": """
-    WITH due AS MATERIALIZED (
-      SELECT id FROM executor.drafts WHERE project_id = %(project_id)s LIMIT 1 FOR UPDATE
-    ), items AS (
-      DELETE FROM executor.draft_items WHERE draft_id IN (SELECT id FROM due)
-    )
-    DELETE FROM executor.drafts WHERE id IN (SELECT id FROM due)""",
         "suggestions": """
     DELETE FROM executor.suggestions WHERE project_id = %(project_id)s AND fingerprint IN (
       SELECT fingerprint FROM executor.suggestions WHERE project_id = %(project_id)s
@@ -129,12 +121,32 @@ class Deletions:
     DELETE FROM executor.products WHERE project_id = %(project_id)s AND id IN (
       SELECT id FROM executor.products WHERE project_id = %(project_id)s ORDER BY id LIMIT %(limit)s FOR UPDATE)""",
     }
-    KINDS = tuple(_OF_PROJECT)
+    # In the order in which of_project is to delete them.
+    KINDS = ("executions", "drafts", "suggestions", "products")
 
     async def of_project(self, kind: str, project_id: str) -> int:
-        """Delete a batch of what a project has of a kind (of KINDS); return how many. A large draft is a batch."""
+        """Delete a batch of what a project has of a kind (of KINDS); return how many. A large draft is a batch.
+
+        Needs a transaction.
+        """
+        if kind == "drafts":
+            return await self._draft_of_project(project_id)
         limit = BATCH if kind == "executions" else SUGGESTIONS
         return await self._querier.execute(self._OF_PROJECT[kind], {"project_id": project_id, "limit": limit})
+
+    _DRAFT_OF_PROJECT = """
+    DELETE FROM executor.drafts WHERE id IN (
+      SELECT id FROM executor.drafts WHERE project_id = %(project_id)s LIMIT 1 FOR UPDATE)
+    RETURNING id"""
+    _ITEMS_OF_DRAFT = "DELETE FROM executor.draft_items WHERE draft_id = %(id)s"
+
+    # Two statements: one alone would not see the items of a run that wrote the draft while it waited for its row.
+    async def _draft_of_project(self, project_id: str) -> int:
+        row = await self._querier.fetch_optional(self._DRAFT_OF_PROJECT, {"project_id": project_id})
+        if row is None:
+            return 0
+        await self._querier.execute(self._ITEMS_OF_DRAFT, {"id": row.id})
+        return 1
 
     _USAGE = "DELETE FROM executor.ai_usage WHERE project_id = %(project_id)s AND (NOT %(keep)s OR day < %(today)s)"
     _PROJECT = """

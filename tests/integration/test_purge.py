@@ -9,10 +9,12 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import WatchRunsResponse
 
 from executor_service import app as executor_app
+from executor_service.domain.draft import DraftItem
 from executor_service.domain.execution import State, Status
 from executor_service.execution.cancellation import Cancellation
 from executor_service.purge import Purge as ExecutorPurge
 from executor_service.store.deletions import Deletions
+from executor_service.store.drafts import Drafts
 from runs_service.purge import Purge
 from runs_service.store import Filters
 from runs_service.watching.project_stream import ProjectStream
@@ -132,6 +134,20 @@ async def test_an_execution_that_another_statement_has_locked_is_waited_for(benc
         assert not purging.done()
     purged = await purging
     assert (purged.complete, purged.counts["executions"], await counts(bench)) == (True, 1, NOTHING)
+
+
+async def test_no_item_stays_of_a_draft_that_is_written_while_it_is_deleted(bench: Bench) -> None:
+    await bench.stock(3)
+    async with bench.working():
+        await bench.preview(sample=1)
+    page = await bench.latest_draft()
+    items = [DraftItem(f"new-{number}", "a text", "a text") for number in range(2)]
+    async with bench.database.transaction() as connection:
+        await Drafts(connection).put(page.draft, items)
+        purging = asyncio.create_task(purge(bench).project("p", keep_plan=False))
+        await eventually(lambda: is_locked_out(bench))
+    await purging
+    assert await counts(bench) == NOTHING
 
 
 async def is_locked_out(bench: Bench) -> bool:
