@@ -106,7 +106,7 @@ def _service(kind: str, environment: Mapping[str, str], with_ai: bool) -> list[F
         why = f"its check did not end within {CHECK_TIMEOUT:.0f} s"
     except (ValueError, TypeError, KeyError):
         why = "its check is of another release"
-    return [failed(f"{kind} settings", why[-1_000:], "correct what it names: docs/operations.md has all variables")]
+    return [failed(f"{kind} settings", why[-1_000:], "correct what it names: docs/configuration.md has all variables")]
 
 
 def _gateway(environment: Mapping[str, str]) -> Finding:

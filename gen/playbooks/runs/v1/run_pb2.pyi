@@ -244,8 +244,8 @@ Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
 class AiUsage(_message.Message):
-    """What a run has asked of the AI provider, over all its attempts; what it costs follows from it. Of an attempt whose
-    executor died, what was counted up to the last answer that it stored.
+    """What a run has asked of the AI provider, over all its attempts; what it costs follows from it. Of an attempt that was
+    cancelled or whose executor died, what was counted up to the last answer that it stored.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
