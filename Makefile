@@ -14,7 +14,7 @@ DESCRIPTORS := gen/playbook-runs.binpb
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-faults-full soak bench check audit gen lock clean
+.PHONY: help setup demo test test-page test-faults test-faults-full soak bench check audit gen lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## all tests but the fault suite (4 minutes on two cores)
+test: setup ## unit, integration and e2e tests (3 minutes on two cores)
 	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-page: setup ## the page in a real Chromium (1 minute)
+	$(BIN)/pytest -q tests/browser
 
 test-faults: setup ## the fault suite at its bounded size: everything that may break is broken (7 minutes)
 	$(BIN)/pytest -q tests/faults -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -1,8 +1,9 @@
 """Real servers for the session: PostgreSQL with a migrated database for each test, Valkey."""
 
+import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,9 +21,8 @@ from servicekit.postgres.database import Database
 from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 
 # Of several workers (`make test`) one runs a whole group. A file is one by itself, but for these: the e2e tests share a
-# stack, and in three groups they take no longer than the rest; the browser's tests share a Chromium and another stack.
+# stack, and in three groups they take no longer than the rest.
 GROUPS = {
-    "browser": ("tests/browser/",),
     "command line": (
         "tests/e2e/test_cli_",
         "tests/e2e/test_hostile_texts.py",
@@ -47,6 +47,20 @@ def pytest_configure() -> None:
     """Take Ctrl-C also where the shell that started us in the background has it ignored: tests send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from going through four thousand tests and all modules, again and again.
+
+    A full collection takes a third of a second then, which tests of what holds the event loop up would count.
+    The services freeze what they load, too.
+    """
+    gc.disable()
+    collected = yield
+    gc.freeze()
+    gc.enable()
+    return collected
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
