@@ -7,7 +7,7 @@ from pathlib import Path
 
 from devstack.datadir import DataDir
 from devstack.ports import HOST
-from devstack.process import Process
+from devstack.process import Process, Spawn, spawn
 
 READY_SECONDS = 1.0
 # What it gets of our environment: no secret of the stack, no key of the AI provider, no database.
@@ -27,8 +27,9 @@ class Gateway(Process):
         env: Mapping[str, str],
         data: DataDir,
         keep_open: Iterable[int],
+        spawn: Spawn = spawn,
     ) -> None:
-        super().__init__("runs-gateway", data.log("runs-gateway"), keep_open=keep_open)
+        super().__init__("runs-gateway", data.log("runs-gateway"), keep_open=keep_open, spawn=spawn)
         self.port = port
         self._env = {
             **{name: value for name, value in env.items() if name in PASSED or name.startswith(PASSED_PREFIXES)},

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from devstack import launch
 from devstack.errors import StackError
@@ -18,6 +18,41 @@ READY_TIMEOUT = 60.0  # seconds; a cold disk and two busy cores are slow
 STOP_TIMEOUT = 15.0  # seconds until a process that was asked to stop is killed
 LOG_TAIL_LINES = 15
 LOG_LINE = 300  # characters
+
+
+class Child(Protocol):
+    """What a process that was started can be asked, as of `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code when it has ended. Raises TimeoutExpired after `timeout` seconds."""
+
+    def send_signal(self, signal: int, /) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Spawn(Protocol):
+    """Starts a command as `spawn` does."""
+
+    def __call__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        death_signal: signal.Signals = signal.SIGKILL,
+        user: str | None = None,
+        keep_open: Iterable[int] = (),
+    ) -> Child:
+        """Start `command`."""
 
 
 def spawn(
@@ -58,9 +93,10 @@ def log_tail(log: Path) -> str:
 class Process(ABC):
     """A program that serves: start it, wait until it answers, stop it, start it again.
 
-    Takes its `name` for messages, the file for its `log`, the descriptors it shall `keep_open`, and the signals that
-    ask it to stop (`stop_signal`) and that it gets when this process dies (`death_signal`). In a `with` block it is
-    ready at the start and stopped at the end. Start it from a thread that lives as long as it shall live: see `spawn`.
+    Takes its `name` for messages, the file for its `log`, the descriptors it shall `keep_open`, the signals that ask it
+    to stop (`stop_signal`) and that it gets when this process dies (`death_signal`), and what starts it (`spawn`). In a
+    `with` block it is ready at the start and stopped at the end. Start it from a thread that lives as long as it shall
+    live: see `spawn`.
     """
 
     user: str | None = None  # the account to run under; None for our own
@@ -73,13 +109,15 @@ class Process(ABC):
         keep_open: Iterable[int] = (),
         stop_signal: signal.Signals = signal.SIGTERM,
         death_signal: signal.Signals = signal.SIGKILL,
+        spawn: Spawn = spawn,
     ) -> None:
         self.name = name
         self.log = log
         self._keep_open = tuple(keep_open)
         self._stop_signal = stop_signal
         self._death_signal = death_signal
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._spawn = spawn
+        self._popen: Child | None = None
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
@@ -117,7 +155,7 @@ class Process(ABC):
         if self.alive:
             return
         self.prepare()
-        self._popen = spawn(
+        self._popen = self._spawn(
             self.command(),
             env=self.environment(),
             log=self.log,

@@ -5,14 +5,13 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from subprocess import Popen
 from typing import Literal
 from urllib.parse import urlsplit
 
 from devstack.datadir import DataDir
 from devstack.errors import StackError
 from devstack.ports import HOST
-from devstack.process import Process, poll, spawn
+from devstack.process import Child, Process, Spawn, poll, spawn
 
 MIGRATE_TIMEOUT = 60.0  # seconds
 HEALTH_TIMEOUT = 1.0  # seconds
@@ -66,9 +65,10 @@ class Service(Process):
         data: DataDir,
         replica: int = 1,
         keep_open: Iterable[int],
+        spawn: Spawn = spawn,
     ) -> None:
         name = f"{kind}-service" if replica == 1 else f"{kind}-service-{replica}"
-        super().__init__(name, data.log(name), keep_open=keep_open)
+        super().__init__(name, data.log(name), keep_open=keep_open, spawn=spawn)
         self.kind = kind
         self.port = port
         self.env = {**(env if kind == "executor" else without_ai(env)), f"{kind.upper()}_LISTEN": self.target}
@@ -104,7 +104,7 @@ class Service(Process):
 
 def migrate(services: Iterable[Service]) -> None:
     """Bring the schemas of `services` up to date, all at the same time. Raises StackError naming who could not."""
-    running: dict[Service, Popen[bytes]] = {}
+    running: dict[Service, Child] = {}
     try:
         for service in services:
             running[service] = spawn([*service.command(), "migrate"], env=without_ai(service.env), log=service.log)

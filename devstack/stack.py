@@ -12,7 +12,7 @@ from devstack.gateway import Gateway
 from devstack.lock import Lock
 from devstack.ports import free_ports, require_free
 from devstack.postgres import Postgres
-from devstack.process import Process, stop_all, wait_all_ready
+from devstack.process import Process, Spawn, spawn, stop_all, wait_all_ready
 from devstack.provision import DATABASE, provision
 from devstack.services import Kind, Service, inherited_environment, migrate, writer
 from devstack.supervisor import Supervisor
@@ -39,6 +39,7 @@ class StackOptions:
     runs_env: Mapping[str, str] = field(default_factory=dict)  # for runs_service, overrides `env`
     executor_env: Mapping[str, str] = field(default_factory=dict)
     gateway_env: Mapping[str, str] = field(default_factory=dict)  # only what a gateway reads reaches it
+    spawn: Spawn = spawn  # starts the services and the gateway
 
 
 class Stack:
@@ -167,7 +168,15 @@ class Stack:
             first = port and require_free(port, f"--{kind}-port")
             ports = [*([first] if first else []), *free_ports(count)][:count]
             return [
-                Service(kind, port=port, env=env, data=data, replica=replica, keep_open=[lock.descriptor])
+                Service(
+                    kind,
+                    port=port,
+                    env=env,
+                    data=data,
+                    replica=replica,
+                    keep_open=[lock.descriptor],
+                    spawn=options.spawn,
+                )
                 for replica, port in enumerate(ports, start=1)
             ]
 
@@ -205,6 +214,7 @@ class Stack:
                 env={**shared, **options.env, **options.gateway_env},
                 data=data,
                 keep_open=[lock.descriptor],
+                spawn=options.spawn,
             )
 
     def _start_stores(self) -> None:

@@ -16,8 +16,10 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 
 from devstack.ports import free_ports
 from devstack.postgres import Postgres
+from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
 from servicekit.postgres.database import Database
+from tests.support.forking import StackForks
 from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 
 # Of several workers (`make test`) one runs a whole group. A file is one by itself, but for these: the e2e tests share a
@@ -96,6 +98,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def stack_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Return a new folder for a stack, which finds its database initialised and migrated."""
     return lambda: prepared.stack_folder(tmp_path_factory.mktemp("stack"))
+
+
+@pytest.fixture(scope="session")
+def new_stack(stack_folder: Callable[[], Path]) -> Iterator[Callable[..., Stack]]:
+    """Return a stack, to be entered, with the given options of StackOptions; its services are forked, not loaded."""
+    with StackForks() as forks:
+        yield lambda **options: Stack(
+            StackOptions(data_dir=stack_folder(), durable=False, spawn=forks.spawn, **options)
+        )
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser
 
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.e2e.conftest import openai, stack_env  # noqa: F401  # fixtures
 from tests.support.browser import Tab, launched
 from tests.support.openai_server import OpenAIServer
@@ -41,10 +40,9 @@ async def new_tab(browser: Browser) -> AsyncIterator[NewTab]:
 
 
 @pytest.fixture(scope="session")
-def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:  # noqa: F811
+def stack(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:  # noqa: F811
     gateway_env = {"TRACE_URL": "https://traces.example/{trace_id}"}
-    options = StackOptions(data_dir=stack_folder(), http=True, durable=False, env=stack_env, gateway_env=gateway_env)
-    with Stack(options) as stack:
+    with new_stack(http=True, env=stack_env, gateway_env=gateway_env) as stack:
         yield stack
 
 

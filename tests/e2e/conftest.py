@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.support.cli import Cli, NewCli
 from tests.support.forking import Forks
 from tests.support.openai_server import OpenAIServer
@@ -32,16 +32,8 @@ def stack_env(openai: OpenAIServer) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
-    options = StackOptions(
-        data_dir=stack_folder(),
-        runs_replicas=2,
-        executor_replicas=2,
-        http=True,
-        durable=False,
-        env=stack_env,
-    )
-    with Stack(options) as stack:
+def stack(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:
+    with new_stack(runs_replicas=2, executor_replicas=2, http=True, env=stack_env) as stack:
         yield stack
 
 
@@ -66,8 +58,8 @@ async def shop(new_shop: Callable[[], Shop]) -> Shop:
 
 
 @pytest.fixture(scope="session")
-def lonely_stack(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
-    with Stack(StackOptions(data_dir=stack_folder(), durable=False, env=stack_env)) as stack:
+def lonely_stack(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:
+    with new_stack(env=stack_env) as stack:
         yield stack
 
 

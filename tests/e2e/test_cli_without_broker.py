@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.support.catalog_file import EXAMPLE
 from tests.support.cli import NewCli
 from tests.support.openai_protocol import Behaviour
@@ -17,15 +17,10 @@ from tests.support.openai_server import OpenAIServer
 
 
 @pytest.fixture(scope="module")
-def inline(stack_folder: Callable[[], Path], stack_env: dict[str, str]) -> Iterator[Stack]:
+def inline(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:
     """A stack without a broker, whose AI may take its time."""
-    options = StackOptions(
-        data_dir=stack_folder(),
-        broker=False,
-        durable=False,
-        env=stack_env | {"AI_TIMEOUT_SECONDS": "60", "EXECUTOR_GRACE_SECONDS": "0"},
-    )
-    with Stack(options) as stack:
+    env = stack_env | {"AI_TIMEOUT_SECONDS": "60", "EXECUTOR_GRACE_SECONDS": "0"}
+    with new_stack(broker=False, env=env) as stack:
         yield stack
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from uuid import uuid4
 
 import grpc
@@ -10,7 +9,7 @@ import pytest
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run, RunMeta
 
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import TITLES, Shop, logged, open_shop, refusal, scope_of
@@ -18,12 +17,11 @@ from tests.support.shop import TITLES, Shop, logged, open_shop, refusal, scope_o
 
 @pytest.fixture(scope="module", params=["no broker", "queue processors off"])
 async def inline_shop(
-    request: pytest.FixtureRequest, stack_folder: Callable[[], Path], stack_env: dict[str, str]
+    request: pytest.FixtureRequest, new_stack: Callable[..., Stack], stack_env: dict[str, str]
 ) -> AsyncIterator[Shop]:
     has_broker = request.param == "queue processors off"
     env = stack_env | ({"ENABLE_QUEUE_PROCESSORS": "false"} if has_broker else {})
-    options = StackOptions(data_dir=stack_folder(), broker=has_broker, http=True, durable=False, env=env)
-    with Stack(options) as stack:
+    with new_stack(broker=has_broker, http=True, env=env) as stack:
         async with open_shop(stack) as shop:
             yield shop
 

@@ -14,7 +14,7 @@ from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.ports import HOST, free_ports
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.support.forking import Forks
 from tests.support.openai_server import Behaviour, OpenAIServer
 from tests.support.shop import TITLES, Shop, open_shop
@@ -32,14 +32,14 @@ def openai() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture(scope="module")
-def stack(stack_folder: Callable[[], Path], openai: OpenAIServer) -> Iterator[Stack]:
+def stack(new_stack: Callable[..., Stack], openai: OpenAIServer) -> Iterator[Stack]:
     env = {
         **openai.environment,
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "DEBUG",
         "RUNS_RECONCILE_SECONDS": "0.5",
     }
-    with Stack(StackOptions(data_dir=stack_folder(), http=True, durable=False, env=env)) as stack:
+    with new_stack(http=True, env=env) as stack:
         yield stack
 
 

@@ -11,7 +11,7 @@ from playbooks.executor.v1.catalog_service_pb2 import Project, PutProjectRequest
 from playbooks.executor.v1.catalog_service_pb2_grpc import CatalogServiceStub
 
 from devstack.ports import HOST, free_ports
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.support.forking import Forks
 
 DEADLINE = 30  # seconds
@@ -53,8 +53,8 @@ def test_PLN_002_a_new_project_is_on_the_default_plan(
 
 
 def test_PLN_002_the_callers_default_plan_wins_over_that_of_the_stack(
-    stack_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+    new_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEFAULT_PLAN", "PRO")
-    with Stack(StackOptions(data_dir=stack_folder(), broker=False, durable=False)) as stack:
+    with new_stack(broker=False) as stack:
         assert created(stack.executor_target, "shop", stack.token("shop", "OWNER")) == "PRO"

@@ -13,7 +13,7 @@ from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
 
 from devstack.services import Service
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
 from tests.support.collector import Collector, Span
 from tests.support.forking import Forks
 from tests.support.http import watching
@@ -56,7 +56,7 @@ def openai() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture(scope="module")
-def stack(stack_folder: Callable[[], Path], openai: OpenAIServer, collector: Collector) -> Iterator[Stack]:
+def stack(new_stack: Callable[..., Stack], openai: OpenAIServer, collector: Collector) -> Iterator[Stack]:
     env = {
         **openai.environment,
         "LOG_FORMAT": "json",
@@ -67,7 +67,7 @@ def stack(stack_folder: Callable[[], Path], openai: OpenAIServer, collector: Col
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
         "OTEL_TRACES_SAMPLER_ARG": "0",
     }
-    with Stack(StackOptions(data_dir=stack_folder(), http=True, durable=False, env=env)) as stack:
+    with new_stack(http=True, env=env) as stack:
         yield stack
 
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
@@ -63,9 +63,39 @@ class Forks:
 
     def run(self, log: Path, *arguments: str, env: Mapping[str, str]) -> "Forked":
         """Run the command, and let it write into `log`."""
-        with open(os.devnull, "rb") as nothing, log.open("wb") as output:
+        with open(os.devnull, "rb") as nothing, log.open("ab") as output:
             streams = (nothing.fileno(), output.fileno(), output.fileno())
             return self.start(arguments, env=env, folder=log.parent, streams=streams)
+
+
+class StackForks(contextlib.ExitStack):
+    """Starts the services and the gateway of stacks; use it with `with`.
+
+    Each is loaded when it is needed first. All of them end with this, or with this process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._forks: dict[str, Forks] = {}
+
+    def spawn(
+        self,
+        command: Sequence[str | Path],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        death_signal: signal.Signals = signal.SIGKILL,
+        user: str | None = None,
+        keep_open: Iterable[int] = (),
+    ) -> "Forked":
+        """Do what `devstack.process.spawn` does for `python -m MODULE`, but for the lock of the data's folder."""
+        del keep_open
+        _, option, module, *arguments = map(str, command)
+        assert (option, death_signal, user) == ("-m", signal.SIGKILL, None)
+        name = module.replace("_", "-")
+        if name not in self._forks:
+            self._forks[name] = self.enter_context(Forks(name))
+        return self._forks[name].run(log, *arguments, env=env)
 
 
 class Forked:
@@ -80,7 +110,8 @@ class Forked:
         return self.returncode if self._wait(0) else None
 
     def wait(self, timeout: float | None = None) -> int:
-        assert self._wait(timeout), f"{self.pid} has not ended within {timeout} s"
+        if not self._wait(timeout):
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
         assert self.returncode is not None
         return self.returncode
 
@@ -207,6 +238,12 @@ def _runs() -> Command:
     return main
 
 
+def _gateway() -> Command:
+    from gateway.__main__ import main
+
+    return main
+
+
 def _load_migrations() -> None:
     """Load what `migrate` loads as late as it can."""
     for late in ("servicekit.postgres.migrations", "alembic.command"):
@@ -216,6 +253,7 @@ def _load_migrations() -> None:
 COMMANDS: Mapping[str, Callable[[], Command]] = {
     "playbook-runs": _client,
     "executor-service": _executor,
+    "gateway": _gateway,
     "runs-service": _runs,
 }
 
