@@ -39,8 +39,6 @@ FLOWS_WITHIN = 10.0  # seconds after the broker's return
 # Messages that the two consumers had in hand when their broker was lost: the broker keeps them for a minute.
 HELD = 2 * CONSUMER_BATCH
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @dataclass
 class Broker:

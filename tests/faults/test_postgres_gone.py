@@ -34,8 +34,6 @@ AT_ONCE = 1.5  # seconds a refusal may take; the services wait 2 s for a connect
 SOON = 0.5  # seconds from a change to its watcher, at the 95th percentile
 SOON_ENOUGH = 0.75  # the same on a machine that is overbooked: without hints it is 0.9
 
-pytestmark = pytest.mark.timeout(300)
-
 
 STACK = {"runs_replicas": 2, "executor_replicas": 2, "env": {"AI_TIMEOUT_SECONDS": "30"}}
 

@@ -50,8 +50,6 @@ WRONG = {
         WHERE r.status = 'SUCCEEDED' AND i.status = 'UPDATED' AND coalesce(p.seo_title, '') = ''""",
 }
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @dataclass
 class Busy:
