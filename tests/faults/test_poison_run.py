@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import pytest
 from playbooks.runs.v1.run_pb2 import Run
 
 from devstack.services import Service
@@ -55,7 +54,6 @@ async def supervised(service: Service, *, poison: str) -> AsyncIterator[Supervis
         await asyncio.to_thread(restart, service)
 
 
-@pytest.mark.timeout(300)
 async def test_a_run_that_kills_its_executor_is_tried_three_times_and_others_go_on(
     start_stack: Callable[..., Any], openai: OpenAIServer
 ) -> None:

@@ -103,7 +103,6 @@ def is_there(port: int) -> bool:
 
 
 @pytest.mark.skipif(not RABBITMQ.exists(), reason="rabbitmq-server")
-@pytest.mark.timeout(180)
 async def test_a_run_over_tls_everywhere(postgres_server: Postgres, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     ours = pem(authority, "ours")
