@@ -1,6 +1,5 @@
 """EXECUTOR_WORKERS and RUNS_WORKERS: several processes of a service at one port."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from typing import TypeAlias
 import psutil
 import pytest
 
-from devstack.ports import HOST, free_ports
+from devstack.ports import HOST, free_ports, is_free, reserve
 from servicekit.health_probe import is_serving
 from tests.support.forking import Forked, Forks
 from tests.support.metrics import scrape
@@ -39,8 +38,7 @@ def two_ports() -> int:
     """Return a port that is free, and so is the next one."""
     while True:
         (port,) = free_ports(1)
-        with socket.socket() as following, contextlib.suppress(OSError):
-            following.bind((HOST, port + 1))
+        if is_free(port + 1) and reserve(port + 1):
             return port
 
 
