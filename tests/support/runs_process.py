@@ -55,7 +55,7 @@ async def serving(channel: grpc.aio.Channel) -> bool:
 
 
 def token(role: str = "OWNER") -> str:
-    claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": role}}
+    claims = {"sub": "u", "exp": datetime.now(UTC) + timedelta(hours=12), "projects": {"p": role}}
     return jwt.encode(claims, SECRET, algorithm="HS256")
 
 

@@ -16,6 +16,7 @@ from servicekit.auth.keys import PublicKeyFile
 from servicekit.auth.tokens import Demands, TokenAuthenticator
 
 SECRET = "a secret of the services: 32 or more"
+LIFETIME = timedelta(hours=12)  # of a good token: some are made when the tests are collected
 KEYS: dict[str, Any] = {
     "RS256": rsa.generate_private_key(public_exponent=65537, key_size=2048),
     "ES256": ec.generate_private_key(ec.SECP256R1()),
@@ -25,7 +26,7 @@ KEYS: dict[str, Any] = {
 
 def claims(**changed: Any) -> dict[str, Any]:
     """The claims of a good token; None leaves one out."""
-    values = {"sub": "u", "exp": datetime.now(UTC) + timedelta(minutes=5), "projects": {"p": "OWNER"}} | changed
+    values = {"sub": "u", "exp": datetime.now(UTC) + LIFETIME, "projects": {"p": "OWNER"}} | changed
     return {name: value for name, value in values.items() if value is not None}
 
 
