@@ -23,7 +23,7 @@ WITH made AS (
     INSERT INTO runs.run_events (run_id, sequence, run, project_id) SELECT id, 1, '', 'p' FROM made RETURNING run_id
 )
 INSERT INTO runs.calls (project_id, name, run_id, meaning, created)
-SELECT 'p', CAST(run_id AS text), run_id, '', true FROM history"""  # noqa: S608
+SELECT 'p', CAST(run_id AS text), run_id, '', true FROM history"""
 READ = "SELECT sum(idx_tup_fetch) AS number FROM pg_stat_user_tables WHERE schemaname = 'runs'"
 
 
