@@ -29,20 +29,50 @@ ADDS_NOT_NULL = re.compile(
     r"\bADD\s+(COLUMN\s+)?(?=\w+\s)(?!CONSTRAINT)[^,;]*?\bNOT\s+NULL\b(?![^,;]*\bDEFAULT\b)", re.I
 )
 
+INDEXING = {"create_index", "build_index"}
+INDEX_SQL = re.compile(r"\bCREATE\s+(UNIQUE\s+)?INDEX\b", re.I)
+
 
 def contractions(source: str) -> list[str]:
     """Return what a migration does on its way up that code of the release before cannot work with."""
     module = ast.parse(source)
-    made = {
+    made = _made(module)
+    return [one for function in _ways_up(module) for one in _contractions(function, made)]
+
+
+def blocking_indexes(source: str) -> list[str]:
+    """Return how a migration's indexes keep the services from writing, or a second try from making them good."""
+    module = ast.parse(source)
+    made = _made(module)
+    found: list[str] = []
+    for function in _ways_up(module):
+        names = [_name(call) for call in _calls(function)]
+        found += [
+            "create_index of a table that is there: use build_index"
+            for call in _calls(function)
+            if _name(call) == "create_index" and not _is_of(call, made)
+        ]
+        found += ["CREATE INDEX: use build_index" for text in _texts(function) if INDEX_SQL.search(text)]
+        if "build_index" in names and set(names) != {"build_index"}:
+            found.append("build_index beside other steps: make it a migration of its own")
+    return found
+
+
+def _made(module: ast.Module) -> set[str]:
+    """Return the tables that a migration makes."""
+    return {
         str(name.value)
         for call in _calls(module)
         if _name(call) == "create_table" and isinstance(name := call.args[0], ast.Constant)
     }
-    found: list[str] = []
-    for function in ast.walk(module):
-        if isinstance(function, ast.FunctionDef) and function.name != "downgrade":
-            found += _contractions(function, made)
-    return found
+
+
+def _ways_up(module: ast.Module) -> Iterator[ast.FunctionDef]:
+    return (one for one in ast.walk(module) if isinstance(one, ast.FunctionDef) and one.name != "downgrade")
+
+
+def _texts(function: ast.FunctionDef) -> Iterator[str]:
+    return (one.value for one in ast.walk(function) if isinstance(one, ast.Constant) and isinstance(one.value, str))
 
 
 def _contractions(function: ast.FunctionDef, made: set[str]) -> Iterator[str]:
@@ -57,15 +87,13 @@ def _contractions(function: ast.FunctionDef, made: set[str]) -> Iterator[str]:
             yield "alter_column"
         elif name == "alter_column" and _is(keywords.get("server_default"), None):
             yield "alter_column without a default"
-        elif name == "create_index" and _is(keywords.get("unique"), True) and not _is_of(call, made):
+        elif name in INDEXING and _is(keywords.get("unique"), True) and not _is_of(call, made):
             yield "a unique index"
         elif name == "add_column" and any(map(_needs_a_value, _calls(call))):
             yield "a column that must be given"
-    for text in ast.walk(function):
-        if isinstance(text, ast.Constant) and isinstance(text.value, str):
-            found = CONTRACTING_SQL.search(text.value) or ADDS_NOT_NULL.search(text.value)
-            if found:
-                yield found[0]
+    for text in _texts(function):
+        if found := CONTRACTING_SQL.search(text) or ADDS_NOT_NULL.search(text):
+            yield found[0]
 
 
 def _loosening(keywords: dict[str | None, ast.expr]) -> set[str | None]:
@@ -128,6 +156,27 @@ def test_what_contracts_is_out_of_use_in_the_last_release(service: str, scripts:
             )
 
 
+@SERVICES
+def test_no_index_keeps_the_services_from_writing(service: str, scripts: Path) -> None:
+    for script in since_the_last_release(service, scripts)[1]:
+        assert not blocking_indexes(Path(script.path).read_text()), f"{service} {script.revision}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_blocking"),
+    [
+        ('op.create_index("some", "runs", ["a"])', True),
+        ('op.execute("CREATE INDEX some ON runs.runs (a)")', True),
+        ('build_index("some", "runs (a)", schema="runs")\n    op.add_column("runs", a)', True),
+        ('build_index("some", "runs (a)", schema="runs")', False),
+        ('op.create_table("t", a)\n    op.create_index("some", "t", ["a"])', False),
+    ],
+)
+def test_an_index_that_keeps_them_from_writing_is_found(steps: str, is_blocking: bool) -> None:
+    assert bool(blocking_indexes(f"def upgrade():\n    {steps}\n")) is is_blocking
+    assert not blocking_indexes(f"def downgrade():\n    {steps}\n")
+
+
 @pytest.mark.parametrize(
     "step",
     [
@@ -140,6 +189,7 @@ def test_what_contracts_is_out_of_use_in_the_last_release(service: str, scripts:
         'op.alter_column("runs", "a", type_=sa.BigInteger)',
         'op.alter_column("runs", "a", server_default=None)',
         'op.create_index("once", "runs", ["a"], unique=True)',
+        'build_index("once", "runs (a)", schema="runs", unique=True)',
         'op.create_check_constraint("short", "runs", "length(a) < 9")',
         'op.execute("ALTER TABLE runs.runs DROP COLUMN a")',
         'op.execute("ALTER TABLE runs.runs ADD a text NOT NULL")',
@@ -164,6 +214,7 @@ def test_a_step_that_older_code_cannot_work_with_is_found(step: str) -> None:
         'op.alter_column("runs", "a", nullable=True)',
         'op.alter_column("runs", "a", server_default="1")',
         'op.create_index("some", "runs", ["a"])',
+        'build_index("some", "runs (a)", schema="runs")',
         'op.create_table("t", sa.Column("a", sa.Text, nullable=False))',
         'op.create_table("t", sa.Column("a"))\n    op.create_index("once", "t", ["a"], unique=True)',
         'op.execute("ALTER TABLE runs.runs ADD COLUMN a text NOT NULL DEFAULT 0")',

@@ -3,8 +3,9 @@
 Executors of the version before work with it.
 """
 
-import sqlalchemy as sa
 from alembic import op
+
+from servicekit.postgres.indexes import build_index
 
 revision = "0008"
 down_revision = "0007"
@@ -13,13 +14,8 @@ compatible_from = "0007"
 
 
 def upgrade() -> None:
-    op.create_index(
-        "executions_ended",
-        "executions",
-        ["project_id", "run_id"],
-        schema="executor",
-        postgresql_where=sa.text("status NOT IN ('QUEUED', 'RUNNING')"),
-    )
+    on = "executions (project_id, run_id) WHERE status NOT IN ('QUEUED', 'RUNNING')"
+    build_index("executions_ended", on, schema="executor")
 
 
 def downgrade() -> None:
