@@ -166,12 +166,12 @@ def test_a_pod_reaches_what_it_needs_only() -> None:
     nothing = of_kind("NetworkPolicy")["nothing"]["spec"]
     assert set(nothing["policyTypes"]) == {"Ingress", "Egress"}
     assert not {"ingress", "egress"} & nothing.keys()
-    names, metrics = ("out", 53), ("in", "metrics")
+    names, metrics, traces = ("out", 53), ("in", "metrics"), ("out", 4318)
     stores = {("out", 5432), ("out", 5671), ("out", 6379)}
     assert allowed("migrate") == {names, ("out", 5432), metrics}
-    assert allowed("runs-service") == {names, metrics, ("in", "grpc"), ("out", "grpc"), *stores}
-    assert allowed("executor-service") == {names, metrics, ("in", "grpc"), ("out", 443), *stores}
-    assert allowed("gateway") == {names, metrics, ("in", "https"), ("out", "grpc")}
+    assert allowed("runs-service") == {names, metrics, traces, ("in", "grpc"), ("out", "grpc"), *stores}
+    assert allowed("executor-service") == {names, metrics, traces, ("in", "grpc"), ("out", 443), *stores}
+    assert allowed("gateway") == {names, metrics, traces, ("in", "https"), ("out", "grpc")}
 
 
 def test_the_page_names_every_secret() -> None:
@@ -195,6 +195,32 @@ def test_the_pooler_is_set_as_it_was_tried() -> None:
     assert f"pool_mode = {pooler['poolMode']}" in page
     for name in ("max_prepared_statements", "ignore_startup_parameters"):
         assert f"{name} = {pooler['parameters'][name]}" in page
+
+
+def operators(file: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / "operators" / file).read_text()))
+
+
+def test_the_pooler_has_a_name_in_the_certificate_and_leaves_connections_to_others() -> None:
+    cluster, pooler = (one["spec"] for one in operators("postgres.yaml"))
+    assert operators("postgres.yaml")[1]["metadata"]["name"] in cluster["certificates"]["serverAltDNSNames"]
+    # A pool is for one role in one instance of PgBouncer, and there are two roles.
+    pooled = 2 * pooler["instances"] * int(pooler["pgbouncer"]["parameters"]["default_pool_size"])
+    assert pooled <= int(cluster["postgresql"]["parameters"]["max_connections"]) - 50
+
+
+def test_no_operator_makes_the_secret_of_another() -> None:
+    issuer, *_ = operators("certificates.yaml")
+    cluster, _ = operators("postgres.yaml")
+    made = {f"{cluster['metadata']['name']}-{what}" for what in ("ca", "server", "replication", "app", "superuser")}
+    assert issuer["spec"]["ca"]["secretName"] not in made
+
+
+def test_prometheus_knows_the_services_by_the_names_that_the_alerts_have() -> None:
+    (monitor,) = operators("metrics.yaml")
+    assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/name"
+    example = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    assert {job["job_name"] for job in example["scrape_configs"]} == set(SERVICES)
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl, which builds what kustomization.yaml names")

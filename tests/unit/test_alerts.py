@@ -20,7 +20,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def test_promtool_finds_no_fault_with_the_rules_and_the_example() -> None:
-    assert "18 rules found" in run_promtool("check", "rules", str(RULES))
+    assert "19 rules found" in run_promtool("check", "rules", str(RULES))
     assert "SUCCESS" in run_promtool("check", "config", str(FOLDER / "prometheus.yml"))
 
 
