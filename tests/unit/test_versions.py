@@ -26,7 +26,8 @@ def test_all_distributions_have_one_version() -> None:
 
 def test_the_http_api_and_the_example_have_it_too() -> None:
     assert json.loads((ROOT / "gateway/openapi.json").read_text())["info"]["version"] == VERSION
-    assert json.loads((ROOT / "examples/node/package.json").read_text())["version"] == VERSION
+    for file in ("package.json", "package-lock.json"):
+        assert json.loads((ROOT / "examples/node" / file).read_text())["version"] == VERSION
 
 
 def test_the_newest_heading_of_the_changelog_is_it() -> None:
@@ -47,7 +48,14 @@ def test_the_last_release_is_not_newer_and_its_revisions_are_there() -> None:
         assert revision in known(ROOT / f"{service}_service/migrations")
 
 
+def test_the_protos_that_ours_are_compared_with_are_those_of_the_last_release(tmp_path: Path) -> None:
+    Release.last().unpack(tmp_path)
+    released = (tmp_path / "gen/playbook-runs.binpb").read_bytes()
+    assert (ROOT / "protos/released.binpb").read_bytes() == released, "docs/releasing.md, the last step"
+
+
 def test_the_manifests_name_its_image() -> None:
     for folder in ("migration", "services"):
         text = (ROOT / f"deploy/kubernetes/{folder}/kustomization.yaml").read_text()
         assert re.findall(r'^    newTag: "(.*)"$', text, re.MULTILINE) == [VERSION]
+    assert re.findall(r"playbook-runs:(\d\S*)", (ROOT / "docs/kubernetes.md").read_text()) == [VERSION]
