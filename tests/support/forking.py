@@ -61,9 +61,9 @@ class Forks:
             socket.send_fds(self._socket, [request.encode()], [*streams, theirs])
         return Forked(open(ours, "rb"))
 
-    def run(self, log: Path, *arguments: str, env: Mapping[str, str]) -> "Forked":
-        """Run the command, and let it write into `log`."""
-        with open(os.devnull, "rb") as nothing, log.open("ab") as output:
+    def run(self, log: Path, *arguments: str, env: Mapping[str, str], mode: str = "wb") -> "Forked":
+        """Run the command, and let it write into `log`, which is made anew; by `mode` "ab" it goes on."""
+        with open(os.devnull, "rb") as nothing, log.open(mode) as output:
             streams = (nothing.fileno(), output.fileno(), output.fileno())
             return self.start(arguments, env=env, folder=log.parent, streams=streams)
 
@@ -95,7 +95,7 @@ class StackForks(contextlib.ExitStack):
         name = module.replace("_", "-")
         if name not in self._forks:
             self._forks[name] = self.enter_context(Forks(name))
-        return self._forks[name].run(log, *arguments, env=env)
+        return self._forks[name].run(log, *arguments, env=env, mode="ab")
 
 
 class Forked:
