@@ -11,7 +11,7 @@ const NAMED = 8; // runs that a question names
 // null: the person said no.
 export async function cancelRuns({ api, project, notices }, runs) {
   const body = [
-    h("p", {}, "Nothing more of them will be written. Products that were changed already stay as they are."),
+    h("p", {}, "What has not been written yet is not written any more. What was written stays as it is."),
     listOf(runs),
   ];
   if (

@@ -24,12 +24,11 @@ export class Problem extends Error {
 export class Api {
   constructor(session) {
     this.session = session;
-    this.clockOffset = 0; // milliseconds that the server's clock is ahead of this one
   }
 
   // Return the server's time, in milliseconds since 1970.
   now() {
-    return Date.now() + this.clockOffset;
+    return this.session.now();
   }
 
   // Return a resource.
@@ -84,8 +83,7 @@ export class Api {
       if (options.signal?.aborted && options.signal.reason?.name !== "TimeoutError") throw error;
       throw Problem.unreachable();
     }
-    const date = Date.parse(response.headers.get("date") ?? "");
-    if (!Number.isNaN(date) && Math.abs(date - Date.now()) > 2_000) this.clockOffset = date - Date.now();
+    this.session.setClock(Date.parse(response.headers.get("date") ?? ""));
     if (response.ok) return response;
     const problem = await Problem.of(response);
     if (problem.status === 401 && token === this.session.token) this.session.refuse(problem);

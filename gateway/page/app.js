@@ -6,6 +6,7 @@ import { fill } from "./element.js";
 import { openPlaybooks } from "./playbooks_view.js";
 import { openRun } from "./run_view.js";
 import { openRuns } from "./runs_view.js";
+import { showTimes } from "./times.js";
 import { openProject, openToken } from "./token_view.js";
 
 const VIEWS = { runs: openRuns, run: openRun, playbooks: openPlaybooks };
@@ -19,7 +20,10 @@ export class App {
   #view = null;
   #place = null;
   #list = null; // the list that was open last, with its filters
-  #rules = new Map(); // rules that were edited and not previewed yet, by project and playbook
+  #rules = new Map(); // rules that were edited here, by project and playbook
+  #shown = ""; // the address of what is shown
+  #day = new Date().toDateString();
+  #bar;
 
   constructor(session, api, live, notices) {
     this.session = session;
@@ -29,23 +33,19 @@ export class App {
     this.#bar = new Bar(this);
   }
 
-  #bar;
-
   start() {
-    this.session.onChange(() => this.show());
-    window.addEventListener("popstate", () => this.show());
+    this.session.onChange(() => this.show({ isAnew: true }));
+    window.addEventListener("popstate", () => this.#moved());
     window.addEventListener("hashchange", () => this.#takeToken());
     document.addEventListener("click", (event) => this.#follow(event));
     setInterval(() => this.#tick(), TICK);
     this.show();
   }
 
-  // Go to a place, and keep the one before in the history, or not.
-  go(place, { replace = false } = {}) {
-    const url = address.of({ project: this.#place?.project ?? "", ...place });
-    if (replace) history.replaceState(null, "", url);
-    else history.pushState(null, "", url);
-    this.show({ moved: !replace });
+  // Go to a place, and keep the one before in the history.
+  go(place) {
+    history.pushState(null, "", address.of({ project: this.#place?.project ?? "", ...place }));
+    this.show({ hasMoved: true });
   }
 
   // Ask for the project to open.
@@ -54,14 +54,15 @@ export class App {
     this.go({ project: "", view: "runs" });
   }
 
-  // Show what the address says.
-  show({ moved = false } = {}) {
+  // Show what the address says. `isAnew`: as another person, so that nothing of the view before stays.
+  show({ hasMoved = false, isAnew = false } = {}) {
     const place = address.read();
+    this.#shown = location.search;
     place.project ||= this.#usualProject();
     if (place.view === "runs") this.#list = place;
     const isSame = this.#place?.view === place.view && this.#place.project === place.project;
     const isReady = this.session.isUsable && place.project !== "";
-    if (isReady && isSame && this.#view?.change?.(place)) {
+    if (isReady && isSame && !isAnew && this.#view?.change?.(place)) {
       this.#place = place;
       this.#bar.show(place);
       return;
@@ -72,7 +73,7 @@ export class App {
     this.#view = this.#open(place);
     fill(this.#main, this.#view.element);
     document.title = `${this.#view.title} · Playbook runs`;
-    if (moved) {
+    if (hasMoved) {
       window.scrollTo(0, 0);
       this.#main.focus({ preventScroll: true });
     }
@@ -85,7 +86,7 @@ export class App {
     const { project } = place;
     const { session, api, live, notices } = this;
     const list = this.#list?.project === project ? this.#list : { project, view: "runs" };
-    const go = (...given) => this.go(...given);
+    const go = (to) => this.go(to);
     return VIEWS[place.view]({ session, api, live, notices, place, project, list, rules: this.#rules, go });
   }
 
@@ -93,6 +94,12 @@ export class App {
     this.live.stop();
     this.#view?.close?.();
     this.#view = null;
+    for (const question of document.querySelectorAll("dialog")) question.close(); // it was about what was shown
+  }
+
+  // Back or forward; or to a part of this view, which is no other place.
+  #moved() {
+    if (location.search !== this.#shown) this.show();
   }
 
   // The project where the address names none.
@@ -119,6 +126,9 @@ export class App {
       return;
     }
     this.#view?.tick?.();
+    const day = new Date().toDateString();
+    if (day !== this.#day) showTimes(); // what was today is yesterday
+    this.#day = day;
   }
 
   // Follow links to places of this page without loading it again.
@@ -128,6 +138,6 @@ export class App {
     if (!link || !isPlain || event.defaultPrevented) return;
     event.preventDefault();
     history.pushState(null, "", link.getAttribute("href"));
-    this.show({ moved: true });
+    this.show({ hasMoved: true });
   }
 }

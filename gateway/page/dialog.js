@@ -7,20 +7,21 @@ export function confirm(title, body, agree, { isDangerous = false } = {}) {
   return new Promise((resolve) => {
     const yes = h(
       "button",
-      { type: "button", class: isDangerous ? "danger" : "primary", onclick: () => end(true) },
+      { type: "button", class: isDangerous ? "danger" : "primary", onclick: () => dialog.close("yes") },
       agree,
     );
-    const no = h("button", { type: "button", onclick: () => end(false) }, "Back");
+    const no = h("button", { type: "button", onclick: () => dialog.close() }, "Back");
     const dialog = h(
       "dialog",
-      { "aria-labelledby": "dialog-title", onclose: () => end(false) },
+      { "aria-labelledby": "dialog-title", onclose: () => end() },
       h("h2", { id: "dialog-title" }, title),
       h("div", { class: "dialog-body" }, body),
       h("div", { class: "dialog-actions" }, no, yes),
     );
-    function end(answer) {
-      resolve(answer);
+    // Closed first, which gives the focus back to what had it.
+    function end() {
       dialog.remove();
+      resolve(dialog.returnValue === "yes");
     }
     document.body.append(dialog);
     dialog.showModal();

@@ -6,9 +6,11 @@ import { timeOf } from "./times.js";
 import { count, DRAFT_STATUSES } from "./words.js";
 
 // Return the title of a draft, its state and its counts. `draft`: null where there is none, undefined while it is read.
-export function headOfDraft(draft, { noun, stale }) {
+export function headOfDraft(draft, { noun, stale, problem }) {
   const title = h("h2", { id: "h-draft" }, "Before and after");
-  if (draft === undefined) return [title, h("p", { class: "quiet", role: "status" }, "Reading the draft…")];
+  if (draft === undefined) {
+    return [title, problem ? null : h("p", { class: "quiet", role: "status" }, "Reading the draft…")];
+  }
   if (draft === null) {
     const text = `A preview shows what the ${noun}s would look like before anything is written.`;
     return [title, emptyState("No draft yet", text)];

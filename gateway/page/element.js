@@ -24,11 +24,13 @@ export function fill(element, ...children) {
 }
 
 // Replace what is in an element by what `make` returns, unless it was made for the same `key` already: what is there
-// keeps its focus and its selection.
+// keeps its focus and its selection. Where the focus was on what is replaced, it goes to what takes its place.
 export function refill(element, key, make) {
   if (element.dataset.key === key) return;
   element.dataset.key = key;
+  const hasFocus = element.contains(document.activeElement);
   fill(element, make());
+  if (hasFocus) element.querySelector("a, button:enabled")?.focus();
 }
 
 // Show `elements` in `parent`, in this order, and nothing else. What is in place stays, with its focus.

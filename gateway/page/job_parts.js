@@ -3,7 +3,7 @@
 import { h, refill, setAttribute } from "./element.js";
 import { emptyState, linkTo, statusChip } from "./parts.js";
 import { progressOf } from "./run_row.js";
-import { duration, durations, timeOf } from "./times.js";
+import { durations, timeOf } from "./times.js";
 import { count, hasEnded, roleFor, TYPES } from "./words.js";
 
 // A step with its button. show(label, why, {isBusy, isNext}): `why` says why the button does nothing now; "": it does.
@@ -31,6 +31,13 @@ export function step(title, extra, text, onclick) {
   };
 }
 
+// The choice of suggestions at half the price, where a run that calls AI is created. `box` is its checkbox.
+export function economyBox(name) {
+  const box = h("input", { type: "checkbox", id: `economy-${name}` });
+  const element = h("label", { class: "check" }, box, "Economy: about half the price, but may take hours");
+  return { box, element };
+}
+
 // What is shown where the project has no catalog.
 export function noProject(project, again) {
   return h(
@@ -46,7 +53,7 @@ export function noProject(project, again) {
 }
 
 // What there is to do, and how much AI may still be asked today.
-export function allowanceOf({ estimate, noun, now }) {
+export function allowanceOf({ estimate, noun }) {
   if (!estimate) return h("p", { class: "quiet", role: "status" }, "Reading the estimate…");
   const { totalAffected, eligible, reasons, aiDailyLimit } = estimate;
   return [
@@ -56,22 +63,22 @@ export function allowanceOf({ estimate, noun, now }) {
       h("span", { class: "number" }, totalAffected.toLocaleString("en")),
       h("span", {}, `${totalAffected === 1 ? "product" : "products"} without ${noun}`),
     ),
-    aiDailyLimit ? h("div", { class: "figure" }, allowance(aiDailyLimit, now)) : null,
+    aiDailyLimit ? h("div", { class: "figure" }, allowance(aiDailyLimit)) : null,
     eligible || totalAffected === 0 ? null : h("p", { class: "banner banner-warning" }, reasons.join(" ")),
   ];
 }
 
-function allowance({ limit, used, remaining, resetsAt }, now) {
+function allowance({ limit, used, remaining, resetsAt }) {
   if (limit === null || limit === undefined) {
     return [
       h("span", { class: "number" }, "No limit"),
-      h("span", {}, `of AI suggestions; ${count(used, "suggestion")} today`),
+      h("span", {}, `on AI suggestions; ${used.toLocaleString("en")} used today`),
     ];
   }
   return [
     h("span", { class: "number" }, remaining.toLocaleString("en")),
     h("span", {}, `of ${count(limit, "AI suggestion")} left today`),
-    h("span", { class: "quiet small" }, "resets ", timeOf(resetsAt), `, in ${duration(Date.parse(resetsAt) - now)}`),
+    h("span", { class: "quiet small" }, "resets ", timeOf(resetsAt)),
   ];
 }
 
@@ -92,10 +99,11 @@ export function noticeOf({ stale, applied, previewBlocked, estimate }, { isBusy,
 
 // Show the run that is under way, or the newest one that did not succeed, in `place`.
 export function runPanel(place, run, { project, now, may, cancel }) {
-  const key = run ? `${run.id} ${run.sequence}` : "";
+  const key = run ? `${run.id} ${run.status} ${run.attempt}` : "";
   refill(place, key, () => (run ? panelOf(run, { project, now, may, cancel }) : null));
-  const shown = place.querySelector(".run-duration");
-  if (shown && !hasEnded(run)) shown.textContent = durations(run, now);
+  if (!run) return;
+  refill(place.querySelector(".run-progress"), String(run.sequence), () => progressOf(run));
+  if (!hasEnded(run)) place.querySelector(".run-duration").textContent = durations(run, now);
 }
 
 function panelOf(run, { project, now, may, cancel }) {
@@ -108,7 +116,7 @@ function panelOf(run, { project, now, may, cancel }) {
       { class: "panel-head" },
       h("strong", {}, TYPES[run.runType]),
       statusChip(run.status),
-      h("span", {}, progressOf(run)),
+      h("span", { class: "run-progress" }),
     ),
     run.errorMessage ? h("p", {}, run.errorMessage) : null,
     h(

@@ -6,11 +6,12 @@ import { headOfDraft } from "./draft_head.js";
 import { DraftTable } from "./draft_table.js";
 import { h, refill } from "./element.js";
 import { Job } from "./job.js";
-import { allowanceOf, noProject, noticeOf, runPanel, step } from "./job_parts.js";
+import { allowanceOf, economyBox, noProject, noticeOf, runPanel, step } from "./job_parts.js";
 import { JobStore } from "./job_store.js";
 import { problemBox, reasonOf } from "./parts.js";
 import { RulesForm } from "./rules_form.js";
-import { count } from "./words.js";
+import { progressOf } from "./run_row.js";
+import { count, hasEnded, TYPES } from "./words.js";
 
 const DEFAULT_SAMPLE = 3; // products
 const LARGEST_SAMPLE = 50;
@@ -25,6 +26,7 @@ export class JobView {
   #draft; // undefined: not read yet; null: there is none
   #pairs = []; // the first items of the draft, with their products
   #isSending = false;
+  #own = new Set(); // ids of runs that were created here and go on
   #soon = { show: null, refresh: null }; // timers: many changes at once are shown once
   #table;
   #form = new RulesForm((rules) => this.#edited(rules));
@@ -36,6 +38,7 @@ export class JobView {
     value: DEFAULT_SAMPLE,
     inputmode: "numeric",
   });
+  #economy = { preview: economyBox("preview"), draft: economyBox("draft") };
   #overview = h("div", { class: "overview" });
   #notice = h("div", { role: "status" });
   #panel = h("div");
@@ -47,18 +50,23 @@ export class JobView {
     this.#context = context;
     this.#playbook = playbook;
     this.#store = new JobStore(context, playbook, () => {
-      estimated(playbook, this.#store.estimate);
+      if (this.#store.estimate) estimated(this.#store.estimate);
       this.#show();
     });
     this.#table = new DraftTable(context, `${playbook}/drafts/latest`, (draft, pairs) => this.#drafted(draft, pairs));
     this.#steps = {
       preview: step(
         "Preview",
-        h("label", { class: "inline" }, "Products to preview", this.#sample),
+        [h("label", { class: "inline" }, "Products to preview", this.#sample), this.#economy.preview.element],
         "A few suggestions to look at first.",
         () => this.#preview(),
       ),
-      draft: step("Full draft", null, "Suggestions for every product that has none yet.", () => this.#generate()),
+      draft: step(
+        "Full draft",
+        this.#economy.draft.element,
+        "Suggestions for every product that has none yet.",
+        () => this.#generate(),
+      ),
       apply: step("Apply", null, "Writes the draft into the catalog. Never uses AI.", () => this.#apply()),
     };
     const rules = h("li", { class: "step" }, h("h2", {}, "Rules"), this.#form.element);
@@ -90,6 +98,7 @@ export class JobView {
   take(run, isNews = true) {
     if (run.playbookId !== this.#playbook) return;
     if (this.#store.take(run, isNews)) this.refresh();
+    this.#sayEnds();
     this.#soon.show ??= setTimeout(() => {
       this.#soon.show = null;
       this.#show();
@@ -105,14 +114,22 @@ export class JobView {
     }, REFRESH_PAUSE);
   }
 
+  // Read everything anew: changes may have been missed.
+  reread() {
+    this.#store.readRuns().catch((error) => this.#failed(error));
+    this.refresh();
+  }
+
   // Read anew what others may have changed meanwhile.
   seen() {
     if (this.#draft !== undefined) this.#estimate();
   }
 
   tick() {
-    const { active } = this.#job;
-    if (active) this.#showPanel(this.#job);
+    const { estimate, problem } = this.#store;
+    const resetsAt = Date.parse(estimate?.aiDailyLimit?.resetsAt ?? "");
+    if (!problem && resetsAt <= this.#context.api.now()) this.#estimate();
+    this.#show();
   }
 
   close() {
@@ -175,8 +192,8 @@ export class JobView {
     const known = JSON.stringify([this.#store.estimate, problem?.message, problem?.status]);
     const isMissing = problem?.reason === "PROJECT_NOT_FOUND";
     refill(this.#overview, known, () => {
-      if (isMissing) return noProject(this.#context.project, () => this.#estimate());
-      return problem ? problemBox(problem, () => this.#estimate()) : allowanceOf(job);
+      if (isMissing) return noProject(this.#context.project, () => this.reread());
+      return problem ? problemBox(problem, () => this.reread()) : allowanceOf(job);
     });
     this.#columns.hidden = isMissing;
     const { preview, draft, apply } = this.#steps;
@@ -189,7 +206,7 @@ export class JobView {
     this.#showPanel(job);
     refill(
       this.#draftHead,
-      JSON.stringify([this.#draft?.updatedAt, this.#draft === null, job.stale !== "", job.applied?.id]),
+      JSON.stringify([this.#draft?.updatedAt, this.#draft === null, problem !== null, job.stale !== "", job.applied?.id]),
       () => headOfDraft(this.#draft, job),
     );
   }
@@ -213,19 +230,21 @@ export class JobView {
   #preview() {
     const size = Math.min(LARGEST_SAMPLE, Math.max(1, Math.trunc(Number(this.#sample.value)) || DEFAULT_SAMPLE));
     this.#sample.value = size;
-    return this.#create("PREVIEW_GENERATE", { meta: { sampleSize: size, rules: this.#form.rules } });
+    const economy = this.#economy.preview.box.checked;
+    return this.#create("PREVIEW_GENERATE", { meta: { sampleSize: size, rules: this.#form.rules, economy } });
   }
 
   #generate() {
-    return this.#create("DRAFT_GENERATE", this.#ofDraft());
+    return this.#create("DRAFT_GENERATE", { ...this.#ofDraft(), meta: { economy: this.#economy.draft.box.checked } });
   }
 
   async #apply() {
     const job = this.#job;
     const label = `Apply to ${count(job.applies, "product")}`;
     const { project } = this.#context;
+    const asked = this.#ofDraft(); // what is written is what the question shows, also when there is another draft by then
     const isAgreed = await askToApply(label, { draft: this.#draft, pairs: this.#pairs, project });
-    if (isAgreed) await this.#create("APPLY", this.#ofDraft());
+    if (isAgreed) await this.#create("APPLY", asked);
   }
 
   // The key names the draft as it is: the same click twice makes one run, and a draft that was written again another.
@@ -240,7 +259,9 @@ export class JobView {
     this.#isSending = true;
     this.#show();
     try {
-      this.take(await api.post(project, `${this.#playbook}/runs`, { runType, ...request }));
+      const run = await api.post(project, `${this.#playbook}/runs`, { runType, ...request });
+      this.#own.add(run.id);
+      this.take(run);
     } catch (error) {
       this.#failed(error);
       this.#estimate();
@@ -253,6 +274,15 @@ export class JobView {
     const done = await cancelRuns(this.#context, [run]);
     for (const [, error] of done?.refused ?? []) this.#failed(error);
     for (const one of done?.runs ?? []) this.take(one);
+  }
+
+  // Where somebody clicked, what came of it may be out of sight.
+  #sayEnds() {
+    for (const run of this.#store.runs) {
+      if (!hasEnded(run) || !this.#own.delete(run.id) || run.status === "CANCELLED") continue;
+      const kind = run.status === "SUCCEEDED" ? "done" : "failed";
+      this.#context.notices.say([`${TYPES[run.runType]} ${run.status.toLowerCase()}: `, progressOf(run)], kind);
+    }
   }
 
   #failed(error) {

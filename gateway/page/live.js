@@ -10,7 +10,7 @@ const LONGEST_PAUSE = 10_000;
 // Follows one target at a time. `state`: off, connecting, live, lost, paused, hidden, ended.
 //
 // A target has `project`, `path`, `query`; `take(event)` gets each event once; `restarted()` is called when the stream
-// could not be resumed and begins anew; `refused(problem)` when the server refuses it for good.
+// begins anew and changes may have been missed; `refused(problem)` when the server refuses it for good.
 export class Live {
   #api;
   #listeners = new Set();
@@ -36,6 +36,7 @@ export class Live {
   // Follow a target instead of the one before.
   follow(target) {
     this.stop();
+    this.#isPaused = false; // what was paused is not shown any more
     this.#following = new AbortController();
     this.#run(target, this.#following.signal);
   }
@@ -77,9 +78,10 @@ export class Live {
   }
 
   async #run(target, signal) {
-    const at = { lastId: "", query: target.query ?? {}, pause: FIRST_PAUSE };
+    const at = { lastId: "", query: target.query ?? {}, pause: FIRST_PAUSE, isLate: false };
     while (!signal.aborted) {
       if (this.#blocked) {
+        at.isLate = true;
         this.#set(this.#blocked);
         await this.#sleep(null);
         continue;
@@ -97,18 +99,19 @@ export class Live {
         if (!(await this.#recovers(target, at, error))) return;
       } finally {
         attempt.abort();
+        at.isLate = true;
       }
       if (signal.aborted || this.#blocked) continue;
-      this.#set("lost");
-      await this.#sleep(at.pause * (0.75 + Math.random() / 2));
-      at.pause = Math.min(at.pause * 2, LONGEST_PAUSE);
+      if (at.pause > 0) {
+        this.#set("lost");
+        await this.#sleep(at.pause * (0.75 + Math.random() / 2));
+      }
+      at.pause = Math.min(at.pause * 2 || FIRST_PAUSE, LONGEST_PAUSE);
     }
   }
 
   // Read events until the stream ends; return whether it ended for good.
   async #read(target, at, attempt) {
-    const response = await this.#api.stream(target.project, target.path, at.query, at.lastId, attempt.signal);
-    if (response.status === 204) return true;
     let watchdog = 0;
     const alive = () => {
       clearTimeout(watchdog);
@@ -116,13 +119,16 @@ export class Live {
     };
     alive();
     try {
+      const response = await this.#api.stream(target.project, target.path, at.query, at.lastId, attempt.signal);
+      if (response.status === 204) return true;
       const isResumed = at.lastId !== "";
       let isFirst = true;
       this.#set("live");
       for await (const event of eventsOf(response, alive)) {
         if (attempt.signal.aborted) return false;
         if (event.name === "problem") throw new Problem(event.data.status, event.data);
-        if (isFirst && isResumed && event.name === "snapshot") target.restarted();
+        const isAnew = isResumed ? event.name === "snapshot" : at.isLate && event.name !== "updated";
+        if (isFirst && isAnew) target.restarted();
         isFirst = false;
         at.pause = FIRST_PAUSE;
         if (event.id) at.lastId = event.id;
@@ -142,11 +148,11 @@ export class Live {
       this.#api.session.refuse(error);
       return false;
     }
-    const isForgotten = error.status === 410 || (error.status === 400 && at.lastId !== "");
-    if (isForgotten) {
+    const hasPosition = at.lastId !== "" || at.query.afterSequence !== undefined;
+    if (hasPosition && (error.status === 410 || error.status === 400)) { // the server knows it no more
       at.lastId = "";
       at.query = {};
-      target.restarted();
+      at.pause = 0; // at once
       return true;
     }
     if (error.status >= 400 && error.status < 500 && error.status !== 429 && error.status !== 408) {

@@ -14,12 +14,12 @@ export function statusChip(status, label = STATUSES[status] ?? status) {
   return h("span", { class: `chip chip-${status.toLowerCase()}`, "data-status": status }, label);
 }
 
-// A button that copies `text`. `what` says what it copies: "Copy the scope".
-export function copyButton(text, what) {
+// A button that copies what `read` returns. `what` says what that is: "Copy the scope".
+export function copyButton(read, what) {
   const button = h("button", { type: "button", class: "copy", "aria-label": what, title: what, onclick: copy }, "Copy");
   let timer = 0;
   async function copy() {
-    const isCopied = await navigator.clipboard.writeText(text).then(
+    const isCopied = await navigator.clipboard.writeText(read()).then(
       () => true,
       () => false,
     );
@@ -33,7 +33,7 @@ export function copyButton(text, what) {
 // An identifier with its copy button.
 export function identifier(text, what, shown = text) {
   if (!text) return h("span", { class: "quiet" }, "–");
-  return h("span", { class: "identifier" }, h("code", { title: text }, shown), copyButton(text, `Copy the ${what}`));
+  return h("span", { class: "identifier" }, h("code", { title: text }, shown), copyButton(() => text, `Copy the ${what}`));
 }
 
 // A message where there is nothing to show: a title, what to do, and links or buttons for it.

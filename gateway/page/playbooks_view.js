@@ -17,6 +17,7 @@ class PlaybooksView {
   #chosen;
   #job;
   #counts = new Map(); // affected products by playbook id
+  #isCounting = false;
   #cards = h("nav", { class: "cards", "aria-label": "Playbooks" });
   #seen = () => document.hidden || this.#job.seen();
 
@@ -24,7 +25,7 @@ class PlaybooksView {
     this.#context = context;
     const { playbook } = context.place;
     this.#chosen = playbook in PLAYBOOKS ? playbook : Object.keys(PLAYBOOKS)[0];
-    this.#job = new JobView(context, this.#chosen, (...estimated) => this.#estimated(...estimated));
+    this.#job = new JobView(context, this.#chosen, (estimate) => this.#estimated(estimate));
     this.element = h(
       "section",
       {},
@@ -38,13 +39,12 @@ class PlaybooksView {
     const { live, project } = this.#context;
     this.#showCards();
     this.#job.start();
-    this.#countOthers();
     document.addEventListener("visibilitychange", this.#seen);
     live.follow({
       project,
       path: "runs:watch",
       take: ({ name, data }) => data && this.#job.take(data, name === "updated"),
-      restarted: () => this.#job.refresh(),
+      restarted: () => this.#job.reread(),
       refused: (problem) => this.element.append(problemBox(problem)),
     });
   }
@@ -58,21 +58,26 @@ class PlaybooksView {
     this.#job.close();
   }
 
-  #estimated(playbook, estimate) {
-    if (estimate) this.#counts.set(playbook, estimate.totalAffected);
+  #estimated({ totalAffected }) {
+    this.#counts.set(this.#chosen, totalAffected);
     this.#showCards();
+    this.#countOthers();
   }
 
   async #countOthers() {
     const { api, project } = this.#context;
+    if (this.#isCounting) return;
+    this.#isCounting = true;
     for (const playbook of Object.keys(PLAYBOOKS)) {
-      if (playbook === this.#chosen) continue;
+      if (this.#counts.has(playbook)) continue;
       try {
-        this.#estimated(playbook, await api.get(project, `${playbook}/estimate`));
+        this.#counts.set(playbook, (await api.get(project, `${playbook}/estimate`)).totalAffected);
       } catch {
-        // The job of the chosen one says what is wrong.
+        // The next estimate of the chosen one asks again, or says what is wrong.
       }
     }
+    this.#isCounting = false;
+    this.#showCards();
   }
 
   #showCards() {

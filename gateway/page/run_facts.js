@@ -3,7 +3,7 @@
 import { h } from "./element.js";
 import { identifier, linkTo } from "./parts.js";
 import { duration, durations, timeOf } from "./times.js";
-import { count } from "./words.js";
+import { count, hasEnded } from "./words.js";
 
 // Return the facts of a run; `retry` is the run that retries it, null where there is none.
 export function factsOf(run, { project, retry, now }) {
@@ -27,6 +27,7 @@ export function factsOf(run, { project, retry, now }) {
     fact("Rules hash", identifier(run.rulesHash, "rules hash")),
     meta?.sampleSize ? fact("Sample", count(meta.sampleSize, "product")) : null,
     meta?.deadlineSeconds ? fact("Deadline", `${duration(meta.deadlineSeconds * 1000)} after it was created`) : null,
+    meta?.economy ? fact("Price", "Economy: about half, but may take hours") : null,
     fact("AI", aiOf(run)),
     run.draftId ? fact("Draft", identifier(run.draftId, "draft id")) : null,
     fact("Who", run.createdByUserId),
@@ -52,7 +53,7 @@ function fact(name, ...value) {
 function aiOf(run) {
   if (run.runType === "APPLY") return "Never used by an apply";
   const { aiUsage: usage } = run;
-  if (!usage) return run.aiUsed ? "Used" : "Not used";
+  if (!usage) return run.aiUsed ? "Used" : hasEnded(run) ? "Not used" : "Not used yet";
   const parts = [
     count(usage.suggestions, "suggestion"),
     usage.reused ? `${usage.reused.toLocaleString("en")} that were there already` : "",

@@ -13,7 +13,7 @@ export function failureOf(run, project) {
   return h(
     "div",
     { class: "banner banner-error failure" },
-    h("p", {}, code, " ", copyButton(run.errorCode, "Copy the error code")),
+    h("p", {}, code, " ", copyButton(() => run.errorCode, "Copy the error code")),
     h("p", {}, run.errorMessage),
     advice ? h("p", {}, h("strong", {}, "What to do: "), advice) : null,
     h(

@@ -3,7 +3,7 @@
 import { timeKey } from "./times.js";
 
 const PAGE = 50;
-const MOST = 1_000; // rows; beyond it, what the stream added makes the list begin anew
+const MOST = 1_000; // runs that the stream may add; beyond it, the list begins anew
 
 export class RunList {
   #api;
@@ -11,7 +11,9 @@ export class RunList {
   #runs = new Map(); // by id, each as its highest sequence
   #floor = ""; // the key of the oldest run of the pages; "": there are no more pages
   #next = "";
-  #added = 0; // by the stream, since the last load
+  // Since the last load began: ids of the runs that were taken, and how many of them were new.
+  #taken = new Set();
+  #added = 0;
   #loading = new AbortController();
 
   constructor(api, project, filters) {
@@ -34,14 +36,14 @@ export class RunList {
     return keyed.sort(([one], [other]) => (one < other ? 1 : -1)).map(([, run]) => run);
   }
 
-  // Load the first page. Throws Problem.
+  // Load the first page anew; what was taken meanwhile stays. Throws Problem.
   async load() {
     this.#loading.abort();
     this.#loading = new AbortController();
-    const { value, next } = await this.#page("", this.#loading.signal);
-    const isRunning = (run) => value.length === 0 || keyOf(run) > keyOf(value[0]);
-    for (const [id, run] of this.#runs) if (!isRunning(run)) this.#runs.delete(id);
+    this.#taken.clear();
     this.#added = 0;
+    const { value, next } = await this.#page("", this.#loading.signal);
+    for (const id of this.#runs.keys()) if (!this.#taken.has(id)) this.#runs.delete(id);
     this.#append(value, next);
   }
 
@@ -53,9 +55,9 @@ export class RunList {
 
   // Take a run as the stream or an answer has it; return whether the list should be loaded again, for it has grown.
   take(run) {
-    const known = this.#runs.get(run.id);
-    if (!known) this.#added += 1;
-    if (!known || known.sequence < run.sequence) this.#runs.set(run.id, run);
+    if (!this.#runs.has(run.id)) this.#added += 1;
+    this.#taken.add(run.id);
+    this.#keep(run);
     return this.#added > MOST;
   }
 
@@ -71,10 +73,14 @@ export class RunList {
   }
 
   #append(runs, next) {
-    for (const run of runs) this.take(run);
-    this.#added -= runs.length;
+    for (const run of runs) this.#keep(run);
     this.#next = next;
     this.#floor = next && runs.length ? keyOf(runs.at(-1)) : "";
+  }
+
+  #keep(run) {
+    const known = this.#runs.get(run.id);
+    if (!known || known.sequence < run.sequence) this.#runs.set(run.id, run);
   }
 
   #passes(run) {

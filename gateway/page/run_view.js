@@ -4,7 +4,7 @@ import { cancelRuns, retryRuns } from "./actions.js";
 import { DraftTable } from "./draft_table.js";
 import { fill, h, refill } from "./element.js";
 import { ItemsTable } from "./items_table.js";
-import { emptyState, linkTo, problemBox, reasonOf, statusChip } from "./parts.js";
+import { copyButton, emptyState, linkTo, problemBox, reasonOf, statusChip } from "./parts.js";
 import { factsOf } from "./run_facts.js";
 import { failureOf } from "./run_failure.js";
 import { progressOf } from "./run_row.js";
@@ -113,11 +113,7 @@ class RunView {
         "details",
         { class: "sheet padded raw" },
         h("summary", {}, "Raw JSON"),
-        h(
-          "div",
-          { class: "raw-actions" },
-          h("button", { type: "button", onclick: (event) => this.#copyJson(event) }, "Copy JSON"),
-        ),
+        h("div", { class: "raw-actions" }, copyButton(() => this.#json.textContent, "Copy the JSON")),
         this.#json,
       ),
     );
@@ -158,8 +154,8 @@ class RunView {
       run.errorCode ? null : h("span", { class: "run-progress" }, progressOf(run)),
     ]);
     // What can have the focus stays while only the progress goes on.
-    const { status, attempt, scopeId, rulesHash, draftId, errorCode, startedAt } = run;
-    const key = JSON.stringify([status, attempt, scopeId, rulesHash, draftId, startedAt, this.#retry?.id]);
+    const { status, attempt, scopeId, rulesHash, draftId, errorCode, startedAt, aiUsed } = run;
+    const key = JSON.stringify([status, attempt, scopeId, rulesHash, draftId, startedAt, aiUsed, this.#retry?.id]);
     refill(this.#actions, key, () => this.#actionsOf(run));
     refill(this.#error, errorCode, () => (errorCode ? failureOf(run, project) : null));
     refill(this.#facts, key, () => factsOf(run, { project, retry: this.#retry, now: api.now() }));
@@ -259,13 +255,5 @@ class RunView {
       h("summary", { class: "padded" }, "The draft that was applied"),
       table.element,
     );
-  }
-
-  async #copyJson(event) {
-    const isCopied = await navigator.clipboard.writeText(this.#json.textContent).then(
-      () => true,
-      () => false,
-    );
-    event.target.textContent = isCopied ? "Copied" : "Not allowed";
   }
 }

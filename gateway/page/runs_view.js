@@ -31,6 +31,7 @@ class RunsView {
   #timer = 0;
   #isLoaded = false;
   #problem = null;
+  #again = null; // does what failed once more
 
   constructor(context) {
     this.#context = context;
@@ -101,22 +102,22 @@ class RunsView {
   }
 
   async #load() {
-    const list = this.#list;
-    this.#problem = null;
-    this.#render();
-    await this.#during(() => list.load(), list);
+    await this.#during((list) => list.load());
   }
 
   async #loadMore() {
-    const list = this.#list;
     setAttribute(this.#more, "disabled", true);
-    await this.#during(() => list.more(), list);
+    await this.#during((list) => list.more(), () => this.#loadMore());
     setAttribute(this.#more, "disabled", false);
   }
 
-  async #during(load, list) {
+  async #during(load, again = () => this.#load()) {
+    const list = this.#list;
+    this.#problem = null;
+    this.#again = again;
+    this.#render();
     try {
-      await load();
+      await load(list);
       this.#isLoaded ||= list === this.#list;
     } catch (error) {
       if (list !== this.#list || error.name === "AbortError") return;
@@ -165,7 +166,7 @@ class RunsView {
 
   #stateOf(runs) {
     const { place, project } = this.#context;
-    if (this.#problem) return problemBox(this.#problem, () => this.#load());
+    if (this.#problem) return problemBox(this.#problem, this.#again);
     if (!this.#isLoaded) return h("p", { class: "quiet loading", role: "status" }, "Loading runs…");
     if (runs.length > 0) return null;
     if (this.#list.hasMore) return emptyState("None among the newest", "Load more to look further back.");

@@ -1,12 +1,14 @@
 // Who looks at the page: the token, what it says of itself, and the project that is open.
 
 const TOKEN = "playbook-runs.token";
+const SAME = 2_000; // milliseconds between two clocks that count as the same: a server says whole seconds
 const RANKS = { VIEWER: 1, EDITOR: 2, OWNER: 3 };
 
 // The token lives in the tab's session storage and in the header of requests, nowhere else.
 export class Session {
   #storage;
   #listeners = new Set();
+  #clockOffset = null; // milliseconds that the server's clock is ahead of this one; null: not known yet
 
   constructor(storage) {
     this.#storage = storage;
@@ -23,27 +25,24 @@ export class Session {
     if (given) this.use(given);
   }
 
-  // Use a token. Throws Error, with a message for a person, when it cannot be one or has expired.
+  // Use a token. Throws Error, with a message for a person, when it cannot be one.
   use(given) {
     const token = given.trim().replace(/^Bearer\s+/i, "");
-    const claims = claimsOf(token);
-    this.problem = null;
-    if (claims === null) throw new Error("This is not a token: one has three parts with dots between them.");
+    if (claimsOf(token) === null) throw new Error("This is not a token: one has three parts with dots between them.");
     this.token = token;
     this.isAnonymous = false;
+    this.problem = null;
     this.#storage.setItem(TOKEN, token);
     this.#changed();
   }
 
   goAnonymous() {
-    this.forget();
-    this.isAnonymous = true;
-    this.#changed();
+    this.forget({ isAnonymous: true });
   }
 
-  forget() {
+  forget({ isAnonymous = false } = {}) {
     this.token = "";
-    this.isAnonymous = false;
+    this.isAnonymous = isAnonymous;
     this.problem = null;
     this.#storage.removeItem(TOKEN);
     this.#changed();
@@ -72,11 +71,24 @@ export class Session {
   }
 
   get isUsable() {
-    return this.problem === null && (this.isAnonymous || (this.token !== "" && !this.hasExpired));
+    return this.problem === null && (this.isAnonymous || this.token !== "");
   }
 
+  // Whether the token has expired, as far as this page knows: where this clock is wrong, it does not lock anybody out.
   get hasExpired() {
-    return this.expires !== null && this.expires <= Date.now();
+    return this.#clockOffset !== null && this.expires !== null && this.expires <= this.now();
+  }
+
+  // Return the server's time, in milliseconds since 1970.
+  now() {
+    return Date.now() + (this.#clockOffset ?? 0);
+  }
+
+  // Take the server's time; NaN: it does not say.
+  setClock(time) {
+    if (Number.isNaN(time)) return;
+    const offset = time - Date.now();
+    this.#clockOffset = Math.abs(offset) > SAME ? offset : 0;
   }
 
   // The ids of the projects that the token names, and whether it is for every project.

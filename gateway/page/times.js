@@ -9,8 +9,12 @@ const YEAR = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short
 // Return a <time> in local time, with UTC on hover; "–" when there is none.
 export function timeOf(text) {
   if (!text) return h("span", { class: "quiet" }, "–");
-  const time = new Date(text);
-  return h("time", { datetime: text, title: utc(text) }, localTime(time));
+  return h("time", { datetime: text, title: utc(text) }, localTime(new Date(text)));
+}
+
+// Show each <time> of the page anew, as it reads today.
+export function showTimes() {
+  for (const time of document.querySelectorAll("time")) time.textContent = localTime(new Date(time.dateTime));
 }
 
 // Return a time as UTC: "2026-11-29 02:54:45.771 UTC".

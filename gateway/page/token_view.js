@@ -18,7 +18,6 @@ export function openToken(app) {
     event.preventDefault();
     try {
       session.use(field.value);
-      if (session.hasExpired) error.textContent = "This token has expired, too. Ask for a new one.";
     } catch (problem) {
       error.textContent = problem.message;
       field.focus();
@@ -27,7 +26,7 @@ export function openToken(app) {
   const element = h(
     "section",
     { class: "gate" },
-    h("h1", {}, session.problem || session.hasExpired ? "A new token is needed" : "Your token, please"),
+    h("h1", {}, session.problem ? "A new token is needed" : "Your token, please"),
     whatHappened(session),
     h(
       "form",
@@ -53,8 +52,8 @@ export function openToken(app) {
   return { element, title: "Token" };
 }
 
-function whatHappened({ problem, hasExpired, expires }) {
-  if (problem?.reason === "TOKEN_EXPIRED" || hasExpired) {
+function whatHappened({ problem, expires }) {
+  if (problem?.reason === "TOKEN_EXPIRED") {
     const when = expires ? ` at ${new Date(expires).toLocaleString()}` : "";
     return h(
       "p",

@@ -1,8 +1,6 @@
 """A real Chromium for the session, before one stack with the gateway; each test has a shop of its own on it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from playwright.async_api import Browser
@@ -13,8 +11,7 @@ from tests.support.browser import Tab, launched
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import Channels, Shop
 from tests.support.shop_page import ShopPage
-
-NewTab = Callable[..., Awaitable[Tab]]
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -23,20 +20,20 @@ async def browser() -> AsyncIterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="session")
+async def _tab(browser: Browser) -> Tab:
+    return await Tab.open(browser)
+
+
 @pytest.fixture
-async def new_tab(browser: Browser) -> AsyncIterator[NewTab]:
-    """Open a tab with the given options of Browser.new_context. A complaint that none expects fails the test."""
-    tabs: list[Tab] = []
-    async with AsyncExitStack() as opened:
-
-        async def open_tab(**options: Any) -> Tab:
-            tab = await Tab.open(browser, **options)
-            opened.push_async_callback(tab.context.close)
-            tabs.append(tab)
-            return tab
-
-        yield open_tab
-    assert [complaint for tab in tabs for complaint in tab.unexpected()] == []
+async def tab(_tab: Tab, stack: Stack) -> AsyncIterator[Tab]:
+    """An empty tab, which the tests hand on: a new one costs a second. A complaint that none expects fails the test."""
+    _tab.forget()
+    _tab.expected.append("/favicon.ico")  # of the picture that it shows between two tests
+    yield _tab
+    assert stack.gateway
+    await _tab.empty(f"{stack.gateway.url}/page/icon.svg")
+    assert _tab.unexpected() == []
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +59,12 @@ async def shop(stack: Stack, channels: Channels) -> Shop:
 
 
 @pytest.fixture
-async def page(new_tab: NewTab, shop: Shop) -> ShopPage:
-    """An empty tab, for the page of `shop`."""
-    return ShopPage(await new_tab(), shop)
+async def page(tab: Tab, shop: Shop) -> AsyncIterator[ShopPage]:
+    """An empty tab, for the page of `shop`. It leaves no event stream open but the one of what it shows."""
+    page = ShopPage(tab, shop)
+    yield page
+    await eventually(lambda: page.open_streams <= 1)
+    page.leave()
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,6 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.shop import TITLES, Channels, Shop
 from tests.support.shop_page import PREVIEW, ShopPage
 
-from .conftest import NewTab
-
 ATTACK = """"'><img src=x onerror="alert(1)"><script>alert(2)</script>"""
 MADE_BY_ATTACKS = "main :is(img, script, iframe, svg, b), [onerror], a[href^='javascript']"
 SAYS = "javascript:alert(3)//</textarea></title>${alert(4)}{{alert(5)}}"
@@ -18,21 +16,15 @@ SAYS = "javascript:alert(3)//</textarea></title>${alert(4)}{{alert(5)}}"
 
 async def ran_nothing(page: ShopPage) -> None:
     """No element of an attack is in the document."""
-    assert (
-        await page.page.locator(
-            "main img, main script, main iframe, main svg, [onerror], a[href^='javascript']"
-        ).count()
-        == 0
-    )
+    assert await page.page.locator(MADE_BY_ATTACKS).count() == 0
 
 
 async def test_texts_of_products_runs_and_errors_are_shown_as_they_are(
-    new_tab: NewTab, shop: Shop, channels: Channels, openai: OpenAIServer
+    page: ShopPage, channels: Channels, openai: OpenAIServer
 ) -> None:
-    hostile = Shop(shop.stack, channels, f"{ATTACK} {uuid4().hex[:6]}")
+    page.shop = hostile = Shop(page.shop.stack, channels, f"{ATTACK} {uuid4().hex[:6]}")
     await hostile.open()
     await hostile.put(id=f"p {ATTACK}", title=f"Title {ATTACK}", description=f"Words. {SAYS}")
-    page = ShopPage(await new_tab(), hostile)
     openai.behave(Behaviour(texts={f"Title {ATTACK}": f"{SAYS} <b>written</b>"}))
     await page.enter(user=f"user {ATTACK}", view="playbooks", playbook=TITLES)
     await page.button(PREVIEW).click()

@@ -110,6 +110,18 @@ async def test_a_failed_preview_says_what_to_do_and_an_allowance_when_it_is_new(
     )
 
 
+async def test_a_run_at_half_the_price_is_made_and_says_so(page: ShopPage, shop: Shop) -> None:
+    await shop.stock(1)
+    await page.enter(view="playbooks", playbook=TITLES)
+    await expect(page.page.locator(".figure").nth(1)).to_have_text("No limiton AI suggestions; 0 used today")
+    await page.page.get_by_label("Economy: about half the price").first.check()
+    await page.button(PREVIEW).click()
+    await page.says("Preview succeeded: 1 suggestion for 1")
+    await page.link("Runs").click()
+    await page.link("Preview").click()
+    await expect(page.page.locator(".facts")).to_contain_text("Economy: about half")
+
+
 async def test_a_viewer_reads_and_does_nothing(page: ShopPage, shop: Shop) -> None:
     await shop.stock(1)
     run = await shop.preview(rules=PlaybookRules(enabled=True, prefix="x"))

@@ -55,6 +55,24 @@ async def test_runs_appear_and_change_by_themselves_over_one_stream(
     await page.has_status(other[0], "Stale")  # nothing was missed
 
 
+async def test_views_that_change_leave_no_stream_and_no_question_behind(page: ShopPage, shop: Shop) -> None:
+    (run,) = await stale_runs(shop, 1)
+    await page.enter()
+    await page.is_live()
+    for _ in range(3):
+        await page.link("Playbooks").click()
+        await page.link("Runs").click()
+    await page.is_live()
+    await eventually(lambda: page.open_streams == 1)
+    await page.link("Apply").click()
+    await page.button("Retry").click()
+    await expect(page.dialog).to_be_visible()
+    await page.page.go_back()
+    await expect(page.dialog).to_have_count(0)
+    await page.has_status(run, "Stale")
+    await expect(page.rows).to_have_count(1)
+
+
 async def test_filters_live_in_the_address_and_hold_for_what_arrives(page: ShopPage, shop: Shop) -> None:
     await shop.stock(2)
     titles = await shop.preview()
@@ -149,6 +167,9 @@ async def test_a_run_is_cancelled_then_retried_and_both_refer_to_each_other(
     await page.enter(run=run.id)
     await page.button("Cancel").click()
     await expect(page.dialog.get_by_role("button", name="Back")).to_be_focused()
+    await page.button("Back").click()
+    await expect(page.button("Cancel")).to_be_focused()
+    await page.button("Cancel").click()
     await page.dialog.get_by_role("button", name="Cancel 1 run").click()
     openai.reset()
     await page.button("Retry").click()

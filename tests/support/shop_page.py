@@ -1,7 +1,6 @@
 """The page, open on a shop: as a person with a role sees it, and clicks on it."""
 
 import re
-from typing import Any
 from urllib.parse import urlencode
 
 from playwright.async_api import Locator, Page, Request, expect
@@ -23,20 +22,31 @@ def address(shop: Shop, token: str = "", **place: str) -> str:
 
 
 class ShopPage:
-    """A tab on the page of a shop. `open_streams` counts the event streams that it has open."""
+    """A tab on the page of a shop. `requests` has the method and the address of each request it has sent."""
 
     def __init__(self, tab: Tab, shop: Shop) -> None:
         self.tab = tab
         self.shop = shop
-        self.open_streams = 0
+        self.requests: list[str] = []
+        self._streams: set[Request] = set()
         self.most_streams = 0
         tab.page.on("request", self._on_request)
-        for end in ("requestfinished", "requestfailed"):
-            tab.page.on(end, self._on_end)  # type: ignore[call-overload]
+        tab.page.on("requestfinished", self._on_end)
+        tab.page.on("requestfailed", self._on_end)
+
+    def leave(self) -> None:
+        """Count no more of what the tab sends."""
+        self.page.remove_listener("request", self._on_request)
+        self.page.remove_listener("requestfinished", self._on_end)
+        self.page.remove_listener("requestfailed", self._on_end)
 
     @property
     def page(self) -> Page:
         return self.tab.page
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
 
     async def enter(self, role: str = "OWNER", user: str = "tester", **place: str) -> None:
         """Open a place with a new token in the address."""
@@ -97,10 +107,12 @@ class ShopPage:
         assert widths[0] <= widths[1], widths
 
     def _on_request(self, request: Request) -> None:
+        if request.is_navigation_request():
+            self._streams.clear()  # with the document before; of its requests Chromium says no more
+        self.requests.append(f"{request.method} {request.url}")
         if request.url.partition("?")[0].endswith(":watch"):
-            self.open_streams += 1
-            self.most_streams = max(self.most_streams, self.open_streams)
+            self._streams.add(request)
+            self.most_streams = max(self.most_streams, len(self._streams))
 
-    def _on_end(self, request: Any) -> None:
-        if request.url.partition("?")[0].endswith(":watch"):
-            self.open_streams -= 1
+    def _on_end(self, request: Request) -> None:
+        self._streams.discard(request)
