@@ -1,6 +1,6 @@
 """A real Chromium for the session, before one stack with the gateway; each test has a shop of its own on it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from playwright.async_api import Browser
@@ -39,7 +39,8 @@ async def tab(_tab: Tab, stack: Stack) -> AsyncIterator[Tab]:
 @pytest.fixture(scope="session")
 def stack(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:  # noqa: F811
     gateway_env = {"TRACE_URL": "https://traces.example/{trace_id}"}
-    with new_stack(http=True, env=stack_env, gateway_env=gateway_env) as stack:
+    env = {**stack_env, "AI_TIMEOUT_SECONDS": "60"}  # runs that a test cancels last until then, on a busy machine too
+    with new_stack(http=True, env=env, gateway_env=gateway_env) as stack:
         yield stack
 
 
