@@ -104,22 +104,23 @@ class Deletions:
         rows = await self._querier.fetch_all(self._ACTIVE, {"project_id": project_id, "limit": limit})
         return [row.run_id for row in rows]
 
+    # By arrays: the generic plan takes a LIMIT for a tenth of the table, and would join the batch with all of it.
     _OF_PROJECT: ClassVar = {
         "executions": """
     WITH due AS MATERIALIZED (
       SELECT run_id FROM executor.executions WHERE project_id = %(project_id)s AND status NOT IN ('QUEUED', 'RUNNING')
       ORDER BY run_id LIMIT %(limit)s FOR UPDATE
     ), items AS (
-      DELETE FROM executor.run_item_blocks WHERE run_id IN (SELECT run_id FROM due)
+      DELETE FROM executor.run_item_blocks WHERE run_id = ANY(ARRAY(SELECT run_id FROM due))
     )
-    DELETE FROM executor.executions WHERE run_id IN (SELECT run_id FROM due)""",
+    DELETE FROM executor.executions WHERE run_id = ANY(ARRAY(SELECT run_id FROM due))""",
         "suggestions": """
-    DELETE FROM executor.suggestions WHERE project_id = %(project_id)s AND fingerprint IN (
+    DELETE FROM executor.suggestions WHERE project_id = %(project_id)s AND fingerprint = ANY(ARRAY(
       SELECT fingerprint FROM executor.suggestions WHERE project_id = %(project_id)s
-      ORDER BY fingerprint LIMIT %(limit)s FOR UPDATE)""",
+      ORDER BY fingerprint LIMIT %(limit)s FOR UPDATE))""",
         "products": """
-    DELETE FROM executor.products WHERE project_id = %(project_id)s AND id IN (
-      SELECT id FROM executor.products WHERE project_id = %(project_id)s ORDER BY id LIMIT %(limit)s FOR UPDATE)""",
+    DELETE FROM executor.products WHERE project_id = %(project_id)s AND id = ANY(ARRAY(
+      SELECT id FROM executor.products WHERE project_id = %(project_id)s ORDER BY id LIMIT %(limit)s FOR UPDATE))""",
     }
     # In the order in which of_project is to delete them.
     KINDS = ("executions", "drafts", "suggestions", "products")

@@ -1,4 +1,4 @@
-"""What the statements that delete runs read: what they delete, however many runs there are beside it."""
+"""What the statements that delete runs and projects read: what they delete, however many runs there are beside it."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from executor_service.store.deletions import BATCH as EXECUTIONS
+from executor_service.store.deletions import SUGGESTIONS, Deletions
 from runs_service.store import RunStore
 from servicekit.postgres.database import Database
 from tests.support.database import rows
@@ -24,7 +26,17 @@ WITH made AS (
 )
 INSERT INTO runs.calls (project_id, name, run_id, meaning, created)
 SELECT 'p', CAST(run_id AS text), run_id, '', true FROM history"""
-READ = "SELECT sum(idx_tup_fetch) AS number FROM pg_stat_user_tables WHERE schemaname = 'runs'"
+FILL_EXECUTOR = (
+    "INSERT INTO executor.projects (id, plan) VALUES ('p', 'PRO')",
+    f"""INSERT INTO executor.executions (run_id, project_id, run_type, job, status)
+        SELECT uuidv7(), 'p', 'APPLY', '', 'SUCCEEDED' FROM generate_series(1, {RUNS})""",
+    f"""INSERT INTO executor.suggestions (project_id, fingerprint, text, model)
+        SELECT 'p', decode(lpad(to_hex(n), 64, '0'), 'hex'), '', '' FROM generate_series(1, {RUNS}) AS n""",
+    f"""INSERT INTO executor.products (project_id, id, external_id, title, description, seo_title, seo_description)
+        SELECT 'p', lpad(CAST(n AS text), 9, '0'), '', '', '', '', '' FROM generate_series(1, {RUNS}) AS n""",
+    "ANALYZE executor.executions, executor.suggestions, executor.products",
+)
+READ = "SELECT sum(idx_tup_fetch) AS number FROM pg_stat_user_tables"
 
 
 @pytest.fixture
@@ -61,6 +73,22 @@ async def test_a_purge_reads_what_it_deletes(store: RunStore, database: Database
     deleted = await store.deletions.of_project("p", limit=BATCH)
     assert (deleted.runs, deleted.changes) == (BATCH, BATCH)
     assert await read(database) - before < 20 * BATCH
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"), [("executions", EXECUTIONS), ("suggestions", SUGGESTIONS), ("products", SUGGESTIONS)]
+)
+async def test_the_executor_reads_what_it_deletes_of_a_project(kind: str, batch: int, executor_database: str) -> None:
+    with psycopg.connect(executor_database, autocommit=True) as connection:
+        for statement in FILL_EXECUTOR:
+            connection.execute(statement)  # type: ignore[arg-type]
+    database = Database(executor_database, pool_size=1, application_name="deletions")
+    try:
+        before = await read(database)
+        assert await Deletions(database).of_project(kind, "p") == batch
+        assert await read(database) - before < 5 * batch
+    finally:
+        await database.close()
 
 
 async def test_positions_that_have_expired_stay_so(store: RunStore, database: Database) -> None:
