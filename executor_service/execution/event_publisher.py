@@ -18,7 +18,6 @@ from servicekit.background.tasks import Ticker
 from servicekit.broker import BrokerUnavailable, Publisher
 from servicekit.failpoints import FailPoint, reached
 from servicekit.postgres.database import Database
-from servicekit.telemetry.outages import Reminder
 from servicekit.telemetry.trace_context import current_traceparent
 from servicekit.telemetry.tracing import OFF, RUN_ATTRIBUTE, Kind, Tracing, is_recording, now
 
@@ -46,7 +45,6 @@ class EventPublisher(Conflator[UUID, State]):
         self._tracing = tracing
         self._subscribers: defaultdict[UUID, set[asyncio.Queue[State]]] = defaultdict(set)
         self._soon: dict[UUID, asyncio.TimerHandle] = {}
-        self._reminder = Reminder()
 
     def report_soon(self, state: State) -> None:
         """Pass on a change, unless a newer one follows within a moment: a short run is one event."""

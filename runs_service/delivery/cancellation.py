@@ -15,7 +15,6 @@ from runs_service.store import Dispatchable, RunStore
 from servicekit.background.batching import packed
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
-from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ class Canceller(Ticker):
         self._executor = executor
         self._events = events
         self._batch = batch
-        self._reminder = Reminder()
 
     async def cancel(self, item: Dispatchable) -> None:
         """Cancel a run that has not ended. The request is stored when this returns or raises, also without an executor.

@@ -10,7 +10,6 @@ from runs_service.executor_client import ExecutorClient, ExecutorRefused
 from runs_service.store import RunStore
 from servicekit.background.tasks import Ticker
 from servicekit.errors import Reason, ServiceError
-from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ class DeadlineKeeper(Ticker):
         self._events = events
         self._canceller = canceller
         self._batch = batch
-        self._reminder = Reminder()
 
     async def tick(self) -> None:
         """End one batch."""

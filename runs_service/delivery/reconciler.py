@@ -9,7 +9,6 @@ from runs_service.metrics import RunsMetrics
 from runs_service.store import RunStore
 from servicekit.background.tasks import Ticker
 from servicekit.errors import ServiceError
-from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ class Reconciler(Ticker):
         self._executor = executor
         self._events = events
         self._dispatcher = dispatcher
-        self._reminder = Reminder()
         self._lost_jobs = metrics.recovered.labels("lost_job")
         self._lost_events = metrics.recovered.labels("lost_event")
 

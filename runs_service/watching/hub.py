@@ -16,7 +16,6 @@ from runs_service.store import History
 from runs_service.watching.subscription import BUFFER, Subscription
 from servicekit.background.tasks import Worker
 from servicekit.errors import Reason, ServiceError
-from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ class Watchers(Worker):
         super().__init__()
         self._history = history
         self._poll = poll
-        self._reminder = Reminder()
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._woken: set[str] = set()
         self._arrived = asyncio.Event()

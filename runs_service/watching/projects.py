@@ -18,7 +18,6 @@ from runs_service.watching.project_subscription import ProjectSubscription
 from servicekit.background.tasks import Worker
 from servicekit.errors import ServiceError
 from servicekit.postgres.snapshots import Snapshot
-from servicekit.telemetry.outages import Reminder
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,6 @@ class ProjectWatchers(Worker):
     def __init__(self, changes: Changes, *, poll: float = POLL, pause: float = PAUSE, page: int = PAGE) -> None:
         super().__init__()
         self._changes = changes
-        self._reminder = Reminder()
         self._poll = poll
         self._pause = pause
         self._page = page

@@ -29,7 +29,7 @@ class Worker(ABC):
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
-        self._reminder = Reminder()
+        self._reminder = Reminder()  # also of the lines that a subclass logs about what may last
         self._stopping = False
 
     @abstractmethod
