@@ -2,11 +2,11 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, async_playwright
@@ -15,7 +15,8 @@ MISSING = "no Chromium: apt-get install --no-install-recommends chromium, or nam
 SIZE = {"width": 1280, "height": 800}
 TIMEOUT = 30_000  # milliseconds for a click, or for what must be seen; far beyond what any takes
 AXE = "(only) => axe.run(document, {resultTypes: ['violations'], runOnly: only})"
-STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+STANDARDS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+COLOURS: Final = ["color-contrast", "link-in-text-block"]
 
 
 def chromium() -> str:
@@ -84,12 +85,13 @@ class Tab:
         """Return the complaints that the test did not expect."""
         return [one for one in self.complaints if not any(part in one for part in self.expected)]
 
-    async def violations(self) -> list[str]:
-        """Return what axe-core finds wrong for keyboards, screen readers and eyes; a line for each."""
+    async def violations(self, only: Sequence[str] = STANDARDS) -> list[str]:
+        """Return what axe-core finds wrong for keyboards, screen readers and eyes; a line for each. `only`: tags or
+        names of rules."""
         if not await self.page.evaluate("'axe' in window"):
             script = resources.files("axe_playwright_python") / "axe.min.js"
             await self.page.evaluate(script.read_text(encoding="utf-8"))
-        found = await self.page.evaluate(AXE, STANDARDS)
+        found = await self.page.evaluate(AXE, only)
         return [
             f"{violation['id']}: {violation['help']}: {node['html']} ({node['failureSummary']})"
             for violation in found["violations"]
