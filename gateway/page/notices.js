@@ -16,8 +16,11 @@ export class Notices {
       "×",
     );
     const notice = h("div", { class: `notice notice-${kind}` }, h("span", {}, message), close);
+    if (kind === "done") {
+      this.#place.querySelector(".notice-done")?.remove(); // on a phone, several would cover what they are about
+      setTimeout(() => notice.remove(), SHOWN);
+    }
     this.#place.append(notice);
-    if (kind === "done") setTimeout(() => notice.remove(), SHOWN);
     while (this.#place.children.length > 4) this.#place.firstElementChild.remove();
   }
 }
