@@ -4,6 +4,7 @@ The kernel spreads new connections over them (SO_REUSEPORT). They share nothing 
 replicas on different machines.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -115,10 +116,13 @@ class _Processes:
 
     def _change_level(self, _number: int, _frame: FrameType | None) -> None:
         self._level.change()
-        for pid in self._running:
-            os.kill(pid, signal.SIGUSR1)
+        self._signal_all(signal.SIGUSR1)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
+        self._signal_all(signal.SIGTERM)
+
+    def _signal_all(self, name: signal.Signals) -> None:
         for pid in self._running:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is still noted as running
+                os.kill(pid, name)

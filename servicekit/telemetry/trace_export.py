@@ -1,6 +1,7 @@
 """Spans by OpenTelemetry's SDK, sent to a collector. Only `servicekit.telemetry.tracing` imports this, when it must."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ class Exporting(Recorder):
 
         def shut_down() -> None:
             self._provider.shutdown()
-            loop.call_soon_threadsafe(done.set)
+            with contextlib.suppress(RuntimeError):  # the time was over, and the loop with it: nobody waits any more
+                loop.call_soon_threadsafe(done.set)
 
         # A daemon: the loop would wait for a thread of its own.
         threading.Thread(target=shut_down, daemon=True, name="last spans").start()
