@@ -19,7 +19,7 @@ from devstack.postgres import Postgres
 from devstack.stack import Stack, StackOptions
 from devstack.valkey import Valkey
 from servicekit.postgres.database import Database
-from tests.support.forking import StackForks
+from tests.support.forking import LoadedOnce
 from tests.support.prepared import EXECUTOR_TEMPLATE, RUNS_TEMPLATE, Prepared
 
 # Of several workers (`make test`) one runs a whole group. A file is one by itself, but for these: the e2e tests share a
@@ -101,12 +101,16 @@ def stack_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def new_stack(stack_folder: Callable[[], Path]) -> Iterator[Callable[..., Stack]]:
+def loaded() -> Iterator[LoadedOnce]:
+    """Our commands, for processes that are forked, as loading takes longer than most tests."""
+    with LoadedOnce() as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def new_stack(stack_folder: Callable[[], Path], loaded: LoadedOnce) -> Callable[..., Stack]:
     """Return a stack, to be entered, with the given options of StackOptions; its services are forked, not loaded."""
-    with StackForks() as forks:
-        yield lambda **options: Stack(
-            StackOptions(data_dir=stack_folder(), durable=False, spawn=forks.spawn, **options)
-        )
+    return lambda **options: Stack(StackOptions(data_dir=stack_folder(), durable=False, spawn=loaded.spawn, **options))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from devstack.stack import Stack
 from tests.support.cli import Cli, NewCli
-from tests.support.forking import Forks
+from tests.support.forking import LoadedOnce
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import Channels, Shop, open_shop
 
@@ -83,10 +83,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def new_cli() -> Iterator[NewCli]:
+def new_cli(loaded: LoadedOnce) -> NewCli:
     """Return the command for a folder, with options for every call."""
-    with Forks("playbook-runs") as forks:
-        yield partial(Cli, forks)
+    return partial(Cli, loaded.of("playbook-runs"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.conftest import new_database
 from tests.support.broker import delete_queues
 from tests.support.certificates import Authority
 from tests.support.executor import Bench
-from tests.support.forking import Forks
+from tests.support.forking import Forks, LoadedOnce
 from tests.support.openai_server import OpenAIServer
 from tests.support.prepared import RUNS_TEMPLATE
 from tests.support.project_watching import Replica, running_replica
@@ -69,15 +69,13 @@ def few_authorities(_authority: Authority, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture(scope="session")
-def runs_forks() -> Iterator[Forks]:
-    with Forks("runs-service") as forks:
-        yield forks
+def runs_forks(loaded: LoadedOnce) -> Forks:
+    return loaded.of("runs-service")
 
 
 @pytest.fixture(scope="session")
-def executor_forks() -> Iterator[Forks]:
-    with Forks("executor-service") as forks:
-        yield forks
+def executor_forks(loaded: LoadedOnce) -> Forks:
+    return loaded.of("executor-service")
 
 
 @pytest.fixture(params=["valkey", "rabbitmq"])

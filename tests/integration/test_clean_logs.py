@@ -56,7 +56,7 @@ def written(stack: Stack) -> str:
 
 
 async def test_the_logs_of_a_busy_stack_have_no_secret_and_no_product_text(
-    shop: Shop, stack: Stack, openai: OpenAIServer, tmp_path: Path
+    shop: Shop, stack: Stack, openai: OpenAIServer, runs_forks: Forks, tmp_path: Path
 ) -> None:
     assert stack.valkey
     assert stack.gateway
@@ -110,11 +110,10 @@ async def test_the_logs_of_a_busy_stack_have_no_secret_and_no_product_text(
     }
     broken = {**stack.runs[0].env, **wrong, "RUNS_LISTEN": f"{HOST}:{free_ports(1)[0]}"}
     log = tmp_path / "broken"
-    with Forks("runs-service") as forks:
-        process = forks.run(log, env=broken)
-        for words in ("the database cannot be used", "the broker takes nothing"):
-            await eventually(lambda words=words: words in log.read_text(), 20)
-        process.kill()
+    process = runs_forks.run(log, env=broken)
+    for words in ("the database cannot be used", "the broker takes nothing"):
+        await eventually(lambda words=words: words in log.read_text(), 20)
+    process.kill()
 
     text = written(stack) + log.read_text()
     assert preview.id in text

@@ -156,11 +156,13 @@ async def test_a_run_over_http_is_a_child_of_the_request(shop: Shop, collector: 
     assert spans[WATCH].parent_id == spans[get].span_id
 
 
-async def test_an_inline_run_is_one_trace(shop: Shop, stack: Stack, collector: Collector, tmp_path: Path) -> None:
+async def test_an_inline_run_is_one_trace(
+    shop: Shop, stack: Stack, collector: Collector, runs_forks: Forks, tmp_path: Path
+) -> None:
     caller = Caller()
     inline = {**stack.runs[0].env, "ENABLE_QUEUE_PROCESSORS": "false"}
     del inline["RUNS_LISTEN"]
-    with Forks("runs-service") as forks, ServiceProcess(forks, "runs", tmp_path / "log", inline) as service:
+    with ServiceProcess(runs_forks, "runs", tmp_path / "log", inline) as service:
         async with grpc.aio.insecure_channel(service.target) as channel:
             run = await created(shop, caller, RunsServiceStub(channel))
             assert run.status == Run.SUCCEEDED
@@ -171,7 +173,7 @@ async def test_an_inline_run_is_one_trace(shop: Shop, stack: Stack, collector: C
 
 
 async def test_a_watch_in_another_trace_links_to_the_run(
-    shop: Shop, stack: Stack, collector: Collector, tmp_path: Path
+    shop: Shop, stack: Stack, collector: Collector, runs_forks: Forks, tmp_path: Path
 ) -> None:
     caller, watcher = Caller(), Caller()
     run = await ended(shop, await created(shop, caller))
@@ -193,7 +195,7 @@ async def test_a_watch_in_another_trace_links_to_the_run(
 
     recording = {**stack.runs[0].env, "OTEL_TRACES_SAMPLER": "parentbased_always_on", "OTEL_TRACES_SAMPLER_ARG": "1"}
     del recording["RUNS_LISTEN"]
-    with Forks("runs-service") as forks, ServiceProcess(forks, "runs", tmp_path / "log", recording) as service:
+    with ServiceProcess(runs_forks, "runs", tmp_path / "log", recording) as service:
         async with grpc.aio.insecure_channel(service.target) as channel:
             await watch(RunsServiceStub(channel), shop.auth())  # by a caller without a trace
             await eventually(unasked)

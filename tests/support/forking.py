@@ -68,15 +68,18 @@ class Forks:
             return self.start(arguments, env=env, folder=log.parent, streams=streams)
 
 
-class StackForks(contextlib.ExitStack):
-    """Starts the services and the gateway of stacks; use it with `with`.
-
-    Each is loaded when it is needed first. All of them end with this, or with this process.
-    """
+class LoadedOnce(contextlib.ExitStack):
+    """All of COMMANDS, each loaded when it is needed first; use it with `with`. Their processes end with it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._forks: dict[str, Forks] = {}
+
+    def of(self, command: str) -> Forks:
+        """Return the forks of one of COMMANDS."""
+        if command not in self._forks:
+            self._forks[command] = self.enter_context(Forks(command))
+        return self._forks[command]
 
     def spawn(
         self,
@@ -92,10 +95,7 @@ class StackForks(contextlib.ExitStack):
         del keep_open
         _, option, module, *arguments = map(str, command)
         assert (option, death_signal, user) == ("-m", signal.SIGKILL, None)
-        name = module.replace("_", "-")
-        if name not in self._forks:
-            self._forks[name] = self.enter_context(Forks(name))
-        return self._forks[name].run(log, *arguments, env=env, mode="ab")
+        return self.of(module.replace("_", "-")).run(log, *arguments, env=env, mode="ab")
 
 
 class Forked:
