@@ -51,7 +51,8 @@ def open_channel(target: str, settings: ListenerSettings, *, own_connection: boo
         *ping_timeout(PING_TIMEOUT),
         # The other service restarts within seconds, and runs wait for its answer.
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # What an attempt may take: a busy or distant service shakes hands slowly, and must be reached all the same.
+        ("grpc.min_reconnect_backoff_ms", 2_000),
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.use_local_subchannel_pool", int(own_connection)),
     )

@@ -21,14 +21,23 @@ class Proxy:
 
     `lifetime` says, for each new connection, after how many seconds it is cut. `loses_response` is asked each time
     the first message of a gRPC response comes back, so the server has done what was asked: True cuts the connection
-    in its place. A client of its own proxy has a connection of its own: gRPC shares those to one address.
+    in its place. A new connection is silent for `connect_seconds` at first. A client of its own proxy has a connection
+    of its own: gRPC shares those to one address.
     """
 
-    def __init__(self, target: str, *, lifetime: Clock | None = None, loses_response: Choice | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        lifetime: Clock | None = None,
+        loses_response: Choice | None = None,
+        connect_seconds: float = 0.0,
+    ) -> None:
         host, _, port = target.rpartition(":")
         self._upstream = host, int(port)
         self._lifetime = lifetime
         self._loses_response = loses_response
+        self._connect_seconds = connect_seconds
         self._open: set[_Link] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._refusing = False
@@ -105,6 +114,7 @@ class Proxy:
         if self._silent:
             await self._swallow(reader, writer)
             return
+        await asyncio.sleep(self._connect_seconds)
         server_reader, server_writer = await asyncio.open_connection(*self._upstream)
         link = _Link(writer, server_writer)
         self._open.add(link)

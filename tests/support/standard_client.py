@@ -25,7 +25,7 @@ RETRIES = json.dumps(
 OPTIONS = (
     ("grpc.service_config", RETRIES),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # that an attempt may take: a busy service shakes hands slowly
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
