@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## unit, integration and e2e tests (3 minutes on two cores)
+test: setup ## unit, integration and e2e tests (3.5 minutes on two cores)
 	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-page: setup ## the page in a real Chromium (1 minute)
