@@ -2,6 +2,7 @@
 
 import sys
 
+import servicekit.held_signals  # before all that takes long
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from executor_service import app
 from executor_service.check import check

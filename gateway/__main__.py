@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import servicekit.held_signals  # before all that takes long
 import servicekit.rpc.grpc_log  # noqa: F401  # before all that imports gRPC
 from gateway import app
 from gateway.settings import GatewaySettings

@@ -100,7 +100,6 @@ def main(
 
 def run(name: str, settings: type[Listener], serve: Callable[[Listener], Coroutine[Any, Any, None]]) -> int:
     """Read the `settings` and serve as they say, in as many processes; return the exit code."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a loop; by default it would end the process
     loaded = load(settings)
     logs.configure(service=name, format=loaded.log_format, level=loaded.log_level)
     if not is_loopback(loaded.listen) and not loaded.tls_cert_file:
@@ -116,6 +115,7 @@ def run(name: str, settings: type[Listener], serve: Callable[[Listener], Corouti
     async def serve_with_signals(number: int) -> None:
         # By the loop: a handler of Python's own could log in the middle of another line.
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, level.change)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # held back since the start (held_signals)
         await serve(loaded.for_process(number))
 
     def serve_one(number: int) -> None:

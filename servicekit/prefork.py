@@ -88,19 +88,21 @@ class _Processes:
         return exit_code
 
     def _start(self, number: int) -> None:
+        # A signal that comes meanwhile waits: here until the process is known, which then gets it; there for its loop.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         parent = os.getpid()
         pid = os.fork()
         if pid:
             self._running[pid] = number, time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
             if self._stopping:  # the signal came during the fork
                 os.kill(pid, signal.SIGTERM)
             return
         # The child, which never returns from here.
         code = 1
         try:
-            for name in (signal.SIGTERM, signal.SIGINT):
+            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 signal.signal(name, signal.SIG_DFL)
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it has a loop
             if sys.platform == "linux":
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() == parent:
