@@ -11,7 +11,10 @@ from executor_service.ai.prices import Price
 
 # Seconds, up to the longest time limit of an economy request.
 BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
-NO_ROOM = "NO_ROOM"  # the outcome of an economy request that is sent again later, as is to be expected
+# Outcomes of requests besides OK and the error codes.
+CANCELLED = "CANCELLED"  # its run was cancelled, or its process stops
+NO_ROOM = "NO_ROOM"  # an economy request that is sent again later, as is to be expected
+INTERNAL_ERROR = "INTERNAL_ERROR"  # an exception that nobody expects: a fault of ours
 ECONOMY_PRICE = 0.5  # of the full one, as OpenAI charges for flex processing
 
 
@@ -26,7 +29,8 @@ class AIMetrics:
 
         self._requests = counter(
             "playbook_runs_ai_requests_total",
-            "Requests to the AI provider: OK, CANCELLED, NO_ROOM (for economy, which waits for it) or an error code",
+            "Requests to the AI provider: OK, CANCELLED, NO_ROOM (for economy, which waits for it), INTERNAL_ERROR "
+            "or an error code",
             "outcome",
         )
         self._seconds = Histogram(
@@ -50,7 +54,7 @@ class AIMetrics:
 
     def expect(self, model: str) -> None:
         """Begin the series of a model with 0: of one that begins with 1 no alert sees the increase."""
-        for outcome in ("OK", "CANCELLED", NO_ROOM, *get_args(AIErrorCode)):
+        for outcome in ("OK", CANCELLED, NO_ROOM, INTERNAL_ERROR, *get_args(AIErrorCode)):
             self._requests.labels(model, outcome)
         self._retries.labels(model)
         self.used(model, Tokens())

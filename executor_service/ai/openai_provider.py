@@ -20,7 +20,7 @@ from executor_service.ai.echoes import Echoes
 from executor_service.ai.errors import AIBatchError, AIError, AIRefusedError, AIUnusableError
 from executor_service.ai.expectation import expect
 from executor_service.ai.limiter import RequestLimiter
-from executor_service.ai.metrics import NO_ROOM, AIMetrics
+from executor_service.ai.metrics import CANCELLED, INTERNAL_ERROR, NO_ROOM, AIMetrics
 from executor_service.ai.openai_answers import read_body, read_completion
 from executor_service.ai.openai_client import AnswerTooLongError, OpenAIClient
 from executor_service.ai.openai_failures import from_client_error, from_complaint, quoting, timed_out, too_long
@@ -157,7 +157,7 @@ class OpenAIProvider:
         sent = {str(number): product for number, product in enumerate(products, start=1)}
         async with self._tier(batch.request).limiter.slot(batch.request.project_id):
             started = time.monotonic()
-            outcome = "CANCELLED"
+            outcome = INTERNAL_ERROR
             try:
                 with child(f"chat {self.model}", Kind.CLIENT, self._attributes) as span:
                     answer = await self._complete(
@@ -167,6 +167,9 @@ class OpenAIProvider:
                 outcome = reading.failure.code if reading.failure else "OK"
             except AIError as error:
                 outcome = NO_ROOM if batch.request.economy and error.turned_away else error.code
+                raise
+            except asyncio.CancelledError:
+                outcome = CANCELLED
                 raise
             finally:
                 self._metrics.requested(self.model, outcome, time.monotonic() - started)
