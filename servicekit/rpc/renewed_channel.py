@@ -1,7 +1,6 @@
 """A channel whose connections use the certificates that are in the files now: gRPC's own keep those of their start."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -33,10 +32,10 @@ class RenewedChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Close all connections; calls that are open after `grace` seconds are cancelled."""
-        for closing in list(self._closing):
-            closing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await closing
+        if old := list(self._closing):
+            for closing in old:
+                closing.cancel()
+            await asyncio.wait(old)
         await self._channel.close(grace)
 
     async def __aenter__(self) -> "RenewedChannel":

@@ -182,3 +182,21 @@ async def test_a_call_under_way_goes_on_when_certificates_are_replaced(tmp_path:
         assert not ended
         watch.cancel()
         await asyncio.wait([following])
+
+
+async def test_a_channel_with_replaced_certificates_whose_close_is_cancelled_says_so(tmp_path: Path) -> None:
+    replaced = Replaced(tmp_path)
+    async with executor(**replaced.files) as address:
+        channel = open_channel(address, RunsSettings(**OTHERS, **replaced.files))
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        first = channel.current
+        replaced.replace()
+        await eventually(lambda: channel.current is not first)
+        closing = asyncio.create_task(channel.close())
+        await asyncio.sleep(0)  # it waits for the end of the first connections now
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        watch.cancel()
+        await channel.close()
