@@ -76,8 +76,7 @@ async def _role_settings(check: str, database: Database) -> Finding:
     wrong = differences({row.name: row.setting for row in rows})
     if not wrong:
         return ok(check, f"{', '.join(SETTINGS)} are ours")
-    statements = role_statements(f'"{rows[0].current_user}"', f'"{rows[0].current_database}"')
-    needed = [statement for statement in statements if any(f"SET {name} " in statement for name in wrong)]
+    needed = role_statements(f'"{rows[0].current_user}"', f'"{rows[0].current_database}"', wrong)
     return failed(
         check,
         f"connections do not have our {', '.join(wrong)}: a pooler drops what they ask for",

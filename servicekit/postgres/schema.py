@@ -72,11 +72,7 @@ class Schema:
                 "the connections to the database do not have %s: a pooler drops what we ask for; statements may take "
                 "any plan and any time. Give them to the role, as a superuser: %s",
                 ", ".join(wrong),
-                "; ".join(
-                    statement
-                    for statement in role_statements(f'"{role}"', f'"{database}"')
-                    if any(f"SET {name} " in statement for name in wrong)
-                ),
+                "; ".join(role_statements(f'"{role}"', f'"{database}"', wrong)),
             )
 
     def _noted(self, wrong: str, error: ServiceError) -> ServiceError:

@@ -4,7 +4,7 @@ A connection asks for it by itself (OPTIONS). Poolers refuse that or ignore it, 
 roles (`role_statements`), and a service compares at its start (`differences`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 STATEMENT_TIMEOUT: Final = 30_000  # milliseconds
@@ -30,9 +30,10 @@ OPTIONS: Final = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items
 ACTUAL: Final = "SELECT name, setting, current_user, current_database() FROM pg_settings WHERE name = ANY(%(names)s)"
 
 
-def role_statements(role: str, database: str) -> list[str]:
-    """Return the statements that give `role` these settings in `database`, however it connects. Both are quoted."""
-    return [f"ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'" for name, value in SETTINGS.items()]
+def role_statements(role: str, database: str, names: Iterable[str] = SETTINGS) -> list[str]:
+    """Return the statements that give `role` the settings of these `names` in `database`, however it connects. Role and
+    database are quoted."""
+    return [f"ALTER ROLE {role} IN DATABASE {database} SET {name} = '{SETTINGS[name]}'" for name in names]
 
 
 def differences(actual: Mapping[str, str]) -> list[str]:
