@@ -36,6 +36,32 @@ async def test_LIM_001_the_limit_resets_at_utc_midnight(bench: Bench) -> None:
     assert await bench.ai_used() == 2
 
 
+async def test_LIM_001_an_allowance_says_when_it_resets_up_to_the_last_microsecond(bench: Bench) -> None:
+    await bench.stock(1, plan=Plan.PRO)
+    project = await bench.catalog.project("p")
+    midnight = datetime(2026, 5, 5, tzinfo=UTC)
+    bench.clock.advance(midnight - timedelta(microseconds=1) - bench.clock.now())
+    assert (await bench.catalog.allowance(project)).resets_at == midnight
+    bench.clock.advance(timedelta(microseconds=1))
+    assert (await bench.catalog.allowance(project)).resets_at == midnight + timedelta(days=1)
+
+
+async def test_LIM_001_a_run_over_midnight_is_charged_to_the_day_on_which_it_reserved(bench: Bench) -> None:
+    await bench.stock(2, plan=Plan.PRO, limit=2)
+    bench.clock.advance(datetime(2026, 5, 4, 23, 59, 59, tzinfo=UTC) - bench.clock.now())
+    bench.provider.open.clear()
+    async with bench.working():
+        running = asyncio.create_task(bench.preview())
+        await bench.provider.waiting.wait()
+        bench.clock.advance(timedelta(seconds=1))
+        bench.provider.open.set()
+        await running
+        assert await bench.ai_used() == 0
+        await bench.preview(playbook_id=DESCRIPTIONS)  # the new day's allowance is there, all of it
+    days = await bench.rows("SELECT CAST(day AS text), used FROM executor.ai_usage ORDER BY day")
+    assert [tuple(row) for row in days] == [("2026-05-04", 2), ("2026-05-05", 2)]
+
+
 async def test_LIM_001_pro_has_100_a_day_and_business_any_number(bench: Bench) -> None:
     await bench.stock(102, plan=Plan.PRO)
     async with bench.working():

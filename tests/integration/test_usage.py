@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -51,11 +51,12 @@ def end(
     status: Run.Status.ValueType = Run.SUCCEEDED,
     *,
     days_ago: int = 0,
+    at: datetime | None = None,
     cost: AiUsage | None = COST,
     **fields: Any,
 ) -> RunEvent:
     finished = Timestamp()
-    finished.FromDatetime(NOW - timedelta(days=days_ago))
+    finished.FromDatetime(at or NOW - timedelta(days=days_ago))
     return event(run_id, 5, status, finished_at=finished, ai_used=cost is not None, ai_usage=cost, **fields)
 
 
@@ -103,6 +104,26 @@ async def test_runs_count_on_the_day_they_ended_by_type_however_they_did(store: 
     assert summary.ai_usage == AiUsage(
         requests=4, suggestions=6, reused=8, input_tokens=1_000, cached_input_tokens=120, output_tokens=14
     )
+
+
+async def test_a_day_ends_at_midnight_utc_and_a_run_counts_on_the_day_of_its_end(store: RunStore) -> None:
+    midnight = datetime(2026, 5, 4, tzinfo=UTC)
+    *before, at, over = await made(store, 4, now=midnight - timedelta(hours=2))
+    started = Timestamp()
+    started.FromDatetime(midnight - timedelta(hours=1))
+    await apply(
+        store,
+        *(end(run_id, at=midnight - timedelta(microseconds=1)) for run_id in before),
+        end(at, at=midnight),
+        event(over, 1, Run.RUNNING, started_at=started, ai_usage=COST),  # most of its cost is of the day before
+    )
+    await apply(store, end(over, at=midnight + timedelta(hours=1), started_at=started))
+    days = [("2026-05-03", "PREVIEW_GENERATE", 2, 2, 1_000), ("2026-05-04", "PREVIEW_GENERATE", 2, 2, 1_000)]
+    clock = FakeClock(midnight - timedelta(microseconds=1))
+    reports = UsageReports(store, clock)
+    assert counted(await reports.report("p", "", "")) == days[:1]  # up to today, which is the day before still
+    clock.advance(timedelta(microseconds=1))
+    assert counted(await reports.report("p", "", "")) == days
 
 
 async def test_a_run_counts_once_when_two_replicas_report_its_end_repeatedly(store: RunStore, other: RunStore) -> None:
