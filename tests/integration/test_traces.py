@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+import redis
 from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2_grpc import RunsServiceStub
@@ -213,6 +214,35 @@ async def test_a_run_that_a_sweep_sends_keeps_its_trace(shop: Shop, stack: Stack
     assert (await ended(shop, run)).status == Run.SUCCEEDED
     spans = await collector.named(run.id, *OF_A_RUN, "send job")
     assert_one_trace(caller, spans)
+
+
+async def test_an_event_that_reconciliation_brings_is_applied_in_the_trace_of_its_run(
+    shop: Shop, stack: Stack, collector: Collector, openai: OpenAIServer
+) -> None:
+    caller = Caller()
+    openai.behave(Behaviour(delay_seconds=3, times=1))
+    run = await created(shop, caller)
+    await openai.wait_for(lambda stats: stats.in_flight > 0)
+    create = (await collector.named(run.id, CREATE))[CREATE]
+    service = stack.runs[0]
+    service.kill()
+
+    def of_the_end(name: str) -> list[Span]:
+        named = [span for span in collector.of_run(run.id) if span.name == name]
+        return [span for span in named if span.attributes["playbook.run.status"] == "SUCCEEDED"]
+
+    await eventually(lambda: of_the_end("send event"))
+    assert stack.valkey
+    with redis.Redis.from_url(stack.valkey.url) as broker:
+        broker.flushall()  # nobody has received it
+    service.start()
+    request = pb.GetRunRequest(project_id=shop.project, run_id=run.id)
+    await shop.runs().GetRun(request, wait_for_ready=True, **shop.auth())
+    assert (await ended(shop, run)).status == Run.SUCCEEDED
+    await eventually(lambda: of_the_end("apply event"))
+    (applied,) = of_the_end("apply event")
+    # By the run's row: a message of the broker would have named the attempt.
+    assert (applied.trace_id, applied.parent_id, applied.links) == (caller.trace_id, create.span_id, ())
 
 
 async def test_a_later_attempt_is_a_trace_of_its_own_with_a_link(
