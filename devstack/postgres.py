@@ -21,7 +21,9 @@ UNPRIVILEGED_USER = "nobody"  # the account of PostgreSQL when we are root: it r
 INITDB_TIMEOUT = 120.0  # seconds
 MAX_CONNECTIONS = 200
 ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
+# Passwords are long and random, so hashing them thousands of times protects nothing; it takes two thirds of the time in
+# which a client connects.
+NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "scram_iterations": "1"}
 
 
 class Postgres(Process):
@@ -94,7 +96,7 @@ class Postgres(Process):
                     binary("initdb"),
                     *("-D", unfinished, "-U", SUPERUSER, f"--pwfile={password.name}"),
                     *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
-                    *(() if self._durable else ("--no-sync",)),
+                    *(() if self._durable else ("--no-sync", "-c", "scram_iterations=1")),
                 ],
                 env=ENVIRONMENT,
                 log=self.log,

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import kombu
+import psutil
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,16 +40,40 @@ GROUPS = {
     ),
     "e2e": ("tests/e2e/",),
 }
+# Files that take ten seconds and more, most of which they wait, come after those groups; unit tests fill what is left.
+LONG = tuple(
+    f"tests/integration/test_{name}"
+    for name in (
+        *("broker", "schema_health", "up.", "dead_letters", "runs_server", "compose", "traces", "clean_logs"),
+        *("hostile", "repeats_beyond", "gateway", "refused_contents"),
+    )
+)
 
 # No time limits of its own: the machine may be busy with other things.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 
+# Temporary files go into memory where it has room: PostgreSQL makes thousands of files for each database and each
+# TRUNCATE, which costs a disk's file system four times the CPU.
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30  # bytes, of which a session takes one
+
+
 def pytest_configure() -> None:
-    """Take Ctrl-C also where the shell that started us in the background has it ignored: tests send it."""
+    # Take Ctrl-C also where the shell that started us in the background has it ignored: tests send it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ and has_room(MEMORY):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a folder in memory is there and takes what tests write, programs that they run included."""
+    if not folder.is_dir() or psutil.virtual_memory().available < ROOM:
+        return False
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize >= ROOM and not there.f_flag & os.ST_NOEXEC
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,9 +91,16 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the groups that take longest."""
+    """Begin with what takes longest, so that no worker is at it when the others have ended."""
     order = {name: position for position, name in enumerate(GROUPS)}
-    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
+
+    def position(item: pytest.Item) -> int:
+        if item.nodeid.startswith(LONG):
+            return len(order)
+        unit = item.nodeid.startswith("tests/unit/")
+        return order.get(group_of(item.nodeid), len(order) + (2 if unit else 1))
+
+    items.sort(key=position)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> "GroupScheduling":
@@ -88,10 +120,16 @@ def group_of(nodeid: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """PostgreSQL data, initialised and migrated, that all workers of the session copy."""
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of the session share."""
     folder = tmp_path_factory.getbasetemp()
-    return Prepared.in_session(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def prepared(session_folder: Path) -> Prepared:
+    """PostgreSQL data, initialised and migrated, that all workers of the session copy."""
+    return Prepared.in_session(session_folder)
 
 
 @pytest.fixture(scope="session")
@@ -101,9 +139,9 @@ def stack_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def loaded() -> Iterator[LoadedOnce]:
+def loaded(session_folder: Path) -> Iterator[LoadedOnce]:
     """Our commands, for processes that are forked, as loading takes longer than most tests."""
-    with LoadedOnce() as loaded:
+    with LoadedOnce(session_folder) as loaded:
         yield loaded
 
 

@@ -1,10 +1,11 @@
 """Commands in processes of their own that need not load them: each is forked off one that has it loaded.
 
 `Forks` is the test's side; the other one is `python -m tests.support.forking`. Loading takes a third
-of a second for `playbook-runs`, and a whole one for a service.
+of a second for `playbook-runs`, and a whole one for a service; all workers of a session share who has done it.
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
@@ -28,22 +29,38 @@ STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 class Forks:
-    """A process that has a command loaded, one of COMMANDS; use it with `with`."""
+    """A process that has a command loaded, one of COMMANDS; use it with `with`.
 
-    def __init__(self, command: str) -> None:
+    It is forked off the session's one in `folder`, which whoever comes first starts.
+    """
+
+    def __init__(self, command: str, folder: Path) -> None:
         self._command = command
+        self._folder = folder
 
     def __enter__(self) -> Self:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            line = [sys.executable, "-m", __name__, self._command, str(theirs.fileno())]
-            self._process = subprocess.Popen(line, pass_fds=[theirs.fileno()])
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with locked(self._folder, self._command) as address:
+            try:
+                self._socket.connect(address)
+            except OSError:  # there is none, or one that was killed
+                self._load(address)
+                self._socket.connect(address)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, and all that still run."""
+        """End it, and return when all that still ran are gone."""
+        self._socket.shutdown(socket.SHUT_WR)
+        self._socket.recv(1)
         self._socket.close()
-        self._process.wait()
+
+    def _load(self, address: str) -> None:
+        Path(address).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as theirs:
+            theirs.bind(address)
+            theirs.listen()
+            line = [sys.executable, "-m", __name__, self._command, str(self._folder), str(theirs.fileno())]
+            subprocess.run(line, pass_fds=[theirs.fileno()], check=True)
 
     def start(
         self, arguments: Sequence[str], *, env: Mapping[str, str], folder: Path, streams: tuple[int, int, int]
@@ -69,16 +86,17 @@ class Forks:
 
 
 class LoadedOnce(contextlib.ExitStack):
-    """All of COMMANDS, each loaded when it is needed first; use it with `with`. Their processes end with it."""
+    """All of COMMANDS, each loaded when the session needs it first; use it with `with`. Processes end with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
+        self._folder = folder
         self._forks: dict[str, Forks] = {}
 
     def of(self, command: str) -> Forks:
         """Return the forks of one of COMMANDS."""
         if command not in self._forks:
-            self._forks[command] = self.enter_context(Forks(command))
+            self._forks[command] = self.enter_context(Forks(command, self._folder))
         return self._forks[command]
 
     def spawn(
@@ -140,6 +158,43 @@ def _argument(text: str) -> str:
     return os.fsdecode(text.encode("latin-1"))
 
 
+@contextlib.contextmanager
+def locked(folder: Path, command: str) -> Iterator[str]:
+    """Keep others from starting, reaching and ending who has a command loaded; its address is returned."""
+    with (folder / f"{command}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield str(folder / f"{command}.socket")
+
+
+def share(listener: socket.socket, folder: Path, command: str) -> socket.socket:
+    """Fork for each test process that connects until none is left; in a forked process, return the connection."""
+    serving: dict[int, int] = {}  # by a pipe that ends with it: a process
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    alive, end = os.pipe()
+                    pid = os.fork()
+                    if pid == 0:
+                        listener.close()
+                        return connection
+                    connection.close()
+                    os.close(end)
+                    serving[alive] = pid
+                    selector.register(alive, selectors.EVENT_READ)
+                    continue
+                selector.unregister(key.fd)
+                os.waitpid(serving.pop(key.fd), 0)
+                os.close(key.fd)
+            if not serving:
+                with locked(folder, command) as address:
+                    if not select.select([listener], [], [], 0)[0]:
+                        os.unlink(address)
+                        os._exit(0)
+
+
 def serve(requests: socket.socket, defaults: Mapping[str, str]) -> None:
     """Fork for each request until nobody makes any; in a forked process, return.
 
@@ -162,6 +217,8 @@ def serve(requests: socket.socket, defaults: Mapping[str, str]) -> None:
                 if not request:
                     for pid, _ in running.values():
                         os.kill(pid, signal.SIGKILL)
+                    for pid, _ in running.values():
+                        os.waitpid(pid, 0)
                     os._exit(0)
                 alive, end = os.pipe()
                 pid = os.fork()
@@ -258,10 +315,12 @@ COMMANDS: Mapping[str, Callable[[], Command]] = {
 }
 
 if __name__ == "__main__":
-    name, requests = sys.argv[1:]
+    name, folder, listener = sys.argv[1:]
+    if os.fork():
+        os._exit(0)  # it is nobody's child: it may outlive who came first
     given = set(os.environ)
     main = COMMANDS[name]()
     defaults = {variable: value for variable, value in os.environ.items() if variable not in given}
     gc.freeze()  # what is not looked at need not be copied
-    serve(socket.socket(fileno=int(requests)), defaults)
+    serve(share(socket.socket(fileno=int(listener)), Path(folder), name), defaults)
     _end(main)
