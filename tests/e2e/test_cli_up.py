@@ -13,6 +13,7 @@ from devstack.ports import free_ports
 from devstack.stack import Stack, StackOptions
 from tests.support.catalog_file import EXAMPLE, assert_only_seo_bytes_differ, assert_only_seo_filled
 from tests.support.cli import Cli, NewCli, previewed, refused
+from tests.support.forking import LoadedOnce
 from tests.support.prepared import Prepared
 
 
@@ -67,7 +68,7 @@ class TestCLI_001_Up:
 
 
 class TestCLI_001_Demo:
-    def test_it_improves_the_example_shop(self, new_cli: NewCli, tmp_path: Path) -> None:
+    def test_it_improves_the_example_shop(self, new_cli: NewCli, loaded: LoadedOnce, tmp_path: Path) -> None:
         (tmp_path / "improved-shop-catalog.csv").write_text("precious")
         kept = tmp_path / "home/playbook-runs-demo"
         kept.mkdir(parents=True)
@@ -101,7 +102,7 @@ class TestCLI_001_Demo:
         program, *arguments = shlex.split(last.removeprefix("in a browser: "))
         assert Path(program).name == "playbook-runs"
         assert arguments == ["up", "--data-dir", str(kept), "--project", "demo-shop"]
-        with Stack(StackOptions(data_dir=kept, durable=False)):
+        with Stack(StackOptions(data_dir=kept, durable=False, spawn=loaded.spawn)):
             runs = cli.json("list", "--project", "demo-shop", "--data-dir", kept)
             assert f"a stack is running in {kept} already" in cli("demo").stderr
         assert [run["status"] for run in runs] == ["SUCCEEDED"] * 6

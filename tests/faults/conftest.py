@@ -1,4 +1,5 @@
-"""Stacks to be broken, with the AI server of the e2e tests: one for a test, or one for all tests of a module."""
+"""Stacks to be broken, with the AI server of the e2e tests: one for a test, or one for all tests of a module. Single
+services to be attacked are those of the integration tests."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,6 +10,14 @@ import pytest
 
 from devstack.stack import Stack, StackOptions
 from tests.e2e.conftest import openai, stack_env  # noqa: F401  # fixtures
+from tests.integration.conftest import (  # noqa: F401  # fixtures
+    bench,
+    executor_database,
+    executor_forks,
+    executor_process,
+    runs_forks,
+    runs_process,
+)
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import Channels, NewShop, Shop
 

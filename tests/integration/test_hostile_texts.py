@@ -1,30 +1,18 @@
 """Hostile answers of an AI provider on their way through runs, and through the executor as a process."""
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from playbooks.executor.v1 import executor_service_pb2 as pb
-from playbooks.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
-from playbooks.executor.v1.job_pb2 import RunJob
 from playbooks.runs.v1.run_pb2 import PlaybookRules, Run
 
-from devstack.ports import HOST, free_ports
 from executor_service.ai.provider import Answers, SuggestionRequest
-from tests.support.executor import Bench, ScriptedProvider, job
-from tests.support.openai_attacks import ATTACKS
+from tests.support.executor import Bench, ScriptedProvider
+from tests.support.executor_process import ExecutorProcess
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
-
-MB = 1024 * 1024
-GROWTH = 100 * MB  # two requests at once, each with 4 MB of an answer in a few shapes; unbounded it takes gigabytes
-DEADLINE = 60  # seconds
 
 
 class WritingProvider(ScriptedProvider):
@@ -120,69 +108,10 @@ def openai() -> Iterator[OpenAIServer]:
         yield server
 
 
-class ExecutorProcess:
-    """An executor-service, and what it logged."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", target: str, log: Path) -> None:
-        self._process, self._target, self._log = process, target, log
-
-    async def run(self) -> Any:
-        """Execute a preview of 20 products; return how it ended."""
-        async with grpc.aio.insecure_channel(self._target) as channel:
-            call = ExecutorServiceStub(channel).ExecuteRun(
-                pb.ExecuteRunRequest(job=RunJob.FromString(job(sample=20).body)), wait_for_ready=True, timeout=DEADLINE
-            )
-            return [response async for response in call][-1].event
-
-    def memory(self, kind: str) -> int:
-        """Return bytes: VmRSS now, VmHWM at most since `forget_most`."""
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith(kind)]
-        return int(line.split()[1]) * 1024
-
-    def forget_most(self) -> None:
-        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-
 @pytest.fixture
 def executor(executor_database: str, openai: OpenAIServer, tmp_path: Path) -> Iterator[ExecutorProcess]:
-    target = f"{HOST}:{free_ports(1)[0]}"
-    env = {
-        "PATH": "/usr/bin:/bin",
-        "EXECUTOR_DATABASE_URL": executor_database,
-        "EXECUTOR_LISTEN": target,
-        "EXECUTOR_GRACE_SECONDS": "0.1",
-        "AUTH_MODE": "disabled",
-        "OPENAI_API_KEY": openai.api_key,
-        "OPENAI_BASE_URL": openai.base_url,
-    }
-    log = tmp_path / "log"
-    with log.open("wb") as output:  # not forked off: how it grows depends on what it has loaded itself
-        process = subprocess.Popen([sys.executable, "-m", "executor_service"], env=env, stderr=output)
-    try:
-        yield ExecutorProcess(process, target, log)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(DEADLINE)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_no_answer_makes_the_executor_grow(executor: ExecutorProcess, openai: OpenAIServer, bench: Bench) -> None:
-    await bench.stock(20)
-    openai.behave(Behaviour(status=400))
-    await executor.run()  # what is loaded and filled the first time is in there now
-    before = executor.memory("VmRSS")
-    executor.forget_most()
-    for attack in ATTACKS.keys() - {"headers", "interim"}:
-        for status in (200, 400):
-            openai.behave(Behaviour(answer=attack, status=status))
-            event = await executor.run()
-            assert event.error_code in {"AI_INVALID_RESPONSE", "AI_PROVIDER_ERROR"}, attack
-            grown = executor.memory("VmHWM") - before
-            assert grown < GROWTH, f"{attack}: {grown / MB:.0f} MB"
+    with ExecutorProcess(executor_database, openai, tmp_path / "log") as executor:
+        yield executor
 
 
 async def test_neither_log_nor_run_repeats_texts_prompt_or_key(

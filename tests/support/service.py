@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import grpc
 import psutil
+import pytest
 
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
 from tests.support.forking import Forks
+from tests.support.shop import Refusal, refusal
 from tests.support.tokens import SECRET, hs256
 
 START_TIMEOUT = 30.0  # seconds
@@ -111,3 +114,10 @@ class Growth:
         grown = self._service.memory - self._before
         self.most = max(self.most, grown)
         return grown
+
+
+async def refused(call: Any) -> Refusal:
+    """Return how a call was refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return refusal(caught.value)
