@@ -18,7 +18,7 @@ export async function* eventsOf(response, onBytes) {
       }
     }
   } finally {
-    reader.cancel().catch(() => {});
+    await reader.cancel().catch(() => {});
   }
 }
 

@@ -6,6 +6,7 @@ import { eventsOf } from "./events.js";
 const SILENCE = 40_000; // milliseconds; a heartbeat comes every 15 s
 const FIRST_PAUSE = 500; // milliseconds before the next try; doubles
 const LONGEST_PAUSE = 10_000;
+const CLOSING = 50; // milliseconds
 
 // Follows one target at a time. `state`: off, connecting, live, lost, paused, hidden, ended.
 //
@@ -16,6 +17,7 @@ export class Live {
   #listeners = new Set();
   #following = null; // an AbortController
   #attempt = null; // the AbortController of the request that is open
+  #closed = Promise.resolve(); // once the stream of the target before is closed
   #wake = () => {};
   #isPaused = false;
 
@@ -37,8 +39,9 @@ export class Live {
   follow(target) {
     this.stop();
     this.#isPaused = false; // what was paused is not shown any more
-    this.#following = new AbortController();
-    this.#run(target, this.#following.signal);
+    const { signal } = (this.#following = new AbortController());
+    this.#set("connecting");
+    this.#closed = this.#closed.catch(() => {}).then(() => this.#run(target, signal));
   }
 
   stop() {
@@ -100,6 +103,7 @@ export class Live {
       } finally {
         attempt.abort();
         at.isLate = true;
+        await isClosed();
       }
       if (signal.aborted || this.#blocked) continue;
       if (at.pause > 0) {
@@ -173,4 +177,10 @@ export class Live {
       };
     });
   }
+}
+
+// Wait until the connection of a request that was aborted is closed. A browser says nothing of it, and does it in a task
+// that it queues and then in another process: some 15 ms later.
+function isClosed() {
+  return new Promise((resolve) => setTimeout(resolve, CLOSING));
 }

@@ -11,7 +11,8 @@ from playwright.async_api import expect
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import DESCRIPTIONS, Shop
-from tests.support.shop_page import REFUSED, ShopPage
+from tests.support.shop_page import REFUSED, ShopPage, address
+from tests.support.stream_counter import counting_streams
 from tests.support.waiting import eventually
 
 UNKNOWN = "0198f0a0-0000-7000-8000-000000000000"
@@ -71,6 +72,34 @@ async def test_views_that_change_leave_no_stream_and_no_question_behind(page: Sh
     await expect(page.dialog).to_have_count(0)
     await page.has_status(run, "Stale")
     await expect(page.rows).to_have_count(1)
+
+
+async def test_a_tab_closes_its_stream_before_it_opens_another(
+    page: ShopPage, shop: Shop, openai: OpenAIServer
+) -> None:
+    """A browser opens six connections to an origin: with a second one a tab, three tabs have none left for calls."""
+    await shop.stock(1)
+    openai.behave(Behaviour(delay_seconds=60))
+    run = (await shop.create(Run.PREVIEW_GENERATE)).run
+    assert shop.stack.gateway
+    async with counting_streams(shop.stack.gateway.url) as streams:
+        token = shop.stack.token(shop.project, "OWNER")
+        await page.page.goto(address(shop, token).replace(shop.stack.gateway.url, streams.url))
+        for is_patient in (True, False, True, False):
+            await page.is_live()
+            await page.row(run.id).get_by_role("link").click()
+            await expect(page.page.get_by_role("heading", name="Timeline")).to_be_visible()
+            if is_patient:
+                await page.is_live()
+            await page.link("Playbooks").click()
+            if is_patient:
+                await page.is_live()
+            await page.link("Runs").click()
+        await page.is_live()
+        assert streams.total >= 8
+        assert streams.most == 1
+        await page.page.goto("about:blank")
+    await shop.cancel(run.id)
 
 
 async def test_filters_live_in_the_address_and_hold_for_what_arrives(page: ShopPage, shop: Shop) -> None:
