@@ -43,6 +43,7 @@ class Leases:
         self._claims = Claims(database)
         self._metrics = metrics
         self._entries: dict[Lease, _Entry] = {}
+        metrics.executing.set_function(lambda: len(self._entries))  # read at each scrape
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,13 +67,8 @@ class Leases:
         """Keep the lease of an execution that was claimed just now, until its task is done."""
         self._entries[execution.lease] = _Entry(execution, task, time.monotonic() + self.seconds)
         # Not at the end of the task's own code: a task that is cancelled before its first step never gets there.
-        task.add_done_callback(lambda _: self._drop(execution.lease))
+        task.add_done_callback(lambda _: self._entries.pop(execution.lease))
         self._metrics.attempted(execution.lease.attempt)
-        self._metrics.executing.set(len(self._entries))
-
-    def _drop(self, lease: Lease) -> None:
-        del self._entries[lease]
-        self._metrics.executing.set(len(self._entries))
 
     def holds(self, lease: Lease) -> bool:
         """Whether a lease cannot have run out. False is no proof of the opposite: this process may have stood still."""

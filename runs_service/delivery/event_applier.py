@@ -50,6 +50,8 @@ class EventApplier:
         """
         good: list[RunEvent] = []
         for event in events:
+            if event.number == 0 and event.status == Run.QUEUED:
+                continue  # it waits for a slot at the executor, and nothing has changed yet
             if flaw := flaw_of(event):
                 logger.error("an event of run %r is refused: %s", event.run_id[:RUN_ID], flaw)
             else:

@@ -1,8 +1,9 @@
 """Jobs and events that break a rule, signed or not: they change nothing, and the others are applied."""
 
+import logging
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.json_format import MessageToJson
@@ -18,6 +19,7 @@ from executor_service.execution import event_publisher
 from executor_service.execution.cancellation import Cancellation
 from executor_service.execution.outcomes import outcome_of
 from executor_service.store.executions import Executions
+from executor_service.store.jobs import Jobs
 from runs_service import messages as runs_messages
 from runs_service.delivery import dispatcher as dispatch
 from runs_service.delivery.event_applier import EventApplier
@@ -117,6 +119,18 @@ async def test_an_event_that_breaks_a_rule_changes_nothing(desk: Desk, kind: str
     assert (await desk.now()).status == Run.RUNNING
     for run in await desk.store.runs.page(Filters("p"), limit=10, offset=0, before=None):
         assert MessageToJson(run)
+
+
+async def test_that_an_execution_waits_for_a_slot_is_no_event_and_nothing_to_complain_of(
+    bench: Bench, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a queue at the executor, every reconciliation brings hundreds of such answers."""
+    waiting = job()._replace(run_id=UUID(desk.run.id))
+    await Jobs(bench.database).enqueue([waiting])
+    (state,) = await Executions(bench.database).states([waiting.run_id])
+    assert await desk.applier.apply([executor_messages.event(state)]) == 0
+    assert await desk.now() == desk.run
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_only_the_bad_events_of_a_batch_become_dead_letters_and_few_of_them(desk: Desk) -> None:
