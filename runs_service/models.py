@@ -42,7 +42,9 @@ runs = sa.Table(
     sa.Index("runs_idempotency", "project_id", "dedup_key", unique=True, postgresql_where=sa.text(HOLDS_KEY)),
     sa.Index("runs_by_project", "project_id", "created_at", "id"),
     sa.Index("runs_by_kind", "project_id", "playbook_id", "run_type", "status", "created_at", "id"),
-    sa.Index("runs_by_scope", "project_id", "scope_id", "created_at", "id"),
+    sa.Index(
+        *("runs_by_scope_and_kind", "project_id", "scope_id", "playbook_id", "run_type", "status", "created_at", "id")
+    ),
     sa.Index("runs_undispatched", "created_at", postgresql_where=sa.text(UNDISPATCHED)),
     sa.Index("runs_overdue", "deadline_at", postgresql_where=sa.text(ACTIVE)),
     sa.Index("runs_to_stop", "id", postgresql_where=sa.text(STOP_PENDING)),
