@@ -1,6 +1,7 @@
 """RunsClient and ExecutorClient for programs without asyncio: the same methods, which block their thread."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError
@@ -52,7 +53,10 @@ class BlockingClient(Generic[Client]):
                 http_proxy=http_proxy,
             )
 
-        self._lock = threading.Lock()  # what was submitted before the client was closed ends with it
+        # What was submitted before the client was closed ends with it. The garbage collector may come while a thread
+        # has it, and submit the end of a watch.
+        self._lock = threading.RLock()
+        self._ends: set[asyncio.Task[None]] = set()  # of watches whose owner has forgotten them
         self._is_closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls of {target}", daemon=True)
@@ -139,8 +143,18 @@ class BlockingClient(Generic[Client]):
             while (item := self._wait(read())) is not None:
                 yield item
         finally:
-            if not self._is_closed:
-                self._wait(end())
+            self._leave(end())
+
+    def _leave(self, end: Coroutine[Any, Any, None]) -> None:
+        """Run the `end` of an iteration, in any thread: the garbage collector ends those that were forgotten."""
+        if self._is_closed or sys.is_finalizing():  # there is no loop any more that would run it
+            end.close()
+        elif threading.current_thread() is self._thread:
+            ending = self._loop.create_task(end)
+            self._ends.add(ending)
+            ending.add_done_callback(self._ends.discard)
+        else:
+            self._wait(end)
 
 
 def _call(

@@ -2,6 +2,8 @@
 
 import inspect
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,3 +133,36 @@ def test_bad_arguments_are_refused_and_leave_no_thread(target: str) -> None:
     with pytest.raises(ServiceCallError, match="line break"):
         BlockingRunsClient(target, token="a\nb")
     assert not any("calls of" in thread.name for thread in threading.enumerate())
+
+
+# A watch is begun, and its owner forgets it.
+FORGOTTEN_AT_EXIT = """
+client = BlockingRunsClient(target)
+watch = client.watch("p", "r")
+print(next(watch).run.sequence)
+"""
+# Its owner's garbage is collected by the thread that makes the calls, here while that asks for a token.
+FORGOTTEN_IN_A_CYCLE = """
+import gc
+
+class Owner: pass
+
+gc.disable()
+client = BlockingRunsClient(target, token=lambda: gc.collect() and "" or "")
+owner = Owner()
+owner.itself, owner.watch = owner, client.watch("p", "r")
+print(next(owner.watch).run.sequence)
+del owner
+assert client.get("p", "r").id == "r"
+client.close()
+"""
+
+
+@pytest.mark.parametrize("program", [FORGOTTEN_AT_EXIT, FORGOTTEN_IN_A_CYCLE], ids=["exit", "cycle"])
+def test_a_watch_that_is_forgotten_keeps_nobody_waiting(program: str, target: str, service: Service) -> None:
+    begin = "import sys; from runs_client.blocking import BlockingRunsClient; target = sys.argv[1]\n"
+    line = [sys.executable, "-c", begin + program, target]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    assert ended.stdout == "1\n"
+    assert "Traceback" not in ended.stderr
+    assert service.ended.wait(TIMEOUT)
