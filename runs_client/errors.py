@@ -69,6 +69,10 @@ class ServiceCallError(Exception):
             target=target,
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be copied and pickled: a pool of processes passes on what its tasks raise."""
+        return type(self), (self.code, self.reason, self.message), vars(self)
+
     def with_fields_renamed(self, rename: Callable[[str], str]) -> Self:
         """Return the same error with `rename` applied to its message and to its violations' fields."""
         return type(self)(

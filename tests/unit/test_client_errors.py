@@ -1,6 +1,9 @@
 """The errors of the client library: what a status becomes, and which reasons its methods name."""
 
+import copy
+import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -10,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from runs_client.client import RunsClient
-from runs_client.errors import DOMAIN, ServiceCallError
+from runs_client.errors import DOMAIN, ServiceCallError, Violation
 from runs_client.executor import ExecutorClient
 from runs_client.service_client import ServiceClient
 from servicekit import errors
@@ -47,6 +50,21 @@ class TestErrors:
         info = error_details_pb2.ErrorInfo(reason="RUN_NOT_FOUND", domain=DOMAIN)
         error = ServiceCallError.from_call(self.failed(info, code=5))
         assert (error.code, error.reason, error.message) == (grpc.StatusCode.UNAVAILABLE, "", "said")
+
+    @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+    def test_it_comes_whole_out_of_another_process(self, copied: Callable[[Exception], Any]) -> None:
+        error = ServiceCallError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "QUEUE_FULL",
+            "said",
+            violations=(Violation("x", "too many"),),
+            metadata={"run_id": "r"},
+            retry_after=2.0,
+            target="here:1",
+        )
+        again = copied(error)
+        assert type(again) is ServiceCallError
+        assert (str(again), vars(again)) == (str(error), vars(error))
 
     def test_a_renamed_error_keeps_the_rest(self) -> None:
         error = ServiceCallError(
