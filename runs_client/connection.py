@@ -21,11 +21,12 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT = 30.0  # seconds, of a call that does not wait for a run
 
 # Calls that may be sent twice without harm. Those that make a run carry a request_id, which makes the second return the
-# first one's run; a run has one retry. WatchRun resumes by itself.
+# first one's run; a run has one retry. Watches resume by themselves. PurgeProject says what it deleted, and the second
+# would not say what the first one did.
 _RETRIED = {
     "playbooks.runs.v1.RunsService": (
         *("CreateRun", "GetRun", "ListRuns", "CancelRun", "RetryRun"),
-        *("PreviewPlaybook", "ApplyPlaybook"),
+        *("PreviewPlaybook", "ApplyPlaybook", "GetUsage"),
     ),
     "playbooks.executor.v1.CatalogService": (
         "PutProject",

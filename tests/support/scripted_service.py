@@ -83,6 +83,12 @@ class Script(RunsServiceServicer, CatalogServiceServicer):  # type: ignore[misc]
             await fail(context, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED")
         return pb.GetRunResponse(run=self.run)
 
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:  # type: ignore[override]
+        self.calls += 1
+        if self.run.id == "flaky" and self.calls < 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return pb.GetUsageResponse(to="2026-05-04")
+
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:  # type: ignore[override]
         await self._make(request, context)
         return pb.CreateRunResponse(run=Run(id="r"))

@@ -20,7 +20,10 @@ class TestCalls:
         script = Script(run=Run(id="flaky"))
         async with serving(script) as target, RunsClient(target, token="abc") as client:
             assert (await client.get("p", "r")).id == "flaky"
-        assert script.calls == 3
+            assert script.calls == 3
+            script.calls = 0
+            assert (await client.get_usage("p")).to == "2026-05-04"
+            assert script.calls == 3
         assert script.authorization == "Bearer abc"
 
     @pytest.mark.parametrize("own", [None, "0199d5c2-7c55-4bd4-b9c1-5f1c4a1f6f0e"], ids=["made", "given"])
