@@ -204,7 +204,7 @@ class RunsClient(ServiceClient):
         before the end does so under contextlib.aclosing, which ends the call.
 
         Raises ServiceCallError: RUN_NOT_FOUND; WATCHER_TOO_SLOW, SHUTTING_DOWN and lost connections only when the
-        service did not answer for `give_up_after` seconds.
+        service did not answer for `give_up_after` seconds, TOO_MANY_CALLS when it took no watch for as long.
         """
         return RunWatch(
             self._connection,
@@ -236,7 +236,7 @@ class RunsClient(ServiceClient):
         contextlib.aclosing, which ends the call.
 
         Raises ServiceCallError: WATCHER_TOO_SLOW, SHUTTING_DOWN and lost connections only when the service did not
-        answer for `give_up_after` seconds.
+        answer for `give_up_after` seconds, TOO_MANY_CALLS when it took no watch for as long.
         """
         request = WatchRunsRequest(project_id=project_id, playbook_id=playbook_id, run_type=run_type, after=after)
         return ProjectWatch(

@@ -1,6 +1,7 @@
 """What watches have in common: a stream that is opened again where it was cut."""
 
 import asyncio
+import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -14,11 +15,18 @@ from runs_client.errors import ServiceCallError
 
 IDLE_TIMEOUT = 45.0  # seconds without a message, three heartbeats, after which the connection counts as dead
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between connections
+LONGEST_STATED_DELAY = 10.0  # seconds, of those that an answer states
 GIVE_UP_AFTER = 60.0  # seconds without an answer of the service
 
 _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-# What a connection that is cut in the middle looks like, when no service gave a reason.
-_CUT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
+# What a connection that is cut in the middle looks like, when no service gave a reason: by a proxy after its own time
+# limit, too, for a watch has no deadline.
+_CUT = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 
 Response = TypeVar("Response")
 
@@ -34,7 +42,8 @@ class ResumingWatch(ABC, Generic[Response]):
         self._idle_timeout = idle_timeout
         self._give_up_after = give_up_after
         self._metadata: Metadata = ()  # what the last stream was opened with
-        self._last_answer_at = time.monotonic()
+        # When the service answered last, or the caller began to wait for it: what the caller takes is not its silence.
+        self._waits_since = math.inf
         self._delay = FIRST_DELAY
 
     @abstractmethod
@@ -51,6 +60,7 @@ class ResumingWatch(ABC, Generic[Response]):
 
     async def _one_stream(self) -> AsyncGenerator[Response, None]:
         """Yield the messages of one call, until it ends or is cut."""
+        self._waits_since = min(self._waits_since, time.monotonic())
         self._metadata = await self._connection.metadata()
         call = self._open(self._metadata)
         try:
@@ -60,9 +70,9 @@ class ResumingWatch(ABC, Generic[Response]):
                 if response is grpc.aio.EOF:
                     return
                 self._advance(response)
-                self._last_answer_at = time.monotonic()
                 self._delay = FIRST_DELAY
                 yield response
+                self._waits_since = time.monotonic()
         except grpc.aio.AioRpcError as error:
             raise ServiceCallError.from_call(error, self._connection.target) from error
         except TimeoutError as error:
@@ -81,20 +91,27 @@ class ResumingWatch(ABC, Generic[Response]):
         return error.reason == "TOKEN_EXPIRED" and await self._connection.metadata() != self._metadata
 
     async def _pause(self, failure: ServiceCallError) -> None:
-        """Wait before the next connection, longer each time; raise `failure` when the service is away for too long."""
-        if time.monotonic() - self._last_answer_at > self._give_up_after:
+        """Wait before the next connection, longer each time, and no shorter than the service says.
+
+        Raises `failure` when the service is away for too long, or takes no watch for as long.
+        """
+        if time.monotonic() - self._waits_since > self._give_up_after:
             await self._require_answer(failure)
-        await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311  # spreads watchers, hides nothing
+        spread = random.uniform(0.5, 1)  # noqa: S311  # spreads watchers, hides nothing
+        stated = min(failure.retry_after or 0.0, LONGEST_STATED_DELAY)
+        await asyncio.sleep(max(self._delay * spread, stated * (0.5 + spread)))
         self._delay = min(self._delay * 2, LONGEST_DELAY)
 
     async def _require_answer(self, failure: ServiceCallError) -> None:
-        """Raise `failure` unless the service answers.
+        """Raise `failure` unless the service answers, and would take another watch.
 
         Streams that are cut before the first heartbeat have no message while nothing happens: that does not mean that
         the service is away.
         """
+        if failure.reason == "TOO_MANY_CALLS":
+            raise failure
         try:
             await self._ask()
         except ServiceCallError:
             raise failure from None
-        self._last_answer_at = time.monotonic()
+        self._waits_since = time.monotonic()

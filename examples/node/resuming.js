@@ -54,6 +54,7 @@ function goesOn(error, reason) {
     case status.CANCELLED: // a connection that was cut in the middle can look like these
     case status.INTERNAL:
     case status.UNKNOWN:
+    case status.DEADLINE_EXCEEDED: // or cut by a proxy after its own time limit
       return reason === '';
     default:
       return false;

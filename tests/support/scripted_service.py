@@ -33,7 +33,14 @@ def change(
     return pb.WatchRunResponse(kind=kind, run=Run(id="r", sequence=sequence, status=status))
 
 
-async def fail(context: Context, code: grpc.StatusCode, reason: str = "", field: str = "meta.sample_size") -> None:
+async def fail(
+    context: Context,
+    code: grpc.StatusCode,
+    reason: str = "",
+    field: str = "meta.sample_size",
+    *,
+    retry_after: float = 1.5,
+) -> None:
     status = status_pb2.Status(code=code.value[0], message=f"refused: {reason}, {field}")
     if reason:
         status.details.add().Pack(
@@ -41,7 +48,9 @@ async def fail(context: Context, code: grpc.StatusCode, reason: str = "", field:
         )
         violations = [error_details_pb2.BadRequest.FieldViolation(field=field, description="too many")]
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)))
+        delay = Duration()
+        delay.FromNanoseconds(round(retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     await context.abort_with_status(rpc_status.to_status(status))
 
 
@@ -144,11 +153,13 @@ async def serving(script: Script) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-def sending(*responses: Message, then: grpc.StatusCode | None = None, reason: str = "") -> Stream:
+def sending(
+    *responses: Message, then: grpc.StatusCode | None = None, reason: str = "", retry_after: float = 0.0
+) -> Stream:
     async def stream(request: pb.WatchRunRequest, context: Context) -> None:
         for response in responses:
             await context.write(response)
         if then:
-            await fail(context, then, reason)
+            await fail(context, then, reason, retry_after=retry_after)
 
     return stream

@@ -1,6 +1,7 @@
 """The client's watch of a run, against a scripted server: where it resumes, and when it gives up."""
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support.scripted_service import (
     sending,
     serving,
 )
+from tests.support.waiting import eventually
 
 
 async def watched(script: Script, **how: Any) -> list[tuple[str, int]]:
@@ -47,6 +49,7 @@ class TestWatch:
             (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW"),
             (grpc.StatusCode.INTERNAL, ""),
             (grpc.StatusCode.UNKNOWN, ""),
+            (grpc.StatusCode.DEADLINE_EXCEEDED, ""),  # a proxy's time is over: a watch has no deadline
         ],
     )
     async def test_it_resumes_after_the_last_change_it_saw(self, code: grpc.StatusCode, reason: str) -> None:
@@ -59,6 +62,15 @@ class TestWatch:
         seen = await watched(script)
         assert seen == [("SNAPSHOT", 4), ("UPDATED", 5), ("HEARTBEAT", 5), ("UPDATED", 6), ("UPDATED", 7)]
         assert script.asked == [None, 5, 5, 6]
+
+    async def test_it_resumes_no_sooner_than_the_service_says(self) -> None:
+        script = Script(
+            sending(change(SNAPSHOT, 1), then=grpc.StatusCode.UNAVAILABLE, reason="SHUTTING_DOWN", retry_after=0.9),
+            sending(change(UPDATED, 2, SUCCEEDED)),
+        )
+        started = time.monotonic()
+        assert await watched(script) == [("SNAPSHOT", 1), ("UPDATED", 2)]
+        assert time.monotonic() - started >= 0.9
 
     async def test_it_starts_after_the_given_sequence(self) -> None:
         script = Script(sending(change(UPDATED, 9, SUCCEEDED)))
@@ -177,6 +189,36 @@ class TestWatch:
             await watched(script, give_up_after=1)
         assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
         assert 2 <= len(script.asked) <= 7  # with pauses that grow, or it were 11 and more; a busy machine manages few
+
+    async def test_it_gives_up_when_the_service_takes_no_more_watches_for_long(self) -> None:
+        full = sending(then=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="TOO_MANY_CALLS")
+        script = Script(full, full, full, sending(change(UPDATED, 3, SUCCEEDED)), run=Run(status=RUNNING, sequence=2))
+        with pytest.raises(ServiceCallError, match="TOO_MANY_CALLS"):
+            await watched(script, give_up_after=0)
+
+    @pytest.mark.parametrize("dawdles", ["before", "within"])
+    async def test_the_time_that_its_caller_takes_is_not_the_service_s(self, dawdles: str) -> None:
+        async def dawdle() -> None:
+            until = time.monotonic() + 2.1
+            await eventually(lambda: time.monotonic() > until)
+
+        script = Script(
+            sending(change(SNAPSHOT, 1), then=grpc.StatusCode.UNAVAILABLE),
+            sending(change(UPDATED, 2, SUCCEEDED)),
+            run=Run(id="unreachable"),
+        )
+        if dawdles == "before":
+            script.streams.insert(0, sending(then=grpc.StatusCode.UNAVAILABLE))
+        seen: list[int] = []
+        async with serving(script) as target, RunsClient(target) as client:
+            watch = client.watch("p", "r", give_up_after=2)
+            if dawdles == "before":
+                await dawdle()
+            async for response in watch:
+                seen.append(response.run.sequence)
+                if dawdles == "within":
+                    await dawdle()
+        assert seen == [1, 2]
 
     @pytest.mark.parametrize("silent", [False, True], ids=["ended", "silent"])
     async def test_the_error_when_it_gives_up_names_the_address(self, silent: bool) -> None:
