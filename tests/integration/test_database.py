@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from psycopg import sql
@@ -14,6 +15,7 @@ from servicekit.postgres.database import Database
 from servicekit.postgres.pool import CONNECT_TIMEOUT
 from tests.support.database import frozen, kill_backends
 from tests.support.prepared import Prepared
+from tests.support.processes import wait_until_gone
 from tests.support.waiting import eventually
 
 
@@ -109,7 +111,9 @@ async def test_a_server_that_is_away_is_reported_at_once_and_used_again_when_it_
     with server:
         database = Database(server.url(), pool_size=3, application_name="test")
         assert await one(database) == 1
+        sessions = [process.pid for process in psutil.Process(server.pid).children()]
         server.kill()
+        wait_until_gone(sessions)  # each answers until it sees that the server is gone
         loop = asyncio.get_running_loop()
         started = loop.time()
         for _ in range(3):
