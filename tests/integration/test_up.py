@@ -2,87 +2,21 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urljoin
 
 import jwt
-import psutil
 import pytest
 
 from devstack.datadir import DataDir
 from devstack.ports import HOST, free_ports
 from servicekit.health_probe import is_serving
-from tests.support.processes import wait_until, wait_until_gone
-
-COMMAND = [sys.executable, "-m", "runs_client", "up"]
-OPENAI = {
-    "OPENAI_API_KEY": "sk-0123456789",
-    "OPENAI_BASE_URL": "http://user:secret@127.0.0.1:9/v1",
-    "AI_MODEL": "m-1",
-}
-
-
-class Up:
-    """A running `playbook-runs up` in `folder`; `terminal`: it writes to one."""
-
-    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None, terminal: bool = False) -> None:
-        self.arguments = [*COMMAND, "--data-dir", str(folder), *options]
-        ours, theirs = pty.openpty() if terminal else os.pipe()
-        self.process = subprocess.Popen(self.arguments, stdout=theirs, stderr=subprocess.PIPE, text=True, env=env)
-        os.close(theirs)
-        self.output = open(ours)  # noqa: SIM115  # `up` closes it
-        self.ready_line = self.output.readline()
-        self.pids = [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
-
-    def end(self, name: signal.Signals) -> int:
-        """Send a signal and return the exit code."""
-        self.process.send_signal(name)
-        return self.process.wait(30)
-
-    def kill_executor(self) -> None:
-        """Kill the executor that runs now, when there is one."""
-
-        def found() -> list[psutil.Process]:
-            children = psutil.Process(self.process.pid).children()
-            return [child for child in children if "executor_service" in child.cmdline()]
-
-        wait_until(lambda: bool(found()), "an executor")
-        found()[0].kill()
-
-    def page(self) -> str:
-        """Return the address of the page, which is the line after the first."""
-        name, _, address = self.output.readline().rstrip().partition(": ")
-        assert name == "page"
-        return address
-
-    def error_line(self) -> str:
-        """Return the next line that it writes to stderr."""
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
-
-    def errors(self) -> str:
-        """Return what it wrote to stderr, once it has ended."""
-        return self.process.communicate(timeout=30)[1]
-
-
-@contextmanager
-def up(folder: Path, *options: str, env: dict[str, str] | None = None, terminal: bool = False) -> Iterator[Up]:
-    running = Up(folder, *options, env=env, terminal=terminal)
-    try:
-        assert "ready" in running.ready_line, running.errors()
-        yield running
-    finally:
-        running.process.kill()
-        running.process.communicate()
-        running.output.close()
+from tests.support.processes import wait_until_gone
+from tests.support.up import COMMAND, up
 
 
 @pytest.fixture
@@ -140,52 +74,6 @@ def runs_seen(address: str, project: str) -> int:
     except urllib.error.HTTPError as error:
         with error:
             return error.code
-
-
-def test_starts_again_after_kill_9_and_starts_a_process_again_that_dies(
-    stack_folder: Callable[[], Path], ports: list[str]
-) -> None:
-    folder = stack_folder()
-    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--http-port", ports[2], "--no-broker")
-    with up(folder, *options, env=os.environ | OPENAI) as killed:
-        # What is written to a file or a log has no token.
-        assert killed.page() == f"http://{HOST}:{ports[2]}/ (it asks for a token: `playbook-runs token`)"
-        assert "suggestions by OpenAI's model m-1 at 127.0.0.1" in killed.ready_line
-        assert "sk-" not in killed.ready_line
-        assert "secret" not in killed.ready_line
-        killed.end(signal.SIGKILL)
-        assert DataDir(folder).info() is None
-        if sys.platform == "linux":
-            wait_until_gone(killed.pids)
-    with up(folder, *options, "--auth", "disabled", terminal=True) as again:
-        assert again.page() == f"http://{HOST}:{ports[2]}/"
-        earlier = DataDir(folder).earlier_logs(1)
-        assert "serving at" in (earlier / "executor-service.log").read_text()
-        again.kill_executor()
-        assert again.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
-        wait_until(lambda: is_serving(f"{HOST}:{ports[1]}"), "the executor's return")
-        assert again.end(signal.SIGINT) == 0
-        assert again.errors() == ""
-    wait_until_gone(again.pids)
-
-
-def test_a_process_that_dies_five_times_within_a_minute_ends_the_stack(
-    stack_folder: Callable[[], Path], ports: list[str]
-) -> None:
-    folder = stack_folder()
-    options = ("--runs-port", ports[0], "--executor-port", ports[1], "--no-http", "--no-broker")
-    with up(folder, *options, env=os.environ | OPENAI | {"AI_PROVIDER": "offline"}) as ending:
-        assert "suggestions by the offline template writer" in ending.ready_line
-        for _ in range(4):
-            ending.kill_executor()
-            assert ending.error_line() == "executor-service was killed by SIGKILL; it is started again\n"
-        ending.kill_executor()
-        errors = ending.errors()
-        assert ending.process.returncode == 1
-        assert errors.startswith("error: executor-service died 5 times within 60 s; the last time it was killed by")
-        assert f"the end of {folder}/logs/executor-service.log:" in errors
-        assert "serving at" in errors
-    wait_until_gone(ending.pids)
 
 
 @pytest.mark.parametrize(
