@@ -1,5 +1,5 @@
 """The real stack: two runs_service and two executor_service processes, PostgreSQL, Valkey, and a server that
-speaks OpenAI's protocol. One for the whole session; each test has a shop (project) of its own on it."""
+speaks OpenAI's protocol. One for all tests here; each test has a shop (project) of its own on it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -31,13 +31,13 @@ def stack_env(openai: OpenAIServer) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:
     with new_stack(runs_replicas=2, executor_replicas=2, http=True, env=stack_env) as stack:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def channels(stack: Stack) -> AsyncIterator[Channels]:
     channels = Channels.to(stack)
     yield channels
@@ -57,7 +57,7 @@ async def shop(new_shop: Callable[[], Shop]) -> Shop:
     return shop
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lonely_stack(new_stack: Callable[..., Stack], stack_env: dict[str, str]) -> Iterator[Stack]:
     with new_stack(env=stack_env) as stack:
         yield stack

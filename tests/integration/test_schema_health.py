@@ -65,7 +65,8 @@ async def refusal(service: str, channel: grpc.aio.Channel) -> tuple[grpc.StatusC
 
 
 def missing(url: str, service: str) -> None:
-    pass
+    with psycopg.connect(url) as connection:
+        connection.execute(f"DROP SCHEMA {service} CASCADE")
 
 
 def serves_from(url: str, service: str, oldest: str) -> None:
@@ -74,14 +75,12 @@ def serves_from(url: str, service: str, oldest: str) -> None:
 
 
 def older(url: str, service: str) -> None:
-    migrations.upgrade(url, SCRIPTS[service])
     with psycopg.connect(url) as connection:
         connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0001'")
 
 
 def newer(url: str, service: str) -> None:
     """As a later release leaves it that changed more than this one can bear."""
-    migrations.upgrade(url, SCRIPTS[service])
     with psycopg.connect(url) as connection:
         connection.execute(f"UPDATE {service}.alembic_version SET version_num = '0999', compatible_from = '0999'")
 
@@ -92,27 +91,28 @@ def newer_for_newer_code(url: str, service: str) -> None:
 
 
 def of_the_other(url: str, service: str) -> None:
+    missing(url, service)
     migrations.upgrade(url, SCRIPTS["executor" if service == "runs" else "runs"])
 
 
 @SERVICES
 @pytest.mark.parametrize("schema", [missing, older, newer, newer_for_newer_code, of_the_other])
 async def test_with_a_schema_of_another_release_calls_are_refused_and_the_log_names_the_command(
-    service: str, schema: Callable[[str, str], None], empty_database_url: str, caplog: pytest.LogCaptureFixture
+    service: str, schema: Callable[[str, str], None], migrated_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    schema(empty_database_url, service)
+    schema(migrated_database_url, service)
     caplog.set_level(logging.INFO)
     async with (
-        entered(service, empty_database_url) as server,
+        entered(service, migrated_database_url) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         assert not await serving(channel)
         code, reason, words = await refusal(service, channel)
         assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "SCHEMA_MISMATCH")
         assert f"{service}-service migrate" in words
-        with psycopg.connect(empty_database_url) as connection:
+        with psycopg.connect(migrated_database_url) as connection:
             connection.execute(f"DROP SCHEMA IF EXISTS {service} CASCADE")
-        migrations.upgrade(empty_database_url, SCRIPTS[service])
+        migrations.upgrade(migrated_database_url, SCRIPTS[service])
         await eventually(lambda: serving(channel))
         assert (await refusal(service, channel))[0] in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)
     said = [one for one in caplog.messages if f"{service}-service migrate`" in one and "schema" in one]
