@@ -6,7 +6,7 @@ import { timeOf } from "./times.js";
 import { count, DRAFT_STATUSES } from "./words.js";
 
 // Return the title of a draft, its state and its counts. `draft`: null where there is none, undefined while it is read.
-export function headOfDraft(draft, { noun, stale, problem }) {
+export function headOfDraft(draft, { noun, stale, applied, problem }) {
   const title = h("h2", { id: "h-draft" }, "Before and after");
   if (draft === undefined) {
     return [title, problem ? null : h("p", { class: "quiet", role: "status" }, "Reading the draft…")];
@@ -15,18 +15,23 @@ export function headOfDraft(draft, { noun, stale, problem }) {
     const text = `A preview shows what the ${noun}s would look like before anything is written.`;
     return [title, emptyState("No draft yet", text)];
   }
-  const chip = stale ? statusChip("STALE", "Stale") : statusChip(draft.status, DRAFT_STATUSES[draft.status]);
+  const known = stale ? ["STALE", "Stale"] : [draft.status, applied ? "Applied" : DRAFT_STATUSES[draft.status]];
   return [
-    h("div", { class: "draft-title" }, title, chip),
+    h("div", { class: "draft-title" }, title, statusChip(...known)),
     h(
       "p",
       { class: "quiet small" },
       `${countsOf(draft)} · by ${draft.model || "an unknown model"} · `,
       timeOf(draft.updatedAt),
-      " · can be applied until ",
-      timeOf(draft.expiresAt),
+      ...useOf(draft, stale, applied),
     ),
   ];
+}
+
+// What can be done with it, or was.
+function useOf(draft, stale, applied) {
+  if (applied) return [" · applied ", timeOf(applied.finishedAt)];
+  return stale ? [] : [" · can be applied until ", timeOf(draft.expiresAt)];
 }
 
 function countsOf({ counts: { affectedTotal, draftGenerated, noSuggestionCount } }) {

@@ -38,16 +38,22 @@ export function economyBox(name) {
   return { box, element };
 }
 
-// What is shown where the project has no catalog.
+// What is shown where there is no such project. The import makes it.
 export function noProject(project, again) {
+  const text = "Import a catalog, or open another project. The import makes the project:";
+  return withoutCatalog(`There is no project ${project} yet`, text, project, again);
+}
+
+// What is shown where a project has no products.
+export function noProducts(project, again) {
+  return withoutCatalog("This project has no products yet", "Import a catalog:", project, again);
+}
+
+function withoutCatalog(title, text, project, again) {
   return h(
     "div",
     { class: "sheet missing" },
-    emptyState(
-      `There is no project ${project} yet`,
-      "Import a catalog, or open another project. The import makes the project:",
-      h("code", {}, `playbook-runs import products_export.csv --project ${project}`),
-    ),
+    emptyState(title, text, h("code", {}, `playbook-runs import products_export.csv --project ${project}`)),
     h("p", { class: "actions" }, h("button", { type: "button", onclick: again }, "Look again")),
   );
 }

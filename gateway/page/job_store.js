@@ -9,6 +9,7 @@ export class JobStore {
   #runs = new Map(); // by id
   #round = 0;
   estimate = null;
+  isEmpty = false; // the project has no products at all
   problem = null; // why the estimate could not be read
 
   constructor(context, playbook, changed) {
@@ -28,8 +29,10 @@ export class JobStore {
     const round = ++this.#round;
     try {
       const estimate = await api.post(project, `${this.playbook}/estimate`, { rules });
+      const isEmpty = estimate.totalAffected === 0 && (await this.#hasNoProducts());
       if (round !== this.#round) return;
       this.estimate = estimate;
+      this.isEmpty = isEmpty;
       this.problem = null;
     } catch (error) {
       if (round !== this.#round) return;
@@ -65,6 +68,11 @@ export class JobStore {
 
   close() {
     this.#round += 1;
+  }
+
+  async #hasNoProducts() {
+    const { api, project } = this.#context;
+    return (await api.page(project, "products", { limit: 1 })).value.length === 0;
   }
 
   #forget() {

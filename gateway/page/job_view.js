@@ -6,7 +6,7 @@ import { headOfDraft } from "./draft_head.js";
 import { DraftTable } from "./draft_table.js";
 import { h, refill } from "./element.js";
 import { Job } from "./job.js";
-import { allowanceOf, economyBox, noProject, noticeOf, runPanel, step } from "./job_parts.js";
+import { allowanceOf, economyBox, noProducts, noProject, noticeOf, runPanel, step } from "./job_parts.js";
 import { JobStore } from "./job_store.js";
 import { problemBox, reasonOf } from "./parts.js";
 import { RulesForm } from "./rules_form.js";
@@ -189,13 +189,15 @@ export class JobView {
   #show() {
     const job = this.#job;
     const { problem } = this.#store;
-    const known = JSON.stringify([this.#store.estimate, problem?.message, problem?.status]);
+    const isEmpty = !problem && this.#store.isEmpty;
+    const known = JSON.stringify([this.#store.estimate, isEmpty, problem?.message, problem?.status]);
     const isMissing = problem?.reason === "PROJECT_NOT_FOUND";
     refill(this.#overview, known, () => {
       if (isMissing) return noProject(this.#context.project, () => this.reread());
+      if (isEmpty) return noProducts(this.#context.project, () => this.reread());
       return problem ? problemBox(problem, () => this.reread()) : allowanceOf(job);
     });
-    this.#columns.hidden = isMissing;
+    this.#columns.hidden = isMissing || isEmpty;
     const { preview, draft, apply } = this.#steps;
     const writes = job.applies;
     const how = (name) => ({ isBusy: this.#isSending, isNext: job.next === name });

@@ -49,7 +49,7 @@ export function problemBox(problem, again = null) {
     "div",
     { class: "problem", role: "alert" },
     h("p", { class: "problem-title" }, titleOf(problem)),
-    h("p", {}, problem.message || "The server did not say why."),
+    h("p", {}, problem.message ? sentence(problem.message) : "The server did not say why."),
     fields.length > 1 ? h("ul", {}, fields) : null,
     h("p", { class: "quiet small" }, adviceOf(problem), problem.requestId ? ` Request ${problem.requestId}` : ""),
     again ? h("button", { type: "button", onclick: again }, "Try again") : null,
@@ -58,7 +58,13 @@ export function problemBox(problem, again = null) {
 
 // A paragraph that says in one line why a call was refused.
 export function reasonOf(error) {
-  return error.message || error.reason || String(error);
+  return error.message ? sentence(error.message) : error.reason || String(error);
+}
+
+// The services say it as a part of a line: "the run has ended". Names of fields stay as they are.
+function sentence(message) {
+  const begun = /^[a-z]+[\s,;:]/.test(message) ? message[0].toUpperCase() + message.slice(1) : message;
+  return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }
 
 function titleOf({ status, reason }) {

@@ -17,11 +17,14 @@ async def test_the_whole_job_by_clicks(page: ShopPage, shop: Shop, openai: OpenA
     await page.enter()
     await expect(page.page.get_by_role("heading", name="No runs yet")).to_be_visible()
     await page.link("Open the playbooks").click()
-    await page.is_blocked(PREVIEW, NOTHING)
+    await expect(page.page.get_by_role("heading", name="This project has no products yet")).to_be_visible()
+    await expect(page.page.locator(".missing")).to_contain_text(
+        f"playbook-runs import products_export.csv --project {shop.project}"
+    )
+    await expect(page.button(PREVIEW)).to_be_hidden()
 
     ids = await shop.stock(4)  # imported meanwhile
-    await page.link("Runs").click()
-    await page.link("Playbooks").click()
+    await page.button("Look again").click()
     await expect(page.page.locator(".figure").first).to_have_text("4products without SEO title")
     await page.is_blocked(DRAFT, "Generate a preview first.")
     await page.button(PREVIEW).click()
@@ -44,6 +47,8 @@ async def test_the_whole_job_by_clicks(page: ShopPage, shop: Shop, openai: OpenA
     await page.button("Apply to 4 products").click()
     await page.dialog.get_by_role("button", name="Apply to 4 products").click()
     await expect(page.page.locator(".banner-done")).to_have_text("Applied: 4 products updated.")
+    await expect(page.page.locator(".draft-head")).to_contain_text(re.compile("Applied.*4 of 4 products.*applied"))
+    await expect(page.page.locator(".draft-head")).not_to_contain_text("can be applied")
     await page.is_blocked(PREVIEW, NOTHING)
     assert [product.seo_title for product in (await shop.products()).values()] == [
         f"SEO title for Thing {number}" for number in range(1, 5)

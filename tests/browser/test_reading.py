@@ -4,15 +4,13 @@ from itertools import product
 
 from playwright.async_api import Locator, expect
 
-from tests.support.browser import COLOURS, SIZE, STANDARDS
+from tests.support.browser import COLOURS, PHONE, SIZE, STANDARDS
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import TITLES, Shop
 from tests.support.shop_page import ShopPage
 
 from .test_runs import UNKNOWN, stale_runs
-
-PHONE = {"width": 390, "height": 844}
 
 
 async def reads_well(page: ShopPage, view: str) -> None:
@@ -56,10 +54,14 @@ async def test_runs_and_a_run_read_well(page: ShopPage, shop: Shop, openai: Open
 
 async def test_the_job_reads_well(page: ShopPage, shop: Shop) -> None:
     await page.enter(view="playbooks", playbook=TITLES)
+    await expect(page.page.get_by_role("heading", name="This project has no products yet")).to_be_visible()
+    await reads_well(page, "no products")
+
+    await shop.stock(3)
+    await page.button("Look again").click()
     await expect(page.page.get_by_role("heading", name="No draft yet")).to_be_visible()
     await reads_well(page, "no draft")
 
-    await shop.stock(3)
     preview = await shop.preview()
     await page.page.reload()
     await expect(page.page.locator("table.draft")).to_be_visible()

@@ -8,6 +8,7 @@ from playbooks.runs.v1 import runs_service_pb2 as pb
 from playbooks.runs.v1.run_pb2 import Run
 from playwright.async_api import expect
 
+from tests.support.browser import PHONE
 from tests.support.openai_protocol import Behaviour
 from tests.support.openai_server import OpenAIServer
 from tests.support.shop import DESCRIPTIONS, Shop
@@ -221,9 +222,12 @@ async def test_the_page_goes_on_after_services_and_gateway_restart(
     await page.has_status(run.id, "Running")
     live = page.page.locator("#live")
     assert shop.stack.gateway
+    await page.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    name = page.page.locator(".account .project")
     for process in (shop.stack.runs[0], shop.stack.gateway):
         process.kill()
         await expect(live).to_have_text("Connection lost")
+        assert await name.evaluate("({clientWidth, scrollWidth}) => clientWidth / scrollWidth") > 0.5  # it is readable
         process.start()
         await asyncio.to_thread(process.wait_ready)
         await live.click()  # a person who waits no longer

@@ -60,4 +60,8 @@ async def test_a_token_for_every_project_asks_which(page: ShopPage, shop: Shop) 
 async def test_another_projects_token_is_refused_without_a_loop(page: ShopPage, shop: Shop) -> None:
     page.tab.expected.append(f"{REFUSED} 403")
     await page.page.goto(address(shop, shop.stack.token("another", "OWNER")))
-    await expect(page.page.get_by_role("alert").first).to_contain_text("Your token does not allow this")
+    alert = page.page.get_by_role("alert").first
+    await expect(alert).to_contain_text("Your token does not allow this")
+    await expect(alert).to_contain_text(
+        f"The token gives no access to project '{shop.project}'; ask its owner for one that does."
+    )

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, async_playwright
 
 MISSING = "no Chromium: apt-get install --no-install-recommends chromium, or name one in CHROMIUM"
-SIZE = {"width": 1280, "height": 800}
+SIZE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 TIMEOUT = 30_000  # milliseconds for a click, or for what must be seen; far beyond what any takes
 AXE = "(only) => axe.run(document, {resultTypes: ['violations'], runOnly: only})"
 STANDARDS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
