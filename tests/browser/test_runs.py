@@ -1,6 +1,7 @@
 """The list of runs and a run: live, filtered by the address, cancelled and retried; and over services that restart."""
 
 import asyncio
+from datetime import UTC, timedelta
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
@@ -250,3 +251,22 @@ async def test_a_run_links_to_its_trace(page: ShopPage, shop: Shop) -> None:
     await page.enter(run=run.id)
     link = page.page.locator(".facts").get_by_role("link", name=trace_id)
     await expect(link).to_have_attribute("href", f"https://traces.example/{trace_id}")
+
+
+async def test_times_are_local_with_utc_on_hover_and_identifiers_are_copied(page: ShopPage, shop: Shop) -> None:
+    (run_id,) = await stale_runs(shop, 1)
+    run = await shop.get(run_id)
+    devtools = await page.tab.context.new_cdp_session(page.page)
+    await devtools.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kathmandu"})  # 5:45 ahead: other minutes
+    await page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.enter(run=run_id)
+    time = page.page.locator(".facts time").first
+    created = run.created_at.ToDatetime(UTC)
+    await expect(time).to_have_attribute(
+        "title", f"{created.isoformat(' ', 'milliseconds').removesuffix('+00:00')} UTC"
+    )
+    await expect(time).to_contain_text(f"{created + timedelta(minutes=45):%M:%S}")
+    for what, copied in (("run id", run_id), ("scope", run.scope_id), ("rules hash", run.rules_hash)):
+        await page.button(f"Copy the {what}").click()
+        assert await page.page.evaluate("navigator.clipboard.readText()") == copied
+    await devtools.detach()
