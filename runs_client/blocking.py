@@ -11,15 +11,13 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from runs_client.client import RunsClient
-from runs_client.connection import TIMEOUT, Token
+from runs_client.connection import CLOSED, TIMEOUT, Token
 from runs_client.executor import ExecutorClient
 from runs_client.service_client import ServiceClient
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Client = TypeVar("Client", bound=ServiceClient)
-
-CLOSED = "the client is closed"
 
 
 class BlockingClient(Generic[Client]):

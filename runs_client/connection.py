@@ -1,10 +1,12 @@
 """One channel to one service, and what all calls over it share."""
 
+import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -19,6 +21,7 @@ Response = TypeVar("Response")
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT = 30.0  # seconds, of a call that does not wait for a run
+CLOSED = "the client is closed"
 
 # Calls that may be sent twice without harm. Those that make a run carry a request_id, which makes the second return the
 # first one's run; a run has one retry. Watches resume by themselves. PurgeProject says what it deleted, and the second
@@ -99,6 +102,8 @@ class Connection:
         self.target = target
         self._token = token
         self._timeout = timeout
+        self._is_closed = False
+        self._streams: set[Any] = set()  # calls that are open
         options = (*_OPTIONS, ("grpc.enable_http_proxy", int(http_proxy)))
         if bool(cert_file) != bool(key_file):
             raise ValueError("cert_file and key_file go together: give both, or none")
@@ -124,8 +129,23 @@ class Connection:
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     async def close(self) -> None:
-        """Close the channel and end its calls."""
+        """Close the channel and end its calls, with RuntimeError."""
+        self._is_closed = True
+        for call in list(self._streams):  # gRPC looks for those under way, and does not find them within generators
+            call.cancel()
         await self.channel.close()
+
+    @contextmanager
+    def stream(self, method: Callable[..., Any], request: object, metadata: Metadata) -> Iterator[Any]:
+        """Open a call whose answer is a stream; it is cancelled at the end of the block."""
+        with self._until_closed():
+            call = method(request, metadata=metadata)
+            self._streams.add(call)
+            try:
+                yield call
+            finally:
+                self._streams.discard(call)
+                call.cancel()
 
     async def unary(
         self,
@@ -146,13 +166,31 @@ class Connection:
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> tuple[Response, dict[str, str]]:
         """Make one call as `unary` does; return the response and the text metadata that came after it."""
-        call = method(request, metadata=await self.metadata(), timeout=timeout or self._timeout)
+        metadata = await self.metadata()
+        with self._until_closed():
+            call = method(request, metadata=metadata, timeout=timeout or self._timeout)
+            try:
+                response = await call
+                trailing = await call.trailing_metadata()
+                return response, {name: value for name, value in trailing or () if isinstance(value, str)}
+            except grpc.aio.AioRpcError as error:
+                raise ServiceCallError.from_call(error, self.target) from error
+
+    @contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        """Raise RuntimeError when the connection is closed, before the block or within it.
+
+        gRPC would raise CancelledError in a task that nobody has cancelled.
+        """
+        if self._is_closed:
+            raise RuntimeError(CLOSED)
         try:
-            response = await call
-            trailing = await call.trailing_metadata()
-            return response, {name: value for name, value in trailing or () if isinstance(value, str)}
-        except grpc.aio.AioRpcError as error:
-            raise ServiceCallError.from_call(error, self.target) from error
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._is_closed or (task and task.cancelling()):
+                raise
+            raise RuntimeError(CLOSED) from None
 
 
 def _require_sendable(token: str, target: str) -> None:

@@ -1,12 +1,12 @@
 """Watching all runs of a project, over any number of connections."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from playbooks.runs.v1.runs_service_pb2 import ListRunsRequest, WatchRunsRequest, WatchRunsResponse
 
-from runs_client.connection import Connection, Metadata
+from runs_client.connection import Connection
 from runs_client.errors import ServiceCallError
 from runs_client.resuming import GIVE_UP_AFTER, IDLE_TIMEOUT, ResumingWatch
 
@@ -55,8 +55,8 @@ class ProjectWatch(ResumingWatch[WatchRunsResponse]):
                 failure = error
             await self._pause(failure)
 
-    def _open(self, metadata: Metadata) -> Any:
-        return self._stub.WatchRuns(self._request, metadata=metadata)
+    def _call(self) -> tuple[Callable[..., Any], object]:
+        return self._stub.WatchRuns, self._request
 
     def _advance(self, response: WatchRunsResponse) -> None:
         self._request.after = response.position

@@ -5,7 +5,7 @@ import math
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -47,8 +47,8 @@ class ResumingWatch(ABC, Generic[Response]):
         self._delay = FIRST_DELAY
 
     @abstractmethod
-    def _open(self, metadata: Metadata) -> Any:
-        """Return the call of a stream that goes on where the watcher is."""
+    def _call(self) -> tuple[Callable[..., Any], object]:
+        """Return the method and the request of a stream that goes on where the watcher is."""
 
     @abstractmethod
     def _advance(self, response: Response) -> None:
@@ -62,23 +62,22 @@ class ResumingWatch(ABC, Generic[Response]):
         """Yield the messages of one call, until it ends or is cut."""
         self._waits_since = min(self._waits_since, time.monotonic())
         self._metadata = await self._connection.metadata()
-        call = self._open(self._metadata)
-        try:
-            while True:
-                async with asyncio.timeout(self._idle_timeout):
-                    response = await call.read()
-                if response is grpc.aio.EOF:
-                    return
-                self._advance(response)
-                self._delay = FIRST_DELAY
-                yield response
-                self._waits_since = time.monotonic()
-        except grpc.aio.AioRpcError as error:
-            raise ServiceCallError.from_call(error, self._connection.target) from error
-        except TimeoutError as error:
-            raise self._unavailable(f"nothing came for {self._idle_timeout:.0f} s, not even a heartbeat") from error
-        finally:
-            call.cancel()
+        method, request = self._call()
+        with self._connection.stream(method, request, self._metadata) as call:
+            try:
+                while True:
+                    async with asyncio.timeout(self._idle_timeout):
+                        response = await call.read()
+                    if response is grpc.aio.EOF:
+                        return
+                    self._advance(response)
+                    self._delay = FIRST_DELAY
+                    yield response
+                    self._waits_since = time.monotonic()
+            except grpc.aio.AioRpcError as error:
+                raise ServiceCallError.from_call(error, self._connection.target) from error
+            except TimeoutError as error:
+                raise self._unavailable(f"nothing came for {self._idle_timeout:.0f} s, not even a heartbeat") from error
 
     def _unavailable(self, message: str) -> ServiceCallError:
         return ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", message, target=self._connection.target)

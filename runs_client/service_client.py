@@ -80,5 +80,5 @@ class ServiceClient(ABC):
             raise ServiceCallError(grpc.StatusCode.UNAVAILABLE, "", f"it says {name}", target=self.target)
 
     async def close(self) -> None:
-        """Close the connection and end its calls."""
+        """Close the connection and end its calls, with RuntimeError."""
         await self._connection.close()

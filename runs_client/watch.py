@@ -1,13 +1,13 @@
 """Watching a run to its end, over any number of connections."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from playbooks.runs.v1.run_pb2 import Run
 from playbooks.runs.v1.runs_service_pb2 import GetRunRequest, WatchRunRequest, WatchRunResponse
 
-from runs_client.connection import Connection, Metadata
+from runs_client.connection import Connection
 from runs_client.errors import ServiceCallError
 from runs_client.resuming import GIVE_UP_AFTER, IDLE_TIMEOUT, ResumingWatch
 
@@ -68,9 +68,9 @@ class RunWatch(ResumingWatch[WatchRunResponse]):
                 failure = error
             await self._pause(failure)
 
-    def _open(self, metadata: Metadata) -> Any:
+    def _call(self) -> tuple[Callable[..., Any], object]:
         request = WatchRunRequest(project_id=self._project_id, run_id=self._run_id, after_sequence=self._position)
-        return self._stub.WatchRun(request, metadata=metadata)
+        return self._stub.WatchRun, request
 
     def _advance(self, response: WatchRunResponse) -> None:
         self._position = response.run.sequence
