@@ -11,7 +11,10 @@ from devstack.process import Process, Spawn, spawn
 
 READY_SECONDS = 1.0
 # What it gets of our environment: no secret of the stack, no key of the AI provider, no database.
-PASSED = {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "NO_COLOR"}
+PASSED = {
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "NO_COLOR"),
+    *("MAX_CONNECTIONS", "MAX_RECEIVE_SECONDS"),
+}
 PASSED_PREFIXES = ("GATEWAY_", "LOG_", "OTEL_", "TRACE_")
 
 
