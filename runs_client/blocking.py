@@ -78,9 +78,12 @@ class BlockingClient(Generic[Client]):
         """The address of the service."""
         return self._client.target
 
-    def require_serving(self) -> None:
-        """Return when the service says over grpc.health.v1 that it serves. Raises ServiceCallError."""
-        self._wait(self._client.require_serving())
+    def require_serving(self, part: str = "") -> None:
+        """Return when the service, or a `part` of it ("broker"), says over grpc.health.v1 that it serves.
+
+        Raises ServiceCallError, with NOT_FOUND for a part that it does not have.
+        """
+        self._wait(self._client.require_serving(part))
 
     def close(self) -> None:
         """Close the connection and end its calls, those of other threads with RuntimeError; again does nothing."""

@@ -71,7 +71,7 @@ def client(target: str) -> Iterator[BlockingRunsClient]:
     ("blocking", "kind"), [(BlockingRunsClient, RunsClient), (BlockingExecutorClient, ExecutorClient)]
 )
 def test_it_has_every_method_with_its_arguments(blocking: Any, kind: Any) -> None:
-    methods = {name: method for name, method in vars(kind).items() if name[0] != "_" and callable(method)}
+    methods = {name: method for name, method in inspect.getmembers(kind, callable) if name[0] != "_"}
     assert methods
     for name, method in methods.items():
         assert inspect.signature(getattr(blocking, name)) == inspect.signature(method)
