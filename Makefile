@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Workers of `make test`. Each has servers of its own, copied from what the first one prepares, and half of its time is
-# waiting: six keep two cores busy.
+# waiting: six keep two cores busy; with five, a fifth of the time of a core was idle.
 WORKERS ?= 6
 BENCH_STAMP := $(VENV)/.installed-bench
 DEPLOY_STAMP := $(VENV)/.installed-deploy
@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 demo: setup ## the main job, start to end: import, preview, draft, apply, improved catalog
 	$(BIN)/playbook-runs demo
 
-test: setup ## unit, integration and e2e tests (3.5 minutes on two cores)
+test: setup ## unit, integration and e2e tests (3 minutes on two cores)
 	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-page: setup ## the page in a real Chromium (1 minute)
