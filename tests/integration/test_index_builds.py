@@ -28,7 +28,10 @@ def upgrade() -> None:
 '''
 WRITE = "DELETE FROM runs.runs"
 BUILDING = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
-WAITING = "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid()"
+# In this database: services of other tests, in others, take turns as well.
+WAITING = """
+SELECT FROM pg_stat_activity
+WHERE query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid() AND datname = current_database()"""
 VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('runs.runs_by_type')"
 
 
