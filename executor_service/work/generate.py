@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from executor_service.ai.provider import Answers, SuggestionProvider
-from executor_service.ai.text import suggestion_line, without_controls
+from executor_service.ai.text import without_controls
 from executor_service.domain.ai_usage import UsageMeter
 from executor_service.domain.catalog import Project
 from executor_service.domain.draft import Draft, DraftItem, DraftKey, DraftStatus
@@ -164,8 +164,7 @@ def _log_reasons(job: Job, items: Sequence[DraftItem]) -> None:
 
 
 def _item(rules: Rules, playbook: Playbook, product_id: str, answers: Answers) -> DraftItem:
-    # An executor of an older version stored what the provider wrote as it was.
-    raw = suggestion_line(answers.texts.get(product_id, ""))
+    raw = answers.texts.get(product_id, "")
     ruled = apply(rules, raw, field_limit=playbook.field_limit)
     # Prefix, suffix and replacement are the shop's own text: markup in them is intended, invisible characters are not.
     final, reason = without_controls(ruled.text), ""

@@ -69,7 +69,7 @@ class SuggestionFetcher:
         candidates: Sequence[SuggestionCandidate],
         usage: UsageMeter,
     ) -> Answers:
-        """Return the usable suggestions by product id, and for each other product why it has none.
+        """Return the usable suggestions by product id, cleaned, and for each other product why it has none.
 
         What is missing is reserved from the project's allowance, asked for, and stored as it arrives, with what `usage`
         has counted; products of the same content share one suggestion. Raises FailedRun when it does not fit, AIError
@@ -82,7 +82,8 @@ class SuggestionFetcher:
             if product.stored is None:
                 missing.add(product)
             else:
-                texts[product.product_id] = product.stored
+                # An executor of an older version stored what the provider wrote as it was.
+                texts[product.product_id] = suggestion_line(product.stored)
         usage.found(len(texts), model=self._provider.model)
         self._metrics.suggestions_reused.inc(len(texts))
         if missing.products:
