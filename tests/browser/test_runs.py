@@ -1,12 +1,13 @@
 """The list of runs and a run: live, filtered by the address, cancelled and retried; and over services that restart."""
 
 import asyncio
+import re
 from datetime import UTC, timedelta
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 from playbooks.runs.v1 import runs_service_pb2 as pb
-from playbooks.runs.v1.run_pb2 import Run
+from playbooks.runs.v1.run_pb2 import Run, RunMeta
 from playwright.async_api import expect
 
 from tests.support.browser import PHONE
@@ -56,6 +57,21 @@ async def test_runs_appear_and_change_by_themselves_over_one_stream(
     await expect(page.rows).to_have_count(1)
     await page.page.locator("#live").click()
     await page.has_status(other[0], "Stale")  # nothing was missed
+
+
+async def test_progress_shows_while_a_run_works(page: ShopPage, shop: Shop, openai: OpenAIServer) -> None:
+    """In the list and beside its timeline, as the answers arrive: all but those that the last request waits for."""
+    *_, last = sorted(await shop.stock(30))
+    openai.behave(Behaviour(delay_seconds=60, product_ids=[last]), Behaviour(delay_seconds=0.5))
+    run = (await shop.create(Run.PREVIEW_GENERATE, meta=RunMeta(sample_size=30))).run
+    await page.enter()
+    await expect(page.row(run.id)).to_contain_text(re.compile(r"\b[12]\d of 30"))
+    await expect(page.row(run.id).get_by_role("progressbar", name="Progress")).to_have_attribute("max", "30")
+    await page.row(run.id).get_by_role("link").click()
+    await expect(page.page.locator("main")).to_contain_text(re.compile(r"\b[12]\d of 30"))
+    await shop.cancel(run.id)
+    await expect(page.page.locator("#live")).to_have_text("Ended")
+    await expect(page.page.get_by_role("progressbar")).to_have_count(0)
 
 
 async def test_views_that_change_leave_no_stream_and_no_question_behind(page: ShopPage, shop: Shop) -> None:
