@@ -1,5 +1,6 @@
 """What the documents name is there: files, folders, identifiers, environment variables and their defaults."""
 
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -51,9 +52,14 @@ def quoted(document: str) -> Iterator[str]:
 @cache
 def files() -> tuple[str, ...]:
     """Return the files of the repository, each as "/" and its path."""
-    hidden = re.compile(r"/(\.(?!ci/)|build/|__pycache__)")
-    paths = (f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*") if path.is_file())
-    return tuple(path for path in paths if not hidden.search(path))
+    hidden = re.compile(r"\.(?!ci$)|(build|__pycache__)$")
+    found: list[str] = []
+    # Path.rglob fails on a folder that goes meanwhile: tools beside the tests make and delete their caches.
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if not hidden.match(name)]
+        place = Path(folder).relative_to(ROOT)
+        found += [f"/{(place / name).as_posix()}" for name in names if not name.startswith(".")]
+    return tuple(found)
 
 
 @cache
