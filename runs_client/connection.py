@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,7 +102,7 @@ class Connection:
         self.target = target
         self._token = token
         self._timeout = timeout
-        self._is_closed = False
+        self._closed = asyncio.Event()
         self._streams: set[Any] = set()  # calls that are open
         options = (*_OPTIONS, ("grpc.enable_http_proxy", int(http_proxy)))
         if bool(cert_file) != bool(key_file):
@@ -130,7 +130,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close the channel and end its calls, with RuntimeError."""
-        self._is_closed = True
+        self._closed.set()
         for call in list(self._streams):  # gRPC looks for those under way, and does not find them within generators
             call.cancel()
         await self.channel.close()
@@ -146,6 +146,13 @@ class Connection:
             finally:
                 self._streams.discard(call)
                 call.cancel()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long. Raises RuntimeError when the connection is closed meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+                raise RuntimeError(CLOSED)
 
     async def unary(
         self,
@@ -182,13 +189,13 @@ class Connection:
 
         gRPC would raise CancelledError in a task that nobody has cancelled.
         """
-        if self._is_closed:
+        if self._closed.is_set():
             raise RuntimeError(CLOSED)
         try:
             yield
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._is_closed or (task and task.cancelling()):
+            if not self._closed.is_set() or (task and task.cancelling()):
                 raise
             raise RuntimeError(CLOSED) from None
 

@@ -98,7 +98,7 @@ class ResumingWatch(ABC, Generic[Response]):
             await self._require_answer(failure)
         spread = random.uniform(0.5, 1)  # noqa: S311  # spreads watchers, hides nothing
         stated = min(failure.retry_after or 0.0, LONGEST_STATED_DELAY)
-        await asyncio.sleep(max(self._delay * spread, stated * (0.5 + spread)))
+        await self._connection.pause(max(self._delay * spread, stated * (0.5 + spread)))
         self._delay = min(self._delay * 2, LONGEST_DELAY)
 
     async def _require_answer(self, failure: ServiceCallError) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 from playbooks.runs.v1 import runs_service_pb2 as pb
 
 from runs_client.client import RunsClient
-from tests.support.scripted_service import SNAPSHOT, Context, Script, change, serving
+from tests.support.scripted_service import SNAPSHOT, Context, Script, change, sending, serving
+from tests.support.waiting import eventually
 
 TIMEOUT = 10  # seconds
 
@@ -58,6 +60,19 @@ async def test_calls_under_way_and_later_ones_say_that_it_is_closed(call: Any) -
             await calling
         with pytest.raises(RuntimeError, match="the client is closed"):
             await call(client)
+
+
+@pytest.mark.parametrize("call", [watch, watch_all])
+async def test_a_watch_that_waits_before_it_resumes_ends_at_once(call: Any) -> None:
+    service = Script(sending(then=grpc.StatusCode.UNAVAILABLE, reason="SHUTTING_DOWN", retry_after=2 * TIMEOUT))
+    async with serving(service) as target, asyncio.timeout(TIMEOUT):
+        client = RunsClient(target)
+        watching = asyncio.create_task(call(client))
+        await eventually(lambda: service.asked or service.watched_all)
+        await get(client)  # over the same connection: the watch has its refusal when this has its answer
+        await client.close()
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await watching
 
 
 @pytest.mark.parametrize("call", [get, watch])
