@@ -1,4 +1,4 @@
-"""Indexes of tables that grow: a migration builds them while the services write."""
+"""Indexes of tables that grow: a migration builds and drops them while the services write."""
 
 import psycopg
 
@@ -14,11 +14,8 @@ def build_index(name: str, on: str, *, schema: str, unique: bool = False) -> Non
     PostgreSQL builds it outside of a transaction, so an interrupted build stays there, INVALID: every write pays for
     it, and no query uses it. The next one drops it and begins anew.
     """
-    from alembic import context
-
     kind = "UNIQUE INDEX" if unique else "INDEX"
-    url = context.config.attributes["url"]
-    with psycopg.connect(**keywords(url, options=OPTIONS), autocommit=True) as connection:
+    with _connect() as connection:
         found = connection.execute(
             "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [f"{schema}.{name}"]
         ).fetchone()
@@ -26,3 +23,19 @@ def build_index(name: str, on: str, *, schema: str, unique: bool = False) -> Non
             connection.execute(f"DROP INDEX CONCURRENTLY {schema}.{name}".encode())
         if found != (True,):
             connection.execute(f"CREATE {kind} CONCURRENTLY {name} ON {schema}.{on}".encode())
+
+
+def remove_index(name: str, *, schema: str) -> None:
+    """Drop an index as the only step of a migration; one that was interrupted is gone on with.
+
+    PostgreSQL waits for the transactions that have the table, a dump for instance, and others do not wait behind it.
+    """
+    with _connect() as connection:
+        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}".encode())
+
+
+def _connect() -> psycopg.Connection:
+    """Return a connection of its own to the database that is migrated: neither step can be in a transaction."""
+    from alembic import context
+
+    return psycopg.connect(**keywords(context.config.attributes["url"], options=OPTIONS), autocommit=True)

@@ -1,4 +1,4 @@
-"""Indexes that a migration builds: the services write meanwhile, and a build that was interrupted is made good."""
+"""Indexes that a migration builds or drops: the services write meanwhile, and what was interrupted is made good."""
 
 import asyncio
 import shutil
@@ -26,8 +26,10 @@ compatible_from = "{revisions.head(app.MIGRATIONS)}"
 def upgrade() -> None:
     build_index("runs_by_type", "runs (run_type)", schema="runs")
 '''
+DROPPING_MIGRATION = MIGRATION.replace("build_index", "remove_index").replace(', "runs (run_type)"', "")
 WRITE = "DELETE FROM runs.runs"
 BUILDING = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
+DROPPING = BUILDING.replace("CREATE INDEX", "%DROP INDEX")
 # In this database: services of other tests, in others, take turns as well.
 WAITING = """
 SELECT FROM pg_stat_activity
@@ -68,6 +70,26 @@ async def test_runs_are_written_while_it_is_built_and_an_interrupted_build_begin
     assert migrations.upgrade(empty_database_url, scripts) == f"schema runs: {last} → next"
     assert database.execute(VALID).fetchone() == (True,)
     assert migrations.upgrade(empty_database_url, scripts) == "schema runs: next, nothing to do"
+
+
+async def test_runs_are_written_while_one_is_dropped_behind_a_dump_and_an_interrupted_drop_goes_on(
+    scripts: Path, empty_database_url: str, database: Any
+) -> None:
+    database.execute("CREATE INDEX runs_by_type ON runs.runs (run_type)")
+    (scripts / "versions/next.py").write_text(DROPPING_MIGRATION)
+    with psycopg.connect(empty_database_url) as dump:
+        dump.execute("SELECT FROM runs.runs")  # a transaction that goes on, as that of pg_dump does for hours
+        dropping = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_database_url, scripts))
+        await eventually(lambda: database.execute(DROPPING).fetchone())
+        database.execute(WRITE)
+        assert not dropping.done()
+        ((pid,),) = database.execute(DROPPING)
+        database.execute("SELECT pg_terminate_backend(%s)", [pid])
+        with pytest.raises(Exception, match="terminating connection"):
+            await dropping
+    last = revisions.head(app.MIGRATIONS)
+    assert migrations.upgrade(empty_database_url, scripts) == f"schema runs: {last} → next"
+    assert database.execute(VALID).fetchone() is None
 
 
 async def test_a_second_process_that_waits_for_its_turn_does_not_keep_it_from_being_built(

@@ -16,7 +16,7 @@ from tests.support.released import Release
 SERVICES = pytest.mark.parametrize(("service", "scripts"), [("runs", RUNS), ("executor", EXECUTOR)])
 # What a process of the release before cannot bear, as Alembic's operations and in SQL.
 CONTRACTING = {
-    *("drop_column", "drop_table", "drop_constraint", "drop_index", "rename_table"),
+    *("drop_column", "drop_table", "drop_constraint", "drop_index", "remove_index", "rename_table"),
     *("create_check_constraint", "create_unique_constraint", "create_foreign_key"),
     *("create_exclude_constraint", "create_primary_key"),
 }
@@ -30,7 +30,8 @@ ADDS_NOT_NULL = re.compile(
 )
 
 INDEXING = {"create_index", "build_index"}
-INDEX_SQL = re.compile(r"\bCREATE\s+(UNIQUE\s+)?INDEX\b", re.I)
+INDEX_SQL = re.compile(r"\b(CREATE(\s+UNIQUE)?|DROP)\s+INDEX\b", re.I)
+CONCURRENT = {"build_index", "remove_index"}
 
 
 def contractions(source: str) -> list[str]:
@@ -46,15 +47,19 @@ def blocking_indexes(source: str) -> list[str]:
     made = _made(module)
     found: list[str] = []
     for function in _ways_up(module):
-        names = [_name(call) for call in _calls(function)]
+        names = {_name(call) for call in _calls(function)}
         found += [
             "create_index of a table that is there: use build_index"
             for call in _calls(function)
             if _name(call) == "create_index" and not _is_of(call, made)
         ]
-        found += ["CREATE INDEX: use build_index" for text in _texts(function) if INDEX_SQL.search(text)]
-        if "build_index" in names and set(names) != {"build_index"}:
-            found.append("build_index beside other steps: make it a migration of its own")
+        if "drop_index" in names:
+            found.append("drop_index: use remove_index")
+        found += [
+            f"{sql[0]}: use build_index or remove_index" for sql in map(INDEX_SQL.search, _texts(function)) if sql
+        ]
+        if names & CONCURRENT and names - CONCURRENT:
+            found.append("build_index or remove_index beside other steps: make it a migration of its own")
     return found
 
 
@@ -167,7 +172,11 @@ def test_no_index_keeps_the_services_from_writing(service: str, scripts: Path) -
     [
         ('op.create_index("some", "runs", ["a"])', True),
         ('op.execute("CREATE INDEX some ON runs.runs (a)")', True),
+        ('op.drop_index("some", "runs")', True),
+        ('op.execute("DROP INDEX runs.some")', True),
         ('build_index("some", "runs (a)", schema="runs")\n    op.add_column("runs", a)', True),
+        ('remove_index("some", schema="runs")\n    op.add_column("runs", a)', True),
+        ('remove_index("some", schema="runs")', False),
         ('build_index("some", "runs (a)", schema="runs")', False),
         ('op.create_table("t", a)\n    op.create_index("some", "t", ["a"])', False),
     ],
@@ -183,6 +192,7 @@ def test_an_index_that_keeps_them_from_writing_is_found(steps: str, is_blocking:
         'op.drop_column("runs", "a", schema="runs")',
         'op.drop_table("runs", schema="runs")',
         'op.rename_table("runs", "walks")',
+        'remove_index("some", schema="runs")',
         'op.add_column("runs", sa.Column("a", sa.Text, nullable=False))',
         'op.alter_column("runs", "a", nullable=False)',
         'op.alter_column("runs", "a", new_column_name="b")',

@@ -5,6 +5,8 @@ The previous release works without it: it lists the runs of a scope by the new o
 
 from alembic import op
 
+from servicekit.postgres.indexes import remove_index
+
 revision = "0009"
 down_revision = "0008"
 # The oldest revision whose code works with the schema from here on: docs/releasing.md.
@@ -12,7 +14,7 @@ compatible_from = "0005"
 
 
 def upgrade() -> None:
-    op.drop_index("runs_by_scope", "runs", schema="runs")
+    remove_index("runs_by_scope", schema="runs")
 
 
 def downgrade() -> None:
