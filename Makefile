@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Workers of `make test`. Each has servers of its own, copied from what the first one prepares, and half of its time is
-# waiting: six keep two cores busy; with five, a fifth of the time of a core was idle.
+# waiting: six keep two cores busy. Five left them idle for a fifth of the time, and eight took no less time.
 WORKERS ?= 6
 BENCH_STAMP := $(VENV)/.installed-bench
 DEPLOY_STAMP := $(VENV)/.installed-deploy
