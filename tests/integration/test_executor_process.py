@@ -90,20 +90,21 @@ async def test_at_sigterm_it_leaves_messages_to_others_while_its_work_goes_on(
     openai.behave(Behaviour(delay_seconds=60))
     prefix = f"test-{uuid4().hex[:12]}"
     queue = f"{prefix}.{JOBS_QUEUE}"
+
+    def connections(**wanted: str) -> set[str]:
+        with redis.Redis.from_url(valkey_server.url) as broker:
+            return {one["id"] for one in broker.client_list() if wanted.items() <= one.items()}
+
+    others = connections()  # of earlier tests, whose consumers may still be there
     process = executor_forks.run(
         log,
         env=environment
         | {"BROKER_URL": valkey_server.url, "BROKER_QUEUE_PREFIX": prefix, "EXECUTOR_GRACE_SECONDS": str(DEADLINE)},
     )
     publisher = Publisher(valkey_server.url, queue, Metrics(), MessageSigner(()))
-
-    def connections(**wanted: str) -> set[str]:
-        with redis.Redis.from_url(valkey_server.url) as broker:
-            return {one["id"] for one in broker.client_list() if wanted.items() <= one.items()}
-
     try:
-        await eventually(lambda: connections(cmd="brpop"))
-        (consuming,) = connections(cmd="brpop")
+        await eventually(lambda: connections(cmd="brpop") - others)
+        (consuming,) = connections(cmd="brpop") - others
         await publisher.publish(RunJobBatch(jobs=[RunJob.FromString(job().body)]).SerializeToString())
         await openai.wait_for(lambda stats: stats.in_flight == 1)
         process.send_signal(signal.SIGTERM)
