@@ -30,7 +30,7 @@ class TestCLI_001_WithoutBroker:
     ) -> None:
         cli = new_cli(tmp_path, "--data-dir", str(inline.data_dir.path), "--project", "shop")
         cli.ok("import", EXAMPLE)
-        openai.behave(Behaviour(delay_seconds=50))  # each time: a request of an earlier test may still come
+        openai.behave(Behaviour(delay_seconds=50))
         create = ("--playbook", "missing_seo_title", "--type", "PREVIEW_GENERATE", "--watch")
         watching = cli.popen("create", *create, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert watching.stdout is not None
