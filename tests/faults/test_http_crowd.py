@@ -1,4 +1,4 @@
-"""A crowd that opens every connection that the gateway has: who is connected notices nothing, and who comes is told."""
+"""All connections that the gateway accepts are in use: open ones are served, new ones are refused with the reason."""
 
 import asyncio
 import resource

@@ -31,7 +31,7 @@ STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 class Forks:
     """A process that has a command loaded, one of COMMANDS; use it with `with`.
 
-    It is forked off the session's one in `folder`, which whoever comes first starts.
+    It is forked off the session's one in `folder`, which the first worker that needs it starts.
     """
 
     def __init__(self, command: str, folder: Path) -> None:
